@@ -1,0 +1,24 @@
+// Package protocol holds the messages that pseudo-agent, pseudo-server and deepflow-server exchange.
+//
+// It consists of two generated packages, agent and trident, which are what newer and older deepflow-servers call the
+// same service. The messages of KubernetesAPISync and GetKubernetesClusterID are identical on the wire in both; those
+// of Sync differ in the response. It relies on nothing and promises the field numbers of docs/protocol.md, section 1.
+package protocol
+
+// Full names of the gRPC services, newest first: a client tries them in this order.
+const (
+	AgentService   = "agent.Synchronizer"
+	TridentService = "trident.Synchronizer"
+)
+
+// Full method names of the calls, to be used with either service: "/" + service + "/" + method.
+const (
+	MethodSync                   = "Sync"
+	MethodKubernetesAPISync      = "KubernetesAPISync"
+	MethodGetKubernetesClusterID = "GetKubernetesClusterID"
+)
+
+// MaxMessageSize is the largest request that a deepflow-server accepts, in bytes.
+const MaxMessageSize = 100 << 20
+
+//go:generate make -C .. generate-protocol

@@ -1,0 +1,2 @@
+// Package snapshot folds the current entries of all resources into immutable, versioned snapshots.
+package snapshot
