@@ -2,7 +2,9 @@
 package deps
 
 import (
+	_ "github.com/KimMachineGun/automemlimit/memlimit"
 	_ "github.com/fsnotify/fsnotify"
+	_ "github.com/go-viper/mapstructure/v2"
 	_ "github.com/google/go-cmp/cmp"
 	_ "github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/pgxpool"
@@ -18,7 +20,6 @@ import (
 	_ "go.etcd.io/bbolt"
 	_ "go.uber.org/goleak"
 	_ "go.yaml.in/yaml/v3"
-	_ "github.com/go-viper/mapstructure/v2"
 	_ "golang.org/x/sync/errgroup"
 	_ "golang.org/x/time/rate"
 	_ "google.golang.org/grpc"
