@@ -1,0 +1,66 @@
+// Command pseudo-agent watches a Kubernetes cluster and reports it to deepflow-server.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version and revision are stamped by the linker.
+var (
+	version  = "dev"
+	revision = ""
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	var exit *exitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit):
+		if exit.err != nil {
+			fmt.Fprintln(os.Stderr, "pseudo-agent:", exit.err)
+		}
+		os.Exit(exit.code)
+	default:
+		fmt.Fprintln(os.Stderr, "pseudo-agent:", err)
+		os.Exit(1)
+	}
+}
+
+// exitError ends the process with a status of its own; err may be nil when everything has been said already.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "pseudo-agent",
+		Short: "Watches a Kubernetes cluster and reports it to deepflow-server",
+		Long: `pseudo-agent list-watches the configured Kubernetes resources and reports them to deepflow-server,
+in place of the deepflow-agents that may not reach the apiserver. Without a command it runs the daemon.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		Version:       version,
+	}
+	return root
+}
