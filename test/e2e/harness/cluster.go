@@ -1,0 +1,286 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+const adminToken = "admin-of-a-throw-away-cluster" //nolint:gosec // known to nobody outside loopback
+
+// Cluster is a control plane without controllers, scheduler and kubelets: etcd and kube-apiserver on loopback.
+//
+// Objects stay as they are created: there is nobody who makes Pods for a Deployment, sets a status, collects garbage or
+// finishes the deletion of a Namespace. Tests do that themselves, so that nothing happens that they did not cause.
+type Cluster struct {
+	Dir        string // data, logs, kubeconfigs
+	URL        string
+	CAFile     string // certificate of the apiserver, which is its own authority
+	Kubeconfig string // of a cluster administrator
+
+	// Config, Client and Dynamic act as the administrator, without client-side rate limits.
+	Config  *rest.Config
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface
+
+	bins     Binaries
+	etcdURL  string
+	peerURL  string
+	port     int
+	mu       sync.Mutex
+	etcd     *Process
+	apiserver *Process
+}
+
+// StartCluster starts etcd and kube-apiserver with their data in dir and returns when the apiserver is ready.
+func StartCluster(ctx context.Context, bins Binaries, dir string) (*Cluster, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{
+		Dir:        dir,
+		URL:        fmt.Sprintf("https://127.0.0.1:%d", ports[2]),
+		CAFile:     filepath.Join(dir, "pki", "apiserver.crt"),
+		Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
+		bins:       bins,
+		etcdURL:    fmt.Sprintf("http://127.0.0.1:%d", ports[0]),
+		peerURL:    fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
+		port:       ports[2],
+	}
+	if err := c.prepare(); err != nil {
+		return nil, err
+	}
+	if err := c.startEtcd(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.StartAPIServer(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	if err := c.connect(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// prepare writes the files that the apiserver is started with.
+func (c *Cluster) prepare() error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{
+		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+		"tokens.csv": []byte(adminToken + `,admin,admin-uid,"system:masters"` + "\n"),
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(c.Dir, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) startEtcd(ctx context.Context) error {
+	p, err := startProcess(command{name: "etcd", path: c.bins.Etcd, dir: c.Dir, args: []string{
+		"--name=e2e", "--data-dir=etcd", "--unsafe-no-fsync", "--quota-backend-bytes=8589934592",
+		"--listen-client-urls=" + c.etcdURL, "--advertise-client-urls=" + c.etcdURL,
+		"--listen-peer-urls=" + c.peerURL, "--initial-advertise-peer-urls=" + c.peerURL, "--initial-cluster=e2e=" + c.peerURL,
+	}})
+	if err != nil {
+		return err
+	}
+	c.etcd = p
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return p.waitReady(ctx, func(ctx context.Context) error { return get(ctx, http.DefaultClient, c.etcdURL+"/health", "") })
+}
+
+// StartAPIServer starts the apiserver, at first or again on its old address after StopAPIServer, and waits until it is
+// ready.
+func (c *Cluster) StartAPIServer(ctx context.Context) error {
+	p, err := startProcess(command{name: "kube-apiserver", path: c.bins.APIServer, dir: c.Dir, args: []string{
+		"--etcd-servers=" + c.etcdURL, "--etcd-compaction-interval=1h",
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+		"--secure-port=" + strconv.Itoa(c.port), "--cert-dir=pki", "--service-cluster-ip-range=10.96.0.0/16",
+		"--allow-privileged=true", "--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=sa.pub", "--service-account-signing-key-file=sa.key",
+		"--authorization-mode=RBAC", "--anonymous-auth=true", "--token-auth-file=tokens.csv",
+		// Without controllers nobody makes the objects that these plugins insist on.
+		"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,Priority",
+		// Ends at once when told to, instead of waiting for watches that tests leave open.
+		"--shutdown-send-retry-after=false",
+	}})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.apiserver = p
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	return p.waitReady(ctx, func(ctx context.Context) error {
+		transport, err := rest.TransportFor(c.restConfig())
+		if err != nil {
+			return err
+		}
+		return get(ctx, &http.Client{Transport: transport, Timeout: 5 * time.Second}, c.URL+"/readyz", adminToken)
+	})
+}
+
+// KillAPIServer ends the apiserver as a crash would. etcd goes on.
+func (c *Cluster) KillAPIServer() {
+	c.mu.Lock()
+	p := c.apiserver
+	c.mu.Unlock()
+	if p != nil {
+		p.Kill()
+	}
+}
+
+// Close ends both processes.
+func (c *Cluster) Close() {
+	c.KillAPIServer()
+	if c.etcd != nil {
+		c.etcd.Kill()
+	}
+}
+
+// Compact drops etcd's history up to now. The apiserver's watch cache hides that from clients until it is restarted.
+func (c *Cluster) Compact(ctx context.Context) error {
+	var status struct {
+		Header struct {
+			Revision string `json:"revision"`
+		} `json:"header"`
+	}
+	if err := c.etcdCall(ctx, "/v3/maintenance/status", struct{}{}, &status); err != nil {
+		return err
+	}
+	return c.etcdCall(ctx, "/v3/kv/compaction", map[string]any{"revision": status.Header.Revision, "physical": true}, nil)
+}
+
+// etcdCall makes one call of etcd's JSON gateway.
+func (c *Cluster) etcdCall(ctx context.Context, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.etcdURL+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("etcd %s: %s: %s", path, resp.Status, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, out)
+}
+
+func (c *Cluster) restConfig() *rest.Config {
+	return &rest.Config{
+		Host:            c.URL,
+		BearerToken:     adminToken,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile},
+		QPS:             -1,
+		UserAgent:       "pseudo-agent-e2e",
+	}
+}
+
+// connect makes the administrator's clients.
+func (c *Cluster) connect() error {
+	c.Config = c.restConfig()
+	var err error
+	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
+		return err
+	}
+	if c.Dynamic, err = dynamic.NewForConfig(c.Config); err != nil {
+		return err
+	}
+	return c.WriteKubeconfig(c.Kubeconfig, &clientcmdapi.AuthInfo{Token: adminToken})
+}
+
+// WriteKubeconfig writes a kubeconfig for this cluster with the given credentials.
+func (c *Cluster) WriteKubeconfig(path string, auth *clientcmdapi.AuthInfo) error {
+	return clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"e2e": {Server: c.URL, CertificateAuthority: c.CAFile}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"user": auth},
+		Contexts:       map[string]*clientcmdapi.Context{"e2e": {Cluster: "e2e", AuthInfo: "user"}},
+		CurrentContext: "e2e",
+	}, path)
+}
+
+// get fails unless the address answers 200.
+func get(ctx context.Context, client *http.Client, url, token string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %s", url, resp.Status, body)
+	}
+	return nil
+}
+
+// freePorts returns loopback ports that were free a moment ago.
+func freePorts(n int) ([]int, error) {
+	ports := make([]int, 0, n)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing to cancel
+		if err != nil {
+			return nil, err
+		}
+		// Closed only after all are chosen, so that they differ.
+		defer l.Close() //nolint:errcheck // never accepted anything
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
