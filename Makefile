@@ -1,0 +1,101 @@
+# Everything needs Go, git and make only. Tools are run from their modules at the versions below; the Go command builds
+# each once and keeps it in its cache.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BUF                := github.com/bufbuild/buf/cmd/buf@v1.73.0
+PROTOC_GEN_GO      := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+GOFUMPT            := mvdan.cc/gofumpt@v0.12.0
+GOLANGCI_LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# The Go modules of the repository that hold code of ours.
+MODULES := . test/e2e
+
+# For example: make test TESTFLAGS='-run Selection -v'
+TESTFLAGS ?=
+BENCHTIME ?= 1s
+KUBERNETES ?= $(shell sed -n 's/.*k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' test/e2e/kube/go.mod)
+
+.PHONY: help
+help: ## shows this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: build
+build: ## builds both programs into bin/
+	CGO_ENABLED=0 go build -o bin/ ./cmd/...
+
+.PHONY: test
+test: unit e2e ## runs all tests
+
+.PHONY: unit
+unit: ## runs the tests that need no other program
+	go test $(TESTFLAGS) ./...
+
+.PHONY: race
+race: ## runs the unit tests with the race detector (needs a C compiler)
+	go test -race $(TESTFLAGS) ./...
+
+.PHONY: e2e
+e2e: ## runs the binaries against a real kube-apiserver and etcd
+	cd test/e2e && go test -count=1 -timeout 30m -v $(TESTFLAGS) ./...
+
+.PHONY: demo
+demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself
+	@cd test/e2e && go run ./cmd/demo
+
+.PHONY: bench
+bench: ## runs the benchmarks
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
+
+.PHONY: generate
+generate: generate-protocol ## makes all generated files again
+
+.PHONY: generate-protocol
+generate-protocol: OUT = .
+generate-protocol: plugin = {"local": ["go", "run", "$(1)"], "out": "$(OUT)", "opt": "paths=source_relative"}
+generate-protocol:
+	@# buf compiles the definitions as protoc does, but is fetched like any other Go module.
+	go run $(BUF) generate --path protocol --template \
+	  '{"version": "v2", "plugins": [$(call plugin,$(PROTOC_GEN_GO)), $(call plugin,$(PROTOC_GEN_GO_GRPC))]}'
+
+.PHONY: kubernetes
+kubernetes: ## pins the apiserver of the e2e tests to another release: make kubernetes KUBERNETES=v1.35.4
+	test/e2e/kube/update.sh $(KUBERNETES)
+
+.PHONY: lint
+lint: ## runs golangci-lint
+	for m in $(MODULES); do (cd $$m && go run $(GOLANGCI_LINT) run ./...); done
+
+.PHONY: verify
+verify: verify-generated verify-modules verify-format lint ## fails if a generated file, go.mod or the format is not what it should be
+
+.PHONY: verify-generated
+verify-generated:
+	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; mkdir "$$tmp/ours" "$$tmp/kube"; \
+	$(MAKE) --no-print-directory generate-protocol OUT="$$tmp/ours"; \
+	for f in $$(cd "$$tmp/ours" && find . -type f); do \
+	  diff -u "$$f" "$$tmp/ours/$$f" || { echo "$$f is not what its source says: run make generate" >&2; exit 1; }; \
+	done; \
+	cp test/e2e/kube/update.sh "$$tmp/kube"; "$$tmp/kube/update.sh" $(KUBERNETES); \
+	for f in go.mod go.sum; do \
+	  diff -u "test/e2e/kube/$$f" "$$tmp/kube/$$f" || { echo "test/e2e/kube/$$f has drifted: run make kubernetes" >&2; exit 1; }; \
+	done
+
+.PHONY: verify-modules
+verify-modules:
+	for m in $(MODULES); do (cd $$m && go mod tidy -diff && go vet ./...); done
+
+.PHONY: verify-format
+verify-format:
+	out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs go run $(GOFUMPT) -l); \
+	[[ -z $$out ]] || { echo "not formatted (run make format):"; echo "$$out"; exit 1; } >&2
+
+.PHONY: format
+format: ## formats the Go code
+	git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs go run $(GOFUMPT) -w
+
+.PHONY: clean
+clean: ## removes what build made
+	rm -rf bin
