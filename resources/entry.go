@@ -19,9 +19,11 @@ type UID [16]byte
 
 // ParseUID returns the 16 bytes of a UUID in its usual text form. Any other string (the apiserver makes none, but
 // aggregated APIs may) is mapped to the first 16 bytes of its SHA-256. The empty string gives the zero UID.
-func ParseUID(s string) UID {
+func ParseUID(s string) UID { return parseUID(s) }
+
+func parseUID[S string | []byte](s S) UID {
 	var u UID
-	if s == "" {
+	if len(s) == 0 {
 		return u
 	}
 	if len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-' {

@@ -1,29 +1,23 @@
 package resources
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"hash"
 	"hash/maphash"
+	"io"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
 )
 
-// projection names the rules by which an object is reduced.
-type projection int
+// DefaultAnnotationLimit is the greatest length in bytes of an annotation's value that is sent as it is.
+const DefaultAnnotationLimit = 4096
 
-const (
-	nodeProjection projection = iota
-	namespaceProjection
-	podProjection
-	serviceProjection
-	workloadProjection
-	replicaSetProjection
-	ingressProjection
-	routeProjection
-	configMapProjection
-	ipPoolProjection
-)
-
-// Options say how much of an object is reported.
+// Options say how much of an object is reported. The zero value reports the least.
 type Options struct {
-	// PodEnv reports the environment of a Pod's containers (read by DeepFlow's enterprise edition only).
+	// PodEnv reports the environment of a Pod's containers as it is (read by DeepFlow's enterprise edition only).
 	PodEnv bool
 	// ConfigMapData reports the data of ConfigMaps.
 	ConfigMapData bool
@@ -31,12 +25,14 @@ type Options struct {
 	LiteralEnv bool
 	// GenerateName reports metadata.generateName of Pods. It makes the server confuse Pods whose names begin alike.
 	GenerateName bool
-	// AnnotationLimit is the greatest length of an annotation's value in bytes; 0 means 4096.
+	// AnnotationLimit is the greatest length of an annotation's value in bytes; a longer one is replaced by its length and
+	// keyed hash. 0 means DefaultAnnotationLimit.
 	AnnotationLimit int
-	// HashKey keys the hash that stands for a literal environment value.
+	// HashKey keys the hash (HMAC-SHA256) that stands for what is not sent. It should be secret, and the same in every
+	// replica and after every restart: otherwise one version could have two contents.
 	HashKey []byte
-	// OwnerKinds returns the kind under which the owner of a Pod is reported, given the owner's own apiVersion and kind;
-	// empty if it is not renamed. May be nil.
+	// OwnerKinds returns the kind that the server knows for a Pod's owner that is reported with `as`, given the owner's
+	// own apiVersion and kind; empty if it is not renamed. May be nil. It must be fast and safe for concurrent use.
 	OwnerKinds func(apiVersion, kind string) string
 }
 
@@ -47,18 +43,14 @@ var keySeeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 
 // KeyOf returns the Key of an object by its namespace (empty if it has none) and name.
 func KeyOf(namespace, name string) Key {
-	return keyOf([]byte(namespace), []byte(name))
+	var buf [320]byte
+	return hashKey(append(append(append(buf[:0], namespace...), 0), name...))
 }
 
-func keyOf(namespace, name []byte) Key {
+func hashKey(b []byte) Key {
 	var k Key
 	for i, seed := range keySeeds {
-		var h maphash.Hash
-		h.SetSeed(seed)
-		_, _ = h.Write(namespace)
-		_ = h.WriteByte(0)
-		_, _ = h.Write(name)
-		sum := h.Sum64()
+		sum := maphash.Bytes(seed, b)
 		for j := range 8 {
 			k[i*8+j] = byte(sum >> (8 * j))
 		}
@@ -71,18 +63,175 @@ type Object struct {
 	Key             Key
 	Namespace, Name string
 	ResourceVersion string
+	// UID is that of the object, also when it is not reported.
+	UID UID
 	// Entry is nil if the object exists but is not reported.
 	Entry *Entry
 }
 
-// Projector reduces the objects of one selected resource. It is not safe for concurrent use.
-type Projector struct{}
+// Errors of Project about objects that are JSON but cannot be reported. The server skips them.
+var (
+	ErrNotObject = errors.New("not a JSON object")
+	ErrNoName    = errors.New("object without metadata.name")
+	ErrNoUID     = errors.New("object without metadata.uid")
+)
+
+// Projector reduces the objects of one selected resource to what the server reads, in the form that it understands
+// (docs/projection.md), and encodes them. It is not safe for concurrent use: give each goroutine its own.
+type Projector struct {
+	id       string
+	wireType string
+	opts     Options
+	filter   *jsonscan.Filter
+	root     *field
+	reported func(jsonscan.Value) bool
+
+	tree    jsonscan.Tree
+	enc     *Encoder
+	mac     hash.Hash
+	out     []byte
+	scratch []byte
+	strings map[string]string // namespaces, owners: few, and shared by many objects
+
+	// Of the object at hand: its first owner as it will be sent.
+	owner     UID
+	ownerKind string
+}
 
 // NewProjector returns a Projector for the objects of sel.
-func NewProjector(sel Selected, opts Options) *Projector { _, _ = sel, opts; return &Projector{} }
+func NewProjector(sel Selected, opts Options) *Projector {
+	if opts.AnnotationLimit <= 0 {
+		opts.AnnotationLimit = DefaultAnnotationLimit
+	}
+	p := &Projector{
+		id:       sel.ID,
+		wireType: sel.Kind.WireType,
+		opts:     opts,
+		enc:      NewEncoder(),
+		mac:      hmac.New(sha256.New, opts.HashKey),
+		strings:  map[string]string{},
+	}
+	t := tables[sel.Kind.project]
+	p.filter, p.root = compile(t.rows, &p.opts)
+	p.reported = t.reported
+	return p
+}
 
-// Project parses the one JSON object at the start of buf.
+// Project parses the one JSON object at the start of buf (white space may precede it) and returns it with the number of
+// bytes read. known (may be nil) returns the entry that was made for that object before: if the projection is the same,
+// the very same entry is returned and nothing is compressed or kept.
+//
+// The error is io.ErrUnexpectedEOF if buf ends before the object does: refill and try again. Any other error names the
+// resource and, as far as known, the object; if n > 0 the value was complete JSON and reading can go on behind it, else
+// the buffer is not JSON. What Project returns does not refer to buf.
 func (p *Projector) Project(buf []byte, known func(Key) *Entry) (obj Object, n int, err error) {
-	_, _, _ = p, buf, known
-	return Object{}, 0, errors.New("not yet written")
+	n, err = p.tree.Parse(buf, 0, p.filter)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return Object{}, 0, io.ErrUnexpectedEOF
+	case err != nil:
+		return Object{}, 0, fmt.Errorf("project %s: %w", p.id, err)
+	}
+	root := p.tree.Root()
+	if root.Kind() != jsonscan.ObjectKind {
+		return Object{}, n, fmt.Errorf("project %s: %w", p.id, ErrNotObject)
+	}
+	if err := p.identify(root.Get("metadata"), &obj); err != nil {
+		return obj, n, fmt.Errorf("project %s: %q in namespace %q: %w", p.id, obj.Name, obj.Namespace, err)
+	}
+	if p.reported != nil && !p.reported(root) {
+		return obj, n, nil
+	}
+
+	p.owner, p.ownerKind = UID{}, ""
+	p.out = append(p.out[:0], '{')
+	p.emit(p.root, root)
+	p.out = append(p.out, '}')
+	var old *Entry
+	if known != nil {
+		old = known(obj.Key)
+	}
+	obj.Entry = p.enc.Encode(Content{
+		WireType: p.wireType, UID: obj.UID, Owner: p.owner, OwnerKind: p.ownerKind, JSON: p.out,
+	}, old)
+	return obj, n, nil
+}
+
+// identify fills in what tells the object from others.
+func (p *Projector) identify(meta jsonscan.Value, obj *Object) error {
+	// One allocation holds name and resourceVersion; namespaces are shared.
+	p.scratch = append(p.scratch[:0], meta.Get("namespace").Text()...)
+	obj.Namespace = p.intern(p.scratch)
+	nsLen := len(p.scratch)
+	p.scratch = append(p.scratch, 0)
+	p.scratch = append(p.scratch, meta.Get("name").Text()...)
+	nameLen := len(p.scratch) - nsLen - 1
+	obj.Key = hashKey(p.scratch)
+	p.scratch = append(p.scratch, meta.Get("resourceVersion").Text()...)
+	both := string(p.scratch[nsLen+1:])
+	obj.Name, obj.ResourceVersion = both[:nameLen], both[nameLen:]
+	uid := meta.Get("uid").Text()
+	switch {
+	case nameLen == 0:
+		return ErrNoName
+	case len(uid) == 0:
+		return ErrNoUID
+	}
+	obj.UID = parseUID(uid)
+	return nil
+}
+
+// field is a row of the table, or a part of its path, with what stands below it in the order of the output.
+type field struct {
+	name     string
+	key      string // quoted, with the colon
+	rule     rule
+	always   bool
+	children []*field
+}
+
+// emit appends the members that f has below it, without the braces.
+func (p *Projector) emit(f *field, v jsonscan.Value) {
+	first := true
+	for _, c := range f.children {
+		mark := len(p.out)
+		if !first {
+			p.out = append(p.out, ',')
+		}
+		p.out = append(p.out, c.key...)
+		if p.emitField(c, v.Get(c.name)) {
+			first = false
+		} else {
+			p.out = p.out[:mark]
+		}
+	}
+}
+
+func (p *Projector) emitField(f *field, v jsonscan.Value) bool {
+	if f.rule != nil {
+		return (v.Exists() || f.always) && f.rule(p, v)
+	}
+	if len(f.children) == 0 || v.Kind() != jsonscan.ObjectKind {
+		return false
+	}
+	p.out = append(p.out, '{')
+	mark := len(p.out)
+	p.emit(f, v)
+	p.out = append(p.out, '}')
+	return len(p.out) > mark+1
+}
+
+const maxStrings = 4096
+
+// intern returns b as a string that is shared with earlier objects.
+func (p *Projector) intern(b []byte) string {
+	if s, ok := p.strings[string(b)]; ok {
+		return s
+	}
+	if len(p.strings) >= maxStrings {
+		clear(p.strings)
+	}
+	s := string(b)
+	p.strings[s] = s
+	return s
 }

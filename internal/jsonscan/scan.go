@@ -1,0 +1,312 @@
+// Package jsonscan reads JSON (RFC 8259) straight from a byte buffer, in one pass, without building Go values.
+//
+// It holds the primitives for walking over a buffer that may end anywhere (SkipValue, String, Members) and Tree, an index
+// of the few values of a document that somebody wants. It accepts exactly the documents that encoding/json accepts, and
+// reads them as encoding/json does into map[string]any with UseNumber: of equal keys the last wins, invalid UTF-8 and
+// lone surrogates become U+FFFD, numbers stay as they are written, nesting ends at MaxDepth.
+//
+// It relies on nothing but the buffer staying unchanged while results are in use, and promises never to panic, never to
+// read a byte twice in a way that costs more than linear time, and to tell a buffer that ends too early
+// (io.ErrUnexpectedEOF) from one that is not JSON (*SyntaxError).
+package jsonscan
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/bits"
+)
+
+// MaxDepth is the deepest nesting of arrays and objects that is accepted, the same as that of encoding/json.
+const MaxDepth = 10000
+
+// SyntaxError says where and why a buffer is not JSON. It never quotes the buffer.
+type SyntaxError struct {
+	Offset int // of the offending byte in the buffer
+	Reason string
+}
+
+func (e *SyntaxError) Error() string { return fmt.Sprintf("%s at byte %d", e.Reason, e.Offset) }
+
+func syntaxError(i int, reason string) error { return &SyntaxError{Offset: i, Reason: reason} }
+
+// SkipSpace returns the offset of the first byte at or after i that is not white space; len(buf) if there is none.
+func SkipSpace(buf []byte, i int) int {
+	for i < len(buf) && (buf[i] == ' ' || buf[i] == '\n' || buf[i] == '\t' || buf[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+// SkipValue checks the value that begins at or after i (white space may precede it) and returns the offset behind its
+// last byte. The error is io.ErrUnexpectedEOF if the buffer ends before the value does; a number that touches the end of
+// the buffer counts as unfinished, because more digits may follow.
+func SkipValue(buf []byte, i int) (end int, err error) {
+	return skip(buf, SkipSpace(buf, i), 0)
+}
+
+func skip(buf []byte, i, depth int) (int, error) {
+	if i >= len(buf) {
+		return i, io.ErrUnexpectedEOF
+	}
+	switch c := buf[i]; c {
+	case '"':
+		end, _, err := scanString(buf, i+1)
+		return end, err
+	case '{':
+		return skipObject(buf, i, depth+1)
+	case '[':
+		return skipArray(buf, i, depth+1)
+	case 't':
+		return scanLiteral(buf, i, "true")
+	case 'f':
+		return scanLiteral(buf, i, "false")
+	case 'n':
+		return scanLiteral(buf, i, "null")
+	default:
+		if c == '-' || c >= '0' && c <= '9' {
+			return scanNumber(buf, i)
+		}
+		return i, syntaxError(i, "invalid beginning of a value")
+	}
+}
+
+func skipObject(buf []byte, i, depth int) (int, error) {
+	if depth > MaxDepth {
+		return i, syntaxError(i, "nested too deeply")
+	}
+	i = SkipSpace(buf, i+1)
+	if i < len(buf) && buf[i] == '}' {
+		return i + 1, nil
+	}
+	for {
+		if i >= len(buf) {
+			return i, io.ErrUnexpectedEOF
+		}
+		if buf[i] != '"' {
+			return i, syntaxError(i, "invalid beginning of an object key")
+		}
+		var err error
+		if i, _, err = scanString(buf, i+1); err != nil {
+			return i, err
+		}
+		if i, err = scanColon(buf, i); err != nil {
+			return i, err
+		}
+		if i, err = skip(buf, i, depth); err != nil {
+			return i, err
+		}
+		var more bool
+		if i, more, err = scanMore(buf, i, '}'); err != nil || !more {
+			return i, err
+		}
+	}
+}
+
+func skipArray(buf []byte, i, depth int) (int, error) {
+	if depth > MaxDepth {
+		return i, syntaxError(i, "nested too deeply")
+	}
+	i = SkipSpace(buf, i+1)
+	if i < len(buf) && buf[i] == ']' {
+		return i + 1, nil
+	}
+	for {
+		var err error
+		if i, err = skip(buf, i, depth); err != nil {
+			return i, err
+		}
+		var more bool
+		if i, more, err = scanMore(buf, i, ']'); err != nil || !more {
+			return i, err
+		}
+	}
+}
+
+// scanColon reads the colon after a key and returns the beginning of the value.
+func scanColon(buf []byte, i int) (int, error) {
+	i = SkipSpace(buf, i)
+	if i >= len(buf) {
+		return i, io.ErrUnexpectedEOF
+	}
+	if buf[i] != ':' {
+		return i, syntaxError(i, "missing colon after object key")
+	}
+	return SkipSpace(buf, i+1), nil
+}
+
+// scanMore reads what follows a member or element: a comma (more is true, the offset is that of the next one) or the
+// closing bracket (the offset is behind it).
+func scanMore(buf []byte, i int, closing byte) (next int, more bool, err error) {
+	i = SkipSpace(buf, i)
+	if i >= len(buf) {
+		return i, false, io.ErrUnexpectedEOF
+	}
+	switch buf[i] {
+	case ',':
+		return SkipSpace(buf, i+1), true, nil
+	case closing:
+		return i + 1, false, nil
+	default:
+		return i, false, syntaxError(i, "missing comma or closing bracket")
+	}
+}
+
+func scanLiteral(buf []byte, i int, lit string) (int, error) {
+	for j := range len(lit) {
+		if i+j >= len(buf) {
+			return i + j, io.ErrUnexpectedEOF
+		}
+		if buf[i+j] != lit[j] {
+			return i + j, syntaxError(i+j, "invalid literal")
+		}
+	}
+	return i + len(lit), nil
+}
+
+func scanNumber(buf []byte, i int) (int, error) {
+	if buf[i] == '-' {
+		i++
+	}
+	if i < len(buf) && buf[i] == '0' {
+		i++
+	} else {
+		var err error
+		if i, err = scanDigits(buf, i); err != nil {
+			return i, err
+		}
+	}
+	if i < len(buf) && buf[i] == '.' {
+		var err error
+		if i, err = scanDigits(buf, i+1); err != nil {
+			return i, err
+		}
+	}
+	if i < len(buf) && (buf[i] == 'e' || buf[i] == 'E') {
+		i++
+		if i < len(buf) && (buf[i] == '+' || buf[i] == '-') {
+			i++
+		}
+		var err error
+		if i, err = scanDigits(buf, i); err != nil {
+			return i, err
+		}
+	}
+	if i >= len(buf) {
+		return i, io.ErrUnexpectedEOF
+	}
+	return i, nil
+}
+
+func scanDigits(buf []byte, i int) (int, error) {
+	start := i
+	for i < len(buf) && buf[i] >= '0' && buf[i] <= '9' {
+		i++
+	}
+	switch {
+	case i >= len(buf):
+		return i, io.ErrUnexpectedEOF
+	case i == start:
+		return i, syntaxError(i, "invalid number")
+	}
+	return i, nil
+}
+
+// What scanString saw inside a string.
+const (
+	hasEscape   = 1 << iota // any escape sequence
+	hasOddEsc               // one that is not written as encoding/json would write it
+	hasNonASCII             // a byte of 0x80 or more
+)
+
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// special marks the lowest byte of w that is a quote, a backslash or a control character (higher marks may be wrong).
+func special(w uint64) uint64 {
+	q := w ^ ones*'"'
+	b := w ^ ones*'\\'
+	return ((q-ones)&^q | (b-ones)&^b | (w-ones*0x20)&^w) & highs
+}
+
+// scanString reads a string whose opening quote is before i and returns the offset behind the closing quote.
+func scanString(buf []byte, i int) (end int, flags uint8, err error) {
+	for {
+		var nonASCII uint64
+		for i+8 <= len(buf) {
+			w := binary.LittleEndian.Uint64(buf[i:])
+			if m := special(w); m != 0 {
+				n := bits.TrailingZeros64(m) &^ 7
+				nonASCII |= w & highs & (1<<n - 1)
+				i += n / 8
+				break
+			}
+			nonASCII |= w & highs
+			i += 8
+		}
+		for i < len(buf) && buf[i] != '"' && buf[i] != '\\' && buf[i] >= 0x20 {
+			nonASCII |= uint64(buf[i] & 0x80)
+			i++
+		}
+		if nonASCII != 0 {
+			flags |= hasNonASCII
+		}
+		if i >= len(buf) {
+			return i, flags, io.ErrUnexpectedEOF
+		}
+		switch buf[i] {
+		case '"':
+			return i + 1, flags, nil
+		case '\\':
+			var odd bool
+			if i, odd, err = scanEscape(buf, i+1); err != nil {
+				return i, flags, err
+			}
+			flags |= hasEscape
+			if odd {
+				flags |= hasOddEsc
+			}
+		default:
+			return i, flags, syntaxError(i, "control character in a string")
+		}
+	}
+}
+
+func scanEscape(buf []byte, i int) (end int, odd bool, err error) {
+	if i >= len(buf) {
+		return i, false, io.ErrUnexpectedEOF
+	}
+	switch buf[i] {
+	case '"', '\\', 'b', 'f', 'n', 'r', 't':
+		return i + 1, false, nil
+	case '/':
+		return i + 1, true, nil
+	case 'u':
+		for j := i + 1; j < i+5; j++ {
+			if j >= len(buf) {
+				return j, true, io.ErrUnexpectedEOF
+			}
+			if hexValue(buf[j]) < 0 {
+				return j, true, syntaxError(j, "invalid \\u escape")
+			}
+		}
+		return i + 5, true, nil
+	default:
+		return i, false, syntaxError(i, "invalid escape")
+	}
+}
+
+func hexValue(c byte) rune {
+	switch {
+	case '0' <= c && c <= '9':
+		return rune(c - '0')
+	case 'a' <= c && c <= 'f':
+		return rune(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return rune(c-'A') + 10
+	default:
+		return -1
+	}
+}

@@ -1,0 +1,564 @@
+package resources
+
+import (
+	"bytes"
+	"encoding/hex"
+	"math"
+	"net/netip"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
+)
+
+// keep copies the field in canonical form.
+func keep(p *Projector, v jsonscan.Value) bool {
+	p.out = v.Append(p.out)
+	return true
+}
+
+// text keeps a string that is not empty.
+func text(p *Projector, v jsonscan.Value) bool {
+	return v.Kind() == jsonscan.StringKind && len(v.Raw()) > 0 && keep(p, v)
+}
+
+// nonEmpty keeps an object or array that is not empty.
+func nonEmpty(p *Projector, v jsonscan.Value) bool {
+	return v.Kind() >= jsonscan.ArrayKind && v.First().Kind() != jsonscan.Absent && keep(p, v)
+}
+
+func labelsOrEmpty(p *Projector, v jsonscan.Value) bool {
+	if v.Kind() == jsonscan.ObjectKind {
+		return keep(p, v)
+	}
+	p.out = append(p.out, '{', '}')
+	return true
+}
+
+// neverSent are annotations that repeat the object as its author wrote it, or that change all the time without meaning.
+func neverSent(key []byte) bool {
+	switch string(key) {
+	case "kapp.k14s.io/original", "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
+		"objectset.rio.cattle.io/applied", leaderAnnotation:
+		return true
+	}
+	return bytes.Contains(key, []byte("last-applied"))
+}
+
+const leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
+
+func annotations(p *Projector, v jsonscan.Value) bool {
+	if v.Kind() != jsonscan.ObjectKind {
+		return false
+	}
+	p.out = append(p.out, '{')
+	first := true
+	for m := v.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
+		if !m.Exists() || neverSent(m.Key()) {
+			continue
+		}
+		if !first {
+			p.out = append(p.out, ',')
+		}
+		first = false
+		p.out = append(m.AppendKey(p.out), ':')
+		if m.Kind() == jsonscan.StringKind && len(m.Raw()) > p.opts.AnnotationLimit && len(m.Text()) > p.opts.AnnotationLimit {
+			value := m.Text()
+			p.out = append(p.out, '"')
+			p.out = strconv.AppendInt(p.out, int64(len(value)), 10)
+			p.out = append(p.out, " bytes, "...)
+			p.appendHash(value)
+			p.out = append(p.out, '"')
+			continue
+		}
+		p.appendFree(m)
+	}
+	p.out = append(p.out, '}')
+	return !first
+}
+
+// appendHash appends "hash:" and eight hexadecimal digits that stand for a value that is not sent.
+func (p *Projector) appendHash(value []byte) {
+	p.mac.Reset()
+	_, _ = p.mac.Write(value) // a hash never fails
+	var sum [32]byte
+	p.out = append(p.out, "hash:"...)
+	p.out = hex.AppendEncode(p.out, p.mac.Sum(sum[:0])[:4])
+}
+
+// owners puts the controlling owner first and remembers the first owner for the entry.
+func owners(p *Projector, v jsonscan.Value) bool {
+	if v.Kind() != jsonscan.ArrayKind {
+		return false
+	}
+	controller := v.First()
+	for controller.Kind() != jsonscan.Absent && !controller.Get("controller").IsTrue() {
+		controller = controller.Next()
+	}
+	p.out = append(p.out, '[')
+	first := true
+	if controller.Kind() != jsonscan.Absent {
+		p.appendOwner(controller, true)
+		first = false
+	}
+	for o := v.First(); o.Kind() != jsonscan.Absent; o = o.Next() {
+		if o == controller || o.Kind() != jsonscan.ObjectKind || !o.Get("uid").Exists() {
+			continue
+		}
+		if !first {
+			p.out = append(p.out, ',')
+		}
+		p.appendOwner(o, first)
+		first = false
+	}
+	p.out = append(p.out, ']')
+	return !first
+}
+
+func (p *Projector) appendOwner(o jsonscan.Value, first bool) {
+	kind := o.Get("kind")
+	renamed := ""
+	if first {
+		p.owner = parseUID(o.Get("uid").Text())
+		apiVersion := p.intern(o.Get("apiVersion").Text())
+		p.scratch = append(append(append(p.scratch[:0], apiVersion...), '/'), kind.Text()...)
+		p.ownerKind = p.intern(p.scratch)
+		if p.wireType == podWireType && p.opts.OwnerKinds != nil {
+			renamed = p.opts.OwnerKinds(apiVersion, p.ownerKind[len(apiVersion)+1:])
+		}
+	}
+	if renamed == "" {
+		p.out = o.Append(p.out)
+		return
+	}
+	p.out = append(p.out, '{')
+	for m := o.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
+		if !m.Exists() {
+			continue
+		}
+		if p.out[len(p.out)-1] != '{' {
+			p.out = append(p.out, ',')
+		}
+		p.out = append(m.AppendKey(p.out), ':')
+		if string(m.Key()) == "kind" {
+			p.out = jsonscan.AppendQuoted(p.out, []byte(renamed))
+		} else {
+			p.out = m.Append(p.out)
+		}
+	}
+	p.out = append(p.out, '}')
+}
+
+const podWireType = "*v1.Pod"
+
+// isAddress tells whether the server will understand s as an IP address: no mask, no port, no zone, no leading zeros.
+func isAddress(s []byte) bool {
+	if isIPv4(s) {
+		return true
+	}
+	if bytes.IndexByte(s, ':') < 0 {
+		return false
+	}
+	a, err := netip.ParseAddr(string(s))
+	return err == nil && a.Zone() == ""
+}
+
+// isIPv4 is netip.ParseAddr for the usual case, without its allocation.
+func isIPv4(s []byte) bool {
+	octets := 0
+	for len(s) > 0 {
+		n, i := 0, 0
+		for i < len(s) && i < 4 && s[i] >= '0' && s[i] <= '9' {
+			n = n*10 + int(s[i]-'0')
+			i++
+		}
+		if i == 0 || n > 255 || i > 1 && s[0] == '0' {
+			return false
+		}
+		octets++
+		s = s[i:]
+		if octets == 4 {
+			return len(s) == 0
+		}
+		if len(s) < 2 || s[0] != '.' {
+			return false
+		}
+		s = s[1:]
+	}
+	return false
+}
+
+func address(p *Projector, v jsonscan.Value) bool { return isAddress(v.Text()) && keep(p, v) }
+
+func prefix(p *Projector, v jsonscan.Value) bool {
+	_, err := netip.ParsePrefix(string(v.Text()))
+	return err == nil && keep(p, v)
+}
+
+func podIP(p *Projector, v jsonscan.Value) bool {
+	phase := p.tree.Root().Get("status").Get("phase")
+	return !phase.Is("Succeeded") && !phase.Is("Failed") && address(p, v)
+}
+
+func podReady(p *Projector, v jsonscan.Value) bool {
+	for c := v.First(); c.Kind() != jsonscan.Absent; c = c.Next() {
+		if status := c.Get("status"); c.Get("type").Is("Ready") && status.Kind() == jsonscan.StringKind {
+			p.out = append(p.out, `[{"status":`...)
+			p.out = status.Append(p.out)
+			p.out = append(p.out, `,"type":"Ready"}]`...)
+			return true
+		}
+	}
+	return false
+}
+
+func containerIDs(p *Projector, v jsonscan.Value) bool {
+	return p.appendEach(v, func(c jsonscan.Value) bool {
+		id := c.Get("containerID")
+		if id.Kind() != jsonscan.StringKind || len(id.Raw()) == 0 {
+			return false
+		}
+		p.out = append(p.out, `{"containerID":`...)
+		p.out = append(id.Append(p.out), '}')
+		return true
+	})
+}
+
+func loadBalancerIPs(p *Projector, v jsonscan.Value) bool {
+	return p.appendEach(v, func(c jsonscan.Value) bool {
+		ip := c.Get("ip")
+		if !isAddress(ip.Text()) {
+			return false
+		}
+		p.out = append(p.out, `{"ip":`...)
+		p.out = append(ip.Append(p.out), '}')
+		return true
+	})
+}
+
+func podEnv(p *Projector, v jsonscan.Value) bool {
+	return p.appendEach(v, func(c jsonscan.Value) bool {
+		return c.Kind() == jsonscan.ObjectKind && keep(p, c)
+	})
+}
+
+// appendEach appends an array of what one appends for each element of v; it tells whether there was any.
+func (p *Projector) appendEach(v jsonscan.Value, one func(jsonscan.Value) bool) bool {
+	if v.Kind() != jsonscan.ArrayKind {
+		return false
+	}
+	p.out = append(p.out, '[')
+	found := false
+	for e := v.First(); e.Kind() != jsonscan.Absent; e = e.Next() {
+		mark := len(p.out)
+		if found {
+			p.out = append(p.out, ',')
+		}
+		if one(e) {
+			found = true
+		} else {
+			p.out = p.out[:mark]
+		}
+	}
+	p.out = append(p.out, ']')
+	return found
+}
+
+func internalIP(p *Projector, v jsonscan.Value) bool {
+	for a := v.First(); a.Kind() != jsonscan.Absent; a = a.Next() {
+		if ip := a.Get("address"); a.Get("type").Is("InternalIP") && isAddress(ip.Text()) {
+			p.out = append(p.out, `[{"address":`...)
+			p.out = ip.Append(p.out)
+			p.out = append(p.out, `,"type":"InternalIP"}]`...)
+			return true
+		}
+	}
+	return false
+}
+
+// nodeReady writes the Ready condition so that the server, which looks for the reason KubeletReady and then at the
+// status, takes the node for ready if and only if it is.
+func nodeReady(p *Projector, v jsonscan.Value) bool {
+	const ready = "KubeletReady"
+	for c := v.First(); c.Kind() != jsonscan.Absent; c = c.Next() {
+		typ, reason, status := c.Get("type"), c.Get("reason"), c.Get("status")
+		if !typ.Is("Ready") && (typ.Exists() || !reason.Is(ready)) {
+			continue
+		}
+		p.out = append(p.out, `[{"reason":`...)
+		switch {
+		case status.Is("True"):
+			p.out = append(p.out, `"`+ready+`"`...)
+		case reason.Kind() != jsonscan.StringKind || len(reason.Raw()) == 0 || reason.Is(ready):
+			p.out = append(p.out, `"KubeletNotReady"`...)
+		default:
+			p.out = reason.Append(p.out)
+		}
+		p.out = append(p.out, `,"status":`...)
+		if status.Kind() == jsonscan.StringKind {
+			p.out = status.Append(p.out)
+		} else {
+			p.out = append(p.out, `"Unknown"`...)
+		}
+		p.out = append(p.out, `,"type":"Ready"}]`...)
+		return true
+	}
+	return false
+}
+
+// quantity reads a Kubernetes quantity that is not negative, written as a string or number.
+func quantity(v jsonscan.Value) (resource.Quantity, bool) {
+	var s []byte
+	switch v.Kind() {
+	case jsonscan.StringKind:
+		s = v.Text()
+	case jsonscan.NumberKind:
+		s = v.Raw()
+	default:
+		return resource.Quantity{}, false
+	}
+	// Exponents of more than two digits stand for no machine's capacity, and cost the parser memory.
+	const longest, longestExponent = 64, 3
+	if e := bytes.IndexAny(s, "eE"); len(s) > longest || e >= 0 && len(s)-e-1 > longestExponent {
+		return resource.Quantity{}, false
+	}
+	q, err := resource.ParseQuantity(string(s))
+	return q, err == nil && q.Sign() >= 0
+}
+
+func cores(p *Projector, v jsonscan.Value) bool {
+	q, ok := quantity(v)
+	p.out = append(p.out, '"')
+	p.out = strconv.AppendInt(p.out, q.Value(), 10)
+	p.out = append(p.out, '"')
+	return ok
+}
+
+func kibibytes(p *Projector, v jsonscan.Value) bool {
+	q, ok := quantity(v)
+	p.out = append(p.out, '"')
+	p.out = strconv.AppendInt(p.out, q.Value()/1024, 10)
+	p.out = append(p.out, `Ki"`...)
+	return ok
+}
+
+// workloadSpec copies what the author of a workload wrote, without what is nobody else's business.
+func workloadSpec(p *Projector, v jsonscan.Value) bool {
+	if v.Kind() != jsonscan.ObjectKind {
+		return false
+	}
+	p.appendFree(v)
+	return true
+}
+
+// appendFree copies a value of any shape; wherever there are annotations or environment variables in it, their rules apply.
+func (p *Projector) appendFree(v jsonscan.Value) {
+	switch v.Kind() {
+	case jsonscan.ObjectKind:
+		p.appendMembers(v, p.appendFreeMember)
+	case jsonscan.ArrayKind:
+		p.appendElements(v, p.appendFree)
+	default:
+		p.out = v.Append(p.out)
+	}
+}
+
+func (p *Projector) appendFreeMember(m jsonscan.Value) bool {
+	switch {
+	case m.Kind() == jsonscan.ObjectKind && string(m.Key()) == "annotations":
+		return annotations(p, m)
+	case m.Kind() >= jsonscan.ArrayKind && string(m.Key()) == "env" && !p.opts.LiteralEnv:
+		p.appendEnv(m)
+	default:
+		p.appendFree(m)
+	}
+	return true
+}
+
+// appendEnv copies environment variables, as a list of name and value or (in some CRDs) as a map, with every literal value
+// replaced by its hash.
+func (p *Projector) appendEnv(v jsonscan.Value) {
+	if v.Kind() == jsonscan.ArrayKind {
+		p.appendElements(v, p.appendEnvVar)
+		return
+	}
+	p.appendMembers(v, func(m jsonscan.Value) bool {
+		if m.Kind() >= jsonscan.ArrayKind {
+			p.appendEnvVar(m)
+		} else {
+			p.appendLiteral(m)
+		}
+		return true
+	})
+}
+
+func (p *Projector) appendEnvVar(v jsonscan.Value) {
+	if v.Kind() != jsonscan.ObjectKind {
+		p.appendFree(v)
+		return
+	}
+	p.appendMembers(v, func(m jsonscan.Value) bool {
+		if string(m.Key()) != "value" {
+			return p.appendFreeMember(m)
+		}
+		p.appendLiteral(m)
+		return true
+	})
+}
+
+// appendLiteral appends the hash of a literal value; an empty one stays, since it tells nothing.
+func (p *Projector) appendLiteral(m jsonscan.Value) {
+	value := m.Text()
+	if m.Kind() != jsonscan.StringKind {
+		p.scratch = m.Append(p.scratch[:0])
+		value = p.scratch
+	}
+	p.out = append(p.out, '"')
+	if len(value) > 0 {
+		p.appendHash(value)
+	}
+	p.out = append(p.out, '"')
+}
+
+// appendMembers appends an object of what one appends for each member that is not null; where one returns false the
+// member is left out.
+func (p *Projector) appendMembers(v jsonscan.Value, one func(jsonscan.Value) bool) {
+	p.out = append(p.out, '{')
+	first := true
+	for m := v.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
+		if !m.Exists() {
+			continue
+		}
+		mark := len(p.out)
+		if !first {
+			p.out = append(p.out, ',')
+		}
+		p.out = append(m.AppendKey(p.out), ':')
+		if one(m) {
+			first = false
+		} else {
+			p.out = p.out[:mark]
+		}
+	}
+	p.out = append(p.out, '}')
+}
+
+func (p *Projector) appendElements(v jsonscan.Value, one func(jsonscan.Value)) {
+	p.out = append(p.out, '[')
+	first := true
+	for e := v.First(); e.Kind() != jsonscan.Absent; e = e.Next() {
+		if !first {
+			p.out = append(p.out, ',')
+		}
+		first = false
+		one(e)
+	}
+	p.out = append(p.out, ']')
+}
+
+func serviceSpec(p *Projector, v jsonscan.Value) bool {
+	if v.Kind() != jsonscan.ObjectKind {
+		return false
+	}
+	p.appendMembers(v, func(m jsonscan.Value) bool {
+		switch string(m.Key()) {
+		case "clusterIP":
+			return m.Is("None") && keep(p, m) || address(p, m)
+		case "ports":
+			if m.Kind() == jsonscan.ArrayKind {
+				p.appendElements(m, p.appendServicePort)
+				return true
+			}
+		}
+		return p.appendFreeMember(m)
+	})
+	return true
+}
+
+// appendServicePort writes targetPort as a number if it is one, and as the port's own number if there is none.
+func (p *Projector) appendServicePort(v jsonscan.Value) {
+	if v.Kind() != jsonscan.ObjectKind {
+		p.appendFree(v)
+		return
+	}
+	target := v.Get("targetPort")
+	number := portNumber(target)
+	if !target.Exists() || target.Is("") || target.Kind() == jsonscan.NumberKind && string(target.Raw()) == "0" {
+		number = portNumber(v.Get("port"))
+	}
+	appendTarget := func(comma bool) {
+		if comma {
+			p.out = append(p.out, ',')
+		}
+		p.out = append(p.out, `"targetPort":`...)
+		if number > 0 {
+			p.out = strconv.AppendInt(p.out, int64(number), 10)
+		} else {
+			p.out = target.Append(p.out)
+		}
+	}
+	pending, first := number > 0 || target.Exists(), true
+	p.out = append(p.out, '{')
+	for m := v.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
+		if !m.Exists() || m == target {
+			continue
+		}
+		if pending && string(m.Key()) > "targetPort" {
+			appendTarget(!first)
+			pending, first = false, false
+		}
+		if !first {
+			p.out = append(p.out, ',')
+		}
+		first = false
+		p.out = append(m.AppendKey(p.out), ':')
+		p.appendFree(m)
+	}
+	if pending {
+		appendTarget(!first)
+	}
+	p.out = append(p.out, '}')
+}
+
+// portNumber returns the port that v gives as a number or as a string of digits, 0 if it gives none.
+func portNumber(v jsonscan.Value) int {
+	s := v.Text()
+	if v.Kind() == jsonscan.NumberKind {
+		s = v.Raw()
+	}
+	return parsePort(s)
+}
+
+// parsePort returns the port number that s spells, 0 if it spells none.
+func parsePort[S string | []byte](s S) int {
+	const mostDigits = 5
+	if len(s) > mostDigits {
+		return 0
+	}
+	n := 0
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0
+		}
+		n = n*10 + int(s[i]-'0')
+	}
+	if n > math.MaxUint16 {
+		return 0
+	}
+	return n
+}
+
+// hasReplicasAndOwner tells whether the server would take the ReplicaSet at all; nine of ten it would not.
+func hasReplicasAndOwner(root jsonscan.Value) bool {
+	replicas := root.Get("spec").Get("replicas")
+	n, err := strconv.Atoi(string(replicas.Raw()))
+	return replicas.Kind() == jsonscan.NumberKind && err == nil && n > 0 &&
+		root.Get("metadata").Get("ownerReferences").First().Get("uid").Exists()
+}
+
+// isConfiguration tells whether the ConfigMap is its author's, not the platform's bookkeeping.
+func isConfiguration(root jsonscan.Value) bool {
+	meta := root.Get("metadata")
+	return !meta.Get("name").Is("kube-root-ca.crt") && !meta.Get("annotations").Get(leaderAnnotation).Exists()
+}
