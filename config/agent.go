@@ -9,8 +9,9 @@ import (
 
 // Agent is the whole configuration of pseudo-agent. config.example.yaml explains each key to operators.
 //
-// The tags are the rules: mapstructure is the key, min and max are inclusive, oneof lists the words, check names a
-// rule of checks.go, why says where a limit comes from, live marks what a running process takes over from a changed
+// The tags are the rules: mapstructure is the key, min and max are inclusive, oneof lists the words and alias another
+// spelling of one, check names a rule of checks.go, unquoted admits a bare number as text, needed marks what an element
+// of a list must have, why says where a limit comes from, live marks what a running process takes over from a changed
 // file, usage is the flag's help.
 type Agent struct {
 	// ClusterID names the cluster, as deepflow-agent's kubernetes-cluster-id. Empty: the server is asked for it.
@@ -34,7 +35,7 @@ type Agent struct {
 	// Projection says how much of each object is reported.
 	Projection AgentProjection `mapstructure:"projection"`
 	// WatchPolicy is this program's part in the election of the cluster's watcher. K8S_WATCH_POLICY sets it too.
-	WatchPolicy string `mapstructure:"watch_policy" oneof:"watch-only normal watch-disabled" check:"watch_policy" usage:"part in the election of the watcher"`
+	WatchPolicy string `mapstructure:"watch_policy" oneof:"watch-only normal watch-disabled" alias:"only-watch=watch-only" usage:"part in the election of the watcher"`
 	// ClaimWatcher claims the watcher role by Sync in policy watch-only.
 	ClaimWatcher bool `mapstructure:"claim_watcher" usage:"claim the watcher role by Sync"`
 	// RegisterAsAgent allows Sync requests upon which a deepflow-server registers the sender as an agent.
@@ -56,7 +57,7 @@ type AgentServer struct {
 	// Service is the gRPC service: agent (DeepFlow 6.6.8 and later), trident (up to 7.0.1), auto tries both.
 	Service string `mapstructure:"service" oneof:"auto agent trident" usage:"gRPC service name of the server"`
 	// AgentID is auto, a number from 1 to 4294967295, or 0 for none (no handshake). See ParseAgentID.
-	AgentID string `mapstructure:"agent_id" check:"agent_id" usage:"auto, a number, or 0 for no handshake"`
+	AgentID string `mapstructure:"agent_id" check:"agent_id" needed:"true" unquoted:"true" usage:"auto, a number, or 0 for no handshake"`
 	// SourceIP is the address reported as the sender's. Empty: the local address of the connection.
 	SourceIP string `mapstructure:"source_ip" check:"ip" usage:"address to report as the sender's (empty: the connection's)"`
 	// ConnectTimeout limits one attempt to connect.
@@ -158,7 +159,7 @@ type HighAvailability struct {
 	// Enabled turns the election on. Needed with more than one replica.
 	Enabled bool `mapstructure:"enabled" usage:"elect one of several replicas by a Lease"`
 	// LeaseName is the Lease's name.
-	LeaseName string `mapstructure:"lease_name" check:"lease_name" usage:"name of the Lease"`
+	LeaseName string `mapstructure:"lease_name" check:"lease_name" needed:"true" usage:"name of the Lease"`
 	// LeaseNamespace is the Lease's namespace. Empty: the Pod's own.
 	LeaseNamespace string `mapstructure:"lease_namespace" check:"namespace" usage:"namespace of the Lease (empty: the Pod's)"`
 	// Identity names this replica. Empty: the host name and a random part.
@@ -182,7 +183,7 @@ type Log struct {
 // AgentHTTP serves metrics, probes and status.
 type AgentHTTP struct {
 	// Address is host:port to listen on; an empty host means all addresses.
-	Address string `mapstructure:"address" check:"listen_address" usage:"host:port of metrics, probes and status"`
+	Address string `mapstructure:"address" check:"listen_address" needed:"true" usage:"host:port of metrics, probes and status"`
 	// PProf serves Go's profiles under /debug/pprof.
 	PProf bool `mapstructure:"pprof" usage:"serve Go profiles under /debug/pprof"`
 }

@@ -32,9 +32,9 @@ type Server struct {
 // ServerListen are the addresses to listen on, as host:port; an empty host means all addresses.
 type ServerListen struct {
 	// GRPC takes Sync, KubernetesAPISync and GetKubernetesClusterID.
-	GRPC string `mapstructure:"grpc" check:"listen_address" usage:"host:port of the gRPC services"`
+	GRPC string `mapstructure:"grpc" check:"listen_address" needed:"true" usage:"host:port of the gRPC services"`
 	// HTTP takes the API, the page, metrics, probes and status.
-	HTTP string `mapstructure:"http" check:"listen_address" usage:"host:port of API, page, metrics and probes"`
+	HTTP string `mapstructure:"http" check:"listen_address" needed:"true" usage:"host:port of API, page, metrics and probes"`
 }
 
 // ServerTLS is the server's side of TLS connections. All files are read again when they change.

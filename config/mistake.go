@@ -1,0 +1,123 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Mistake is one thing that is wrong with a configuration, told so that an operator can mend it.
+type Mistake struct {
+	// Key is the dotted key, with [n] for the n-th element of a list (from 0). Empty if a file cannot be read at all.
+	Key string
+	// Value is what stands there, shortened; empty if nothing does, or if it is secret.
+	Value string
+	// Problem is a phrase that says what is wrong with it.
+	Problem string
+	// Allowed says what is allowed; empty if Problem does.
+	Allowed string
+	// Nearest is the valid name or value nearest to what was given; empty if none is near.
+	Nearest string
+	// Source is where it stands.
+	Source Source
+}
+
+// Error is one line: source, key, value and problem, what is allowed, the nearest valid value.
+func (m *Mistake) Error() string {
+	var b strings.Builder
+	if s := m.Source.String(); s != "" {
+		b.WriteString(s + ": ")
+	}
+	if m.Key != "" {
+		b.WriteString(m.Key + ": ")
+	}
+	if m.Value != "" {
+		b.WriteString(strconv.Quote(shorten(m.Value)) + " ")
+	}
+	b.WriteString(m.Problem)
+	if m.Allowed != "" {
+		b.WriteString("; allowed: " + m.Allowed)
+	}
+	if m.Nearest != "" {
+		b.WriteString("; did you mean " + m.Nearest + "?")
+	}
+	return b.String()
+}
+
+// Source is where a value comes from: a line of a file, an environment variable or a flag. The zero Source is a default.
+type Source struct {
+	File string
+	Line int
+	Env  string
+	Flag string
+}
+
+func (s Source) String() string {
+	switch {
+	case s.Flag != "":
+		return "flag --" + s.Flag
+	case s.Env != "":
+		return "environment variable " + s.Env
+	case s.File != "" && s.Line > 0:
+		return fmt.Sprintf("%s:%d", s.File, s.Line)
+	}
+	return s.File
+}
+
+// shorten keeps a message to a line, whatever a file holds.
+func shorten(s string) string {
+	const most = 80
+	if utf8.RuneCountInString(s) <= most {
+		return s
+	}
+	return string([]rune(s)[:most]) + "…"
+}
+
+// nearest returns the candidate that differs from s in the fewest letters, or "" if none is near.
+func nearest(s string, candidates []string) string {
+	const longest = 128
+	if len(s) > longest {
+		return ""
+	}
+	best, least := "", max(2, len(s)/3)+1
+	for _, c := range candidates {
+		if d := distance(strings.ToLower(s), strings.ToLower(c)); d < least {
+			best, least = c, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to insert, delete, replace or swap with their neighbour to make b of a.
+func distance(a, b string) int {
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last, row = last, row, before
+	}
+	return last[len(b)]
+}
+
+// list writes words for people.
+func list(words []string) string { return strings.Join(words, ", ") }
+
+func sorted(words []string) []string {
+	words = slices.Clone(words)
+	slices.Sort(words)
+	return words
+}
