@@ -1,0 +1,42 @@
+// Command pseudo-server receives what pseudo-agents and deepflow-agents report of Kubernetes clusters, keeps it and
+// shows it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version and revision are stamped by the linker.
+var (
+	version  = "dev"
+	revision = ""
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pseudo-server:", err)
+		os.Exit(1)
+	}
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "pseudo-server",
+		Short:         "Receives, keeps and shows what is reported of Kubernetes clusters",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		Version:       version,
+	}
+	root.AddCommand(newRunCommand())
+	return root
+}

@@ -1,0 +1,100 @@
+package receiver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/store"
+)
+
+// maxAPIRequests is how many API requests are answered at once; each holds at most a page.
+const maxAPIRequests = 16
+
+// API returns the handler of the API: the receiver's own routes and more, which other parts add.
+func (r *Receiver) API(more ...Route) http.Handler {
+	mux := http.NewServeMux()
+	slots := make(chan struct{}, maxAPIRequests)
+	for _, route := range append(r.Routes(), more...) {
+		mux.Handle(route.Method+" "+APIPrefix+route.Path, r.route(route, slots))
+	}
+	mux.HandleFunc(APIPrefix+"/", func(w http.ResponseWriter, req *http.Request) {
+		r.answer(w, "", nil, &APIError{
+			Status: http.StatusNotFound, Message: req.Method + " " + clip(req.URL.Path) + " is no part of the API",
+			Advice: "docs/receiver.md lists the routes",
+		})
+	})
+	return mux
+}
+
+type userKey struct{}
+
+// User returns who sent a request of the API.
+func User(req *http.Request) APIUser {
+	u, _ := req.Context().Value(userKey{}).(APIUser)
+	return u
+}
+
+func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		user, err := r.opts.Access.authorise(req, route.Role)
+		if err != nil {
+			r.audit.refusedAPI(user, req, err)
+			if err.Status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="pseudo-server"`)
+			}
+			r.answer(w, route.Path, nil, err)
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		default:
+			w.Header().Set("Retry-After", "1")
+			r.answer(w, route.Path, nil, &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"})
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), 30*time.Second)
+		defer cancel()
+		req = req.WithContext(ctx)
+		v, answerErr := route.Answer(req)
+		if route.Role == RoleAdminister {
+			r.audit.administered(user.Name, req.RemoteAddr, req.Method+" "+req.URL.Path, "ok", answerErr == nil)
+		}
+		r.answer(w, route.Path, v, answerErr)
+	})
+}
+
+// answer sends v, or the error, as JSON.
+func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) {
+	code := http.StatusOK
+	if err != nil {
+		var apiErr *APIError
+		switch {
+		case errors.As(err, &apiErr):
+		case errors.Is(err, store.ErrConflict):
+			apiErr = &APIError{Status: http.StatusConflict, Message: "the cluster was written meanwhile", Advice: "try again"}
+		default:
+			r.noteStorage(err)
+			r.log.Debug("API request failed", "path", path, "error", err)
+			apiErr = &APIError{Status: http.StatusServiceUnavailable, Message: "the storage cannot be read or written now", Advice: "see the log of pseudo-server"}
+		}
+		code, v = apiErr.Status, apiErr
+	}
+	r.metrics.api.WithLabelValues(path, strconv.Itoa(code)).Inc()
+	body, err := json.Marshal(v)
+	if err != nil {
+		r.log.Error("API answer cannot be encoded", "path", path, "error", err)
+		code, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	// Whoever went away gets nothing; there is nobody left to tell.
+	_, _ = w.Write(append(body, '\n'))
+}

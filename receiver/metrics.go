@@ -1,0 +1,53 @@
+package receiver
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	requests  *prometheus.CounterVec
+	refusals  *prometheus.CounterVec
+	duration  *prometheus.HistogramVec
+	received  prometheus.Counter
+	entries   *prometheus.CounterVec
+	waiting   prometheus.Gauge
+	working   prometheus.Gauge
+	forgotten *prometheus.CounterVec
+	handshake *prometheus.CounterVec
+	api       *prometheus.CounterVec
+}
+
+// newMetrics makes the metrics and registers them unless reg is nil.
+func newMetrics(reg prometheus.Registerer) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pseudo_server_" + name, Help: help}, labels)
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "pseudo_server_" + name, Help: help})
+	}
+	m := &metrics{
+		requests: counter("requests_total", "Requests by service, method and gRPC code.", "service", "method", "code"),
+		refusals: counter("refusals_total", "Refused requests by the rule that they broke; docs/receiver.md explains each rule.", "rule"),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "pseudo_server_request_duration_seconds", Help: "Time from the headers of a request to its response, by method.",
+			Buckets: []float64{.001, .005, .02, .1, .5, 1, 2, 5, 10, 30, 60},
+		}, []string{"method"}),
+		received: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pseudo_server_received_bytes_total", Help: "Bytes of all requests, as they came over the wire.",
+		}),
+		entries: counter("entries_total", "Entries of stored reports, by whether they were added, changed, removed or unchanged.", "outcome"),
+		waiting: gauge("requests_waiting", "Requests that wait for one of limits.max_concurrent_requests."),
+		working: gauge("requests_working", "Requests that are received or worked on now."),
+		forgotten: counter("forgotten_total",
+			"Clusters and versions that were forgotten, by kind (cluster, version) and reason (age, operator).", "kind", "reason"),
+		handshake: counter("reports_total",
+			"KubernetesAPISync requests by outcome: stored, touched (same version), mismatch (answered with another version), ignored, refused.", "outcome"),
+		api: counter("api_requests_total", "HTTP API requests by route and status code.", "route", "code"),
+	}
+	// Every rule is there from the start, so that the first refusal shows as an increase.
+	for _, r := range rules {
+		m.refusals.WithLabelValues(string(r))
+	}
+	if reg != nil {
+		reg.MustRegister(m.requests, m.refusals, m.duration, m.received, m.entries, m.waiting, m.working, m.forgotten, m.handshake, m.api)
+	}
+	return m
+}

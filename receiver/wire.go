@@ -1,0 +1,283 @@
+package receiver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// message is a request as it came: the bytes of gRPC's own buffers, referenced and not copied. A report of 100 MiB so
+// takes its size once.
+type message struct {
+	data mem.BufferSlice
+}
+
+func (m *message) free() {
+	m.data.Free()
+	m.data = nil
+}
+
+// codec hands requests to us undecoded and encodes responses as usual.
+type codec struct{}
+
+// Name implements encoding.CodecV2; it is that of the ordinary codec, for this is what goes over the wire.
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	m, ok := v.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("response of type %T", v)
+	}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+}
+
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	m, ok := v.(*message)
+	if !ok {
+		return fmt.Errorf("request of type %T", v)
+	}
+	data.Ref()
+	m.data = data
+	return nil
+}
+
+// decode decodes a small message.
+func (m *message) decode(into proto.Message) error {
+	return proto.Unmarshal(m.data.Materialize(), into)
+}
+
+// request is a KubernetesAPISyncRequest. Its entries lie in the buffers of the message.
+type request struct {
+	clusterID string
+	version   uint64
+	errorMsg  string
+	agentID   uint32
+	sourceIP  string
+	teamID    string
+	entries   []rawEntry
+}
+
+// rawEntry is a KubernetesAPIInfo, not yet looked at.
+type rawEntry struct {
+	wireType string
+	payload  []byte
+}
+
+// errTooManyEntries ends parsing before the entries take more memory than allowed.
+var errTooManyEntries = errors.New("too many entries")
+
+// maxHeaderString bounds the strings that are not entries, in bytes; error_msg is the only long one.
+const maxHeaderString = 1 << 20
+
+// parseRequest reads a KubernetesAPISyncRequest with at most maxEntries entries. The payloads are valid as long as
+// the message's buffers are.
+func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
+	c := cursor{rest: data, left: data.Len()}
+	types := map[string]string{}
+	var r request
+	for !c.end() {
+		num, typ, err := c.tag()
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case num == 10 && typ == protowire.BytesType:
+			if len(r.entries) == maxEntries {
+				return nil, errTooManyEntries
+			}
+			b, err := c.bytes()
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", len(r.entries), err)
+			}
+			e, err := parseEntry(b, types)
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", len(r.entries), err)
+			}
+			r.entries = append(r.entries, e)
+		case (num == 2 || num == 4) && typ == protowire.VarintType:
+			v, err := c.varint()
+			if err != nil {
+				return nil, err
+			}
+			if num == 2 {
+				r.version = v
+			} else {
+				r.agentID = uint32(v)
+			}
+		case (num == 1 || num == 3 || num == 5 || num == 6) && typ == protowire.BytesType:
+			b, err := c.bytes()
+			if err != nil {
+				return nil, err
+			}
+			if len(b) > maxHeaderString {
+				return nil, fmt.Errorf("field %d has %d bytes, at most %d are allowed", num, len(b), maxHeaderString)
+			}
+			switch num {
+			case 1:
+				r.clusterID = string(b)
+			case 3:
+				r.errorMsg = string(b)
+			case 5:
+				r.sourceIP = string(b)
+			case 6:
+				r.teamID = string(b)
+			}
+		default:
+			if err := c.skip(num, typ); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &r, nil
+}
+
+func parseEntry(b []byte, types map[string]string) (rawEntry, error) {
+	var e rawEntry
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return e, protowire.ParseError(n)
+		}
+		b = b[n:]
+		if typ == protowire.BytesType && (num == 1 || num == 3) {
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return e, protowire.ParseError(n)
+			}
+			b = b[n:]
+			if num == 3 {
+				e.payload = v
+				continue
+			}
+			if len(v) > maxTypeLength {
+				return e, fmt.Errorf("its type has %d bytes, at most %d are allowed", len(v), maxTypeLength)
+			}
+			t, ok := types[string(v)]
+			if !ok {
+				t = string(v)
+				if len(types) < maxTypes {
+					types[t] = t
+				}
+			}
+			e.wireType = t
+			continue
+		}
+		n = protowire.ConsumeFieldValue(num, typ, b)
+		if n < 0 {
+			return e, protowire.ParseError(n)
+		}
+		b = b[n:]
+	}
+	return e, nil
+}
+
+// cursor reads protobuf records from a sequence of buffers. It copies only what lies across a border.
+type cursor struct {
+	rest mem.BufferSlice
+	off  int // within rest[0]
+	left int
+}
+
+func (c *cursor) end() bool {
+	for len(c.rest) > 0 && c.off == c.rest[0].Len() {
+		c.rest = c.rest[1:]
+		c.off = 0
+	}
+	return len(c.rest) == 0
+}
+
+func (c *cursor) varint() (uint64, error) {
+	var v uint64
+	for shift := uint(0); shift < 70; shift += 7 {
+		if c.end() {
+			return 0, io.ErrUnexpectedEOF
+		}
+		b := c.rest[0].ReadOnlyData()[c.off]
+		c.off++
+		c.left--
+		if shift == 63 && b > 1 {
+			break
+		}
+		v |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			return v, nil
+		}
+	}
+	return 0, errors.New("a number is too long")
+}
+
+func (c *cursor) tag() (protowire.Number, protowire.Type, error) {
+	v, err := c.varint()
+	if err != nil {
+		return 0, 0, err
+	}
+	num, typ := protowire.DecodeTag(v)
+	if num < protowire.MinValidNumber {
+		return 0, 0, errors.New("invalid field number")
+	}
+	return num, typ, nil
+}
+
+func (c *cursor) bytes() ([]byte, error) {
+	n, err := c.varint()
+	if err != nil {
+		return nil, err
+	}
+	if n > uint64(c.left) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return c.take(int(n)), nil
+}
+
+// take returns the next n bytes, which must be there.
+func (c *cursor) take(n int) []byte {
+	if n == 0 || c.end() {
+		return nil
+	}
+	c.left -= n
+	data := c.rest[0].ReadOnlyData()[c.off:]
+	if n <= len(data) {
+		c.off += n
+		return data[:n:n]
+	}
+	out := make([]byte, 0, n)
+	for len(out) < n && !c.end() {
+		data = c.rest[0].ReadOnlyData()[c.off:]
+		m := min(n-len(out), len(data))
+		out = append(out, data[:m]...)
+		c.off += m
+	}
+	return out
+}
+
+// skip passes over a field that we do not know. Groups are not part of any message here.
+func (c *cursor) skip(num protowire.Number, typ protowire.Type) error {
+	n := 0
+	switch typ {
+	case protowire.VarintType:
+		_, err := c.varint()
+		return err
+	case protowire.BytesType:
+		_, err := c.bytes()
+		return err
+	case protowire.Fixed32Type:
+		n = 4
+	case protowire.Fixed64Type:
+		n = 8
+	default:
+		return fmt.Errorf("field %d has wire type %d", num, typ)
+	}
+	if n > c.left {
+		return io.ErrUnexpectedEOF
+	}
+	c.take(n)
+	return nil
+}

@@ -1,0 +1,518 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options of a Store.
+type Options struct {
+	// Keep is how many snapshots of a cluster stay readable, at least 1: the latest.
+	Keep int
+	// KeepFor is how long a snapshot stays readable after a newer one came; 0 sets no limit of age.
+	KeepFor time.Duration
+	// Now tells the time; nil is time.Now.
+	Now func() time.Time
+}
+
+// Store keeps clusters. It is safe for concurrent use.
+type Store struct {
+	backend Backend
+	opts    Options
+
+	mu       sync.Mutex
+	clusters map[string]*cluster
+}
+
+// New returns a Store upon a backend, which it does not close.
+func New(backend Backend, opts Options) *Store {
+	opts.Keep = max(opts.Keep, 1)
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	return &Store{backend: backend, opts: opts, clusters: map[string]*cluster{}}
+}
+
+// Backend returns the backend, for documents and checks.
+func (s *Store) Backend() Backend { return s.backend }
+
+// cluster is the index of one cluster. Its lock is a channel so that waiting for it ends with the caller's context.
+type cluster struct {
+	lock chan struct{}
+	view atomic.Pointer[View] // replaced, never changed
+	// known finds the latest snapshot's entries by content; only the lock's holder uses it.
+	known map[Sum]*Entry
+}
+
+// View is a cluster at one moment. It never changes.
+type View struct {
+	State     State
+	Snapshots []Snapshot // oldest first
+	Entries   []*Entry   // of the latest snapshot, ordered by type, namespace, name
+	ended     []*Entry   // of older snapshots only, in no particular order
+}
+
+// At returns the description and the entries of the snapshot with a version, in the order of View.Entries; version 0
+// is the latest. If two kept snapshots have the version it is the later one.
+func (v *View) At(version uint64) (Snapshot, []*Entry, error) {
+	if version == 0 || version == v.State.Latest.Version {
+		return v.State.Latest, v.Entries, nil
+	}
+	for i := len(v.Snapshots) - 1; i >= 0; i-- {
+		snap := v.Snapshots[i]
+		if snap.Version != version {
+			continue
+		}
+		var entries []*Entry
+		for _, list := range [][]*Entry{v.Entries, v.ended} {
+			for _, e := range list {
+				if e.From <= snap.Seq && (e.To == 0 || e.To > snap.Seq) {
+					entries = append(entries, e)
+				}
+			}
+		}
+		slices.SortFunc(entries, compareEntries)
+		return snap, entries, nil
+	}
+	return Snapshot{}, nil, fmt.Errorf("version %d of cluster %s: %w", version, v.State.ID, ErrNotFound)
+}
+
+func compareEntries(a, b *Entry) int {
+	return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Namespace, b.Namespace),
+		strings.Compare(a.Name, b.Name), bytes.Compare(a.Key[:], b.Key[:]))
+}
+
+// Clusters returns the states of all clusters, ordered by id.
+func (s *Store) Clusters(ctx context.Context) ([]State, error) {
+	states, err := s.backend.Clusters(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list clusters: %w", err)
+	}
+	slices.SortFunc(states, func(a, b State) int { return strings.Compare(a.ID, b.ID) })
+	return states, nil
+}
+
+// View returns a cluster as it is now, or ErrNotFound.
+func (s *Store) View(ctx context.Context, id string) (*View, error) {
+	c := s.cluster(id)
+	if !s.backend.Shared() {
+		// Nobody else writes: what was published last is the truth, also while a report is being stored.
+		if v := c.view.Load(); v != nil {
+			return v, nil
+		}
+	}
+	tx, err := s.Begin(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Close()
+	if tx.View().State.Revision == 0 {
+		return nil, fmt.Errorf("cluster %s: %w", id, ErrNotFound)
+	}
+	return tx.View(), nil
+}
+
+// Payloads returns the payloads of entries of a cluster, compressed with zlib; nil where one was dropped meanwhile.
+func (s *Store) Payloads(ctx context.Context, id string, entries []*Entry) ([][]byte, error) {
+	rows := make([]uint64, len(entries))
+	for i, e := range entries {
+		rows[i] = e.Row
+	}
+	payloads, err := s.backend.Payloads(ctx, id, rows)
+	if err != nil {
+		return nil, fmt.Errorf("read entries of cluster %s: %w", id, err)
+	}
+	return payloads, nil
+}
+
+func (s *Store) cluster(id string) *cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clusters[id]
+	if c == nil {
+		c = &cluster{lock: make(chan struct{}, 1)}
+		s.clusters[id] = c
+	}
+	return c
+}
+
+// Tx is the right to change one cluster. It is used by one goroutine, except for Known.
+type Tx struct {
+	store *Store
+	id    string
+	c     *cluster
+	view  *View
+}
+
+// Begin waits for the right to change a cluster and reads its present state. A cluster that is not stored yet has
+// Revision 0. Close must be called.
+func (s *Store) Begin(ctx context.Context, id string) (*Tx, error) {
+	var c *cluster
+	for {
+		c = s.cluster(id)
+		select {
+		case c.lock <- struct{}{}:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for cluster %s: %w", id, context.Cause(ctx))
+		}
+		// It may have been forgotten while we waited.
+		if s.cluster(id) == c {
+			break
+		}
+		<-c.lock
+	}
+	tx := &Tx{store: s, id: id, c: c}
+	if err := s.catchUp(ctx, id, c); err != nil {
+		tx.Close()
+		return nil, fmt.Errorf("read cluster %s: %w", id, err)
+	}
+	tx.view = c.view.Load()
+	if tx.view == nil {
+		tx.view = &View{State: State{ID: id}}
+	}
+	return tx, nil
+}
+
+// Close gives the right back.
+func (tx *Tx) Close() {
+	if tx.c.view.Load() == nil {
+		// Ids that never get stored must not fill the memory.
+		tx.store.mu.Lock()
+		if tx.store.clusters[tx.id] == tx.c {
+			delete(tx.store.clusters, tx.id)
+		}
+		tx.store.mu.Unlock()
+	}
+	<-tx.c.lock
+}
+
+// View is the cluster as it was at Begin, or after the last successful change through this Tx.
+func (tx *Tx) View() *View { return tx.view }
+
+// Known returns the entry of the latest snapshot with that content, nil if there is none. It may be called by several
+// goroutines at once.
+func (tx *Tx) Known(sum Sum) *Entry { return tx.c.known[sum] }
+
+// catchUp makes the index equal to the backend.
+func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
+	old := c.view.Load()
+	if old != nil && !s.backend.Shared() {
+		return nil
+	}
+	state, err := s.backend.State(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		c.view.Store(nil)
+		c.known = nil
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if old != nil && old.State.Born == state.Born {
+		if old.State.Revision == state.Revision {
+			return nil
+		}
+		if old.State.Latest.Seq == state.Latest.Seq && old.State.Oldest == state.Oldest {
+			next := *old
+			next.State = state
+			c.view.Store(&next)
+			return nil
+		}
+		return s.load(ctx, id, c, old)
+	}
+	return s.load(ctx, id, c, &View{})
+}
+
+// load reads what changed after the view old.
+func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) error {
+	changed := map[uint64]*Entry{}
+	intern := map[string]string{}
+	state, snapshots, err := s.backend.Load(ctx, id, old.State.Latest.Seq, func(e *Entry) error {
+		e.Type, e.Namespace = share(intern, e.Type), share(intern, e.Namespace)
+		changed[e.Row] = e
+		return nil
+	})
+	if errors.Is(err, ErrNotFound) {
+		c.view.Store(nil)
+		c.known = nil
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if old.State.Born != "" && old.State.Born != state.Born {
+		// Forgotten and reported anew since the state was read.
+		return s.load(ctx, id, c, &View{})
+	}
+	next := &View{State: state, Snapshots: snapshots}
+	known := map[Sum]*Entry{}
+	keep := func(e *Entry) {
+		switch {
+		case e.To == 0:
+			next.Entries = append(next.Entries, e)
+			known[e.Sum] = e
+		case e.To > state.Oldest:
+			next.ended = append(next.ended, e)
+		}
+	}
+	for _, list := range [][]*Entry{old.Entries, old.ended} {
+		for _, e := range list {
+			if _, again := changed[e.Row]; !again {
+				keep(e)
+			}
+		}
+	}
+	for _, e := range changed {
+		keep(e)
+	}
+	slices.SortFunc(next.Entries, compareEntries)
+	c.known = known
+	c.view.Store(next)
+	return nil
+}
+
+func share(intern map[string]string, s string) string {
+	if same, ok := intern[s]; ok {
+		return same
+	}
+	intern[s] = s
+	return s
+}
+
+// Touch is a sign of life: what a request that brings no new snapshot leaves behind.
+type Touch struct {
+	Reporter Reporter
+	ErrorMsg string
+}
+
+func (tx *Tx) touched(t Touch) State {
+	now := tx.store.opts.Now()
+	st := tx.view.State
+	if st.Born == "" {
+		st.Born = rand.Text()
+		st.FirstReport = now
+		st.NextRow = 1
+	}
+	st.Revision++
+	st.LastReport = now
+	st.Reporter = t.Reporter
+	switch {
+	case t.ErrorMsg == "":
+		st.ErrorSince = time.Time{}
+	case st.ErrorMsg == "":
+		st.ErrorSince = now
+	}
+	st.ErrorMsg = t.ErrorMsg
+	return st
+}
+
+// Touch stores a sign of life.
+func (tx *Tx) Touch(ctx context.Context, t Touch) error {
+	return tx.commit(ctx, &Change{Expected: tx.view.State.Revision, State: tx.touched(t)}, nil)
+}
+
+// Suspect stores a suspicion, or removes it if it is nil. It is no sign of life.
+func (tx *Tx) Suspect(ctx context.Context, suspicion *Suspicion) error {
+	st := tx.view.State
+	st.Revision++
+	st.Suspicion = suspicion
+	return tx.commit(ctx, &Change{Expected: tx.view.State.Revision, State: st}, nil)
+}
+
+// Incoming is one entry of a report: either Known, as Tx.Known returned it, or a new one of which all fields but Row,
+// From and To are set.
+type Incoming struct {
+	Known   *Entry
+	Entry   *Entry
+	Payload []byte
+}
+
+// Compare tells how a report differs from the latest snapshot: how many objects it adds, changes and removes.
+func (tx *Tx) Compare(incoming []Incoming) (added, changed, removed int) {
+	news, ended := tx.difference(incoming)
+	return count(news, ended)
+}
+
+func (tx *Tx) difference(incoming []Incoming) (news []Incoming, ended []*Entry) {
+	kept := make(map[*Entry]struct{}, len(incoming))
+	for _, in := range incoming {
+		if in.Known != nil {
+			kept[in.Known] = struct{}{}
+		} else {
+			news = append(news, in)
+		}
+	}
+	for _, e := range tx.view.Entries {
+		if _, ok := kept[e]; !ok {
+			ended = append(ended, e)
+		}
+	}
+	return news, ended
+}
+
+func count(news []Incoming, ended []*Entry) (added, changed, removed int) {
+	keys := make(map[Key]struct{}, len(ended))
+	for _, e := range ended {
+		keys[e.Key] = struct{}{}
+	}
+	for _, in := range news {
+		if _, ok := keys[in.Entry.Key]; ok {
+			changed++
+		}
+	}
+	return len(news) - changed, changed, len(ended) - changed
+}
+
+// Save stores a new snapshot and drops those that Options no longer keep. When it returns nil the snapshot is
+// durable. No two entries may have the same Key. The suspicion ends.
+func (tx *Tx) Save(ctx context.Context, version uint64, t Touch, incoming []Incoming) error {
+	st := tx.touched(t)
+	news, ended := tx.difference(incoming)
+	snap := Snapshot{
+		Seq: tx.view.State.Latest.Seq + 1, Version: version, ReceivedAt: st.LastReport, Reporter: t.Reporter,
+		Types: map[string]Count{}, Objects: len(incoming),
+	}
+	snap.Added, snap.Changed, snap.Removed = count(news, ended)
+	for _, in := range incoming {
+		e := cmp.Or(in.Known, in.Entry)
+		n := snap.Types[e.Type]
+		n.Objects++
+		n.Bytes += int64(e.Size)
+		snap.Types[e.Type] = n
+		snap.Bytes += int64(e.Size)
+		snap.RawBytes += int64(e.RawSize)
+	}
+	c := &Change{Expected: tx.view.State.Revision, Snapshot: &snap}
+	for _, in := range news {
+		in.Entry.Row, in.Entry.From = st.NextRow, snap.Seq
+		st.NextRow++
+		st.Retained.Objects++
+		st.Retained.Bytes += int64(in.Entry.Size)
+		c.Added = append(c.Added, Added{Entry: in.Entry, Payload: in.Payload})
+	}
+	for _, e := range ended {
+		old := *e
+		old.To = snap.Seq
+		c.Ended = append(c.Ended, &old)
+	}
+	st.Latest = snap
+	st.Suspicion = nil
+	next := &View{Snapshots: append(slices.Clip(tx.view.Snapshots), snap)}
+	tx.store.forgetHistory(next, &st, c, append(slices.Clip(tx.view.ended), c.Ended...))
+	next.Entries = merge(tx.view.Entries, ended, news)
+	c.State = st
+	next.State = st
+	return tx.commit(ctx, c, next)
+}
+
+// Prune drops the snapshots that have become too old, and returns how many.
+func (tx *Tx) Prune(ctx context.Context) (int, error) {
+	st := tx.view.State
+	st.Revision++
+	c := &Change{Expected: tx.view.State.Revision}
+	next := &View{Snapshots: tx.view.Snapshots, Entries: tx.view.Entries}
+	tx.store.forgetHistory(next, &st, c, tx.view.ended)
+	if len(c.DroppedSeqs) == 0 {
+		return 0, nil
+	}
+	c.State = st
+	next.State = st
+	return len(c.DroppedSeqs), tx.commit(ctx, c, next)
+}
+
+// forgetHistory decides which of next.Snapshots go, and with them which of the ended entries.
+func (s *Store) forgetHistory(next *View, st *State, c *Change, ended []*Entry) {
+	n := len(next.Snapshots)
+	drop := max(0, n-s.opts.Keep)
+	if s.opts.KeepFor > 0 {
+		limit := s.opts.Now().Add(-s.opts.KeepFor)
+		for drop < n-1 && next.Snapshots[drop+1].ReceivedAt.Before(limit) {
+			drop++
+		}
+	}
+	for _, snap := range next.Snapshots[:drop] {
+		c.DroppedSeqs = append(c.DroppedSeqs, snap.Seq)
+	}
+	next.Snapshots = next.Snapshots[drop:]
+	if len(next.Snapshots) > 0 {
+		st.Oldest = next.Snapshots[0].Seq
+	}
+	for _, e := range ended {
+		if e.To > st.Oldest {
+			next.ended = append(next.ended, e)
+			continue
+		}
+		c.DroppedRows = append(c.DroppedRows, e.Row)
+		st.Retained.Objects--
+		st.Retained.Bytes -= int64(e.Size)
+	}
+}
+
+// merge returns the ordered entries without those that ended, and with the new ones.
+func merge(entries, ended []*Entry, news []Incoming) []*Entry {
+	gone := make(map[*Entry]struct{}, len(ended))
+	for _, e := range ended {
+		gone[e] = struct{}{}
+	}
+	fresh := make([]*Entry, len(news))
+	for i, in := range news {
+		fresh[i] = in.Entry
+	}
+	slices.SortFunc(fresh, compareEntries)
+	out := make([]*Entry, 0, len(entries)-len(ended)+len(fresh))
+	for _, e := range entries {
+		if _, ok := gone[e]; ok {
+			continue
+		}
+		for len(fresh) > 0 && compareEntries(fresh[0], e) < 0 {
+			out = append(out, fresh[0])
+			fresh = fresh[1:]
+		}
+		out = append(out, e)
+	}
+	return append(out, fresh...)
+}
+
+// commit writes c and then publishes next, which may be nil if only the state changed.
+func (tx *Tx) commit(ctx context.Context, c *Change, next *View) error {
+	if err := tx.store.backend.Commit(ctx, c); err != nil {
+		return fmt.Errorf("store cluster %s: %w", tx.id, err)
+	}
+	if next == nil {
+		same := *tx.view
+		same.State = c.State
+		next = &same
+	}
+	if tx.c.known == nil {
+		tx.c.known = map[Sum]*Entry{}
+	}
+	for _, e := range c.Ended {
+		delete(tx.c.known, e.Sum)
+	}
+	for _, a := range c.Added {
+		tx.c.known[a.Entry.Sum] = a.Entry
+	}
+	tx.view = next
+	tx.c.view.Store(next)
+	return nil
+}
+
+// Forget removes the cluster with everything that is stored of it.
+func (tx *Tx) Forget(ctx context.Context) error {
+	if err := tx.store.backend.Forget(ctx, tx.id, tx.view.State.Revision); err != nil {
+		return fmt.Errorf("forget cluster %s: %w", tx.id, err)
+	}
+	tx.c.view.Store(nil)
+	tx.c.known = nil
+	tx.view = &View{State: State{ID: tx.id}}
+	return nil
+}

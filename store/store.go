@@ -1,0 +1,187 @@
+// Package store keeps what clusters reported: the latest snapshots of each, entry by entry, compressed as they came.
+//
+// A Store holds an index of every cluster in memory (about 200 bytes for each entry) and the payloads in a Backend:
+// memory, an embedded database, or PostgreSQL that several replicas share. It relies on the Backend for one thing: a
+// Change is applied completely and durably, or not at all, and only upon the revision that it was made for. It
+// promises that only differences are written, that a View never changes under its reader, and that nothing is
+// forgotten without an Event.
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"time"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrNotFound means that there is no such cluster, snapshot or document.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict means that somebody else wrote first; read again and decide again.
+	ErrConflict = errors.New("written by somebody else meanwhile")
+	// ErrUnavailable means that the database cannot be reached or cannot write; nothing has been stored.
+	ErrUnavailable = errors.New("storage is not available")
+)
+
+// Sum identifies the content of an entry: its type and its compressed bytes.
+type Sum [16]byte
+
+// SumOf returns the Sum of an entry as it came over the wire.
+func SumOf(wireType string, payload []byte) Sum {
+	h := sha256.New()
+	_, _ = h.Write([]byte(wireType))
+	_, _ = h.Write([]byte{0})
+	_, _ = h.Write(payload)
+	var all [sha256.Size]byte
+	var s Sum
+	copy(s[:], h.Sum(all[:0]))
+	return s
+}
+
+// Key identifies an object within a cluster: its wire type and UID.
+type Key [16]byte
+
+// KeyOf returns the Key of an object; the uid of the entry "*version.Info", which has none, is "".
+func KeyOf(wireType, uid string) Key {
+	return Key(SumOf(wireType, []byte(uid)))
+}
+
+// Entry is one object of a snapshot, without its payload. It is never changed.
+type Entry struct {
+	Row       uint64 // number within the cluster, in order of arrival
+	From      uint64 // sequence number of the first snapshot that has it
+	To        uint64 // sequence number of the first snapshot that no longer has it, 0 while the latest one has it
+	Key       Key
+	Sum       Sum
+	Type      string
+	Namespace string
+	Name      string
+	Size      uint32 // bytes of the payload as it is stored, compressed with zlib
+	RawSize   uint32 // bytes of the object's JSON
+}
+
+// Reporter tells who sent a report.
+type Reporter struct {
+	AgentID  uint32 `json:"agent_id"`
+	SourceIP string `json:"source_ip"`
+	TeamID   string `json:"team_id,omitempty"`
+	// Peer is the address of the connection, which a proxy may have replaced by its own.
+	Peer string `json:"peer"`
+	// Identity is the name of the certificate or token by which the sender was admitted, if any.
+	Identity string `json:"identity,omitempty"`
+}
+
+// Count is the number of objects of a type and their bytes, compressed.
+type Count struct {
+	Objects int   `json:"objects"`
+	Bytes   int64 `json:"bytes"`
+}
+
+// Snapshot describes one stored version.
+type Snapshot struct {
+	Seq        uint64           `json:"seq"` // 1, 2, 3 … in order of arrival
+	Version    uint64           `json:"version"`
+	ReceivedAt time.Time        `json:"received_at"`
+	Reporter   Reporter         `json:"reporter"`
+	Types      map[string]Count `json:"types"`
+	Objects    int              `json:"objects"`
+	Bytes      int64            `json:"bytes"`
+	RawBytes   int64            `json:"raw_bytes"`
+	// Compared with the snapshot before.
+	Added   int `json:"added"`
+	Changed int `json:"changed"`
+	Removed int `json:"removed"`
+}
+
+// State is all that is kept of a cluster besides its snapshots and entries.
+type State struct {
+	ID string `json:"id"`
+	// Born tells a cluster from one of the same id that was forgotten before.
+	Born        string    `json:"born"`
+	Revision    uint64    `json:"revision"` // rises with every write
+	NextRow     uint64    `json:"next_row"`
+	Oldest      uint64    `json:"oldest"` // sequence number of the oldest snapshot kept
+	FirstReport time.Time `json:"first_report,omitzero"`
+	LastReport  time.Time `json:"last_report,omitzero"` // the last stored request, heartbeats included
+	ErrorMsg    string    `json:"error_msg,omitempty"`
+	ErrorSince  time.Time `json:"error_since,omitzero"`
+	Reporter    Reporter  `json:"reporter"`
+	Latest      Snapshot  `json:"latest"` // Seq 0: nothing is stored yet
+	// Retained counts the entries of all kept snapshots, each once.
+	Retained  Count      `json:"retained"`
+	Suspicion *Suspicion `json:"suspicion,omitempty"`
+}
+
+// Suspicion is a report that was refused because it would remove too much.
+type Suspicion struct {
+	// Digest stands for the set of objects of the refused report.
+	Digest   string    `json:"digest"`
+	Version  uint64    `json:"version"`
+	Since    time.Time `json:"since"` // when this set of objects was refused first
+	Last     time.Time `json:"last"`
+	Refused  int       `json:"refused"` // how often
+	Objects  int       `json:"objects"` // in the refused report
+	Removed  int       `json:"removed"` // objects that would go
+	Stored   int       `json:"stored"`  // objects stored now
+	Reporter Reporter  `json:"reporter"`
+	// Accepted is set when an operator accepts that objects go; the next report until then is stored whatever it removes.
+	AcceptedUntil time.Time `json:"accepted_until,omitzero"`
+	AcceptedBy    string    `json:"accepted_by,omitempty"`
+}
+
+// Added is an entry that a Change adds. The payload is only read, and not after the call.
+type Added struct {
+	Entry   *Entry
+	Payload []byte
+}
+
+// Change is one write to a cluster.
+type Change struct {
+	// Expected is the revision upon which the change was made, 0 for a new cluster; State.Revision is the next one.
+	Expected uint64
+	State    State
+	Snapshot *Snapshot // nil: no new one
+	Added    []Added
+	Ended    []*Entry // entries that the new snapshot no longer has, To set
+	// Forgotten history.
+	DroppedRows []uint64
+	DroppedSeqs []uint64
+}
+
+// Backend is where a Store keeps its data. Its errors wrap ErrNotFound, ErrConflict or ErrUnavailable where these apply.
+type Backend interface {
+	// Clusters returns the states of all clusters, in no particular order.
+	Clusters(ctx context.Context) ([]State, error)
+	// State returns a cluster's state, or ErrNotFound.
+	State(ctx context.Context, id string) (State, error)
+	// Load returns a cluster's state and snapshots (oldest first) and calls yield for each entry whose From or To is
+	// greater than since, all as of one moment; ErrNotFound if there is no such cluster.
+	Load(ctx context.Context, id string, since uint64, yield func(*Entry) error) (State, []Snapshot, error)
+	// Payloads returns the payloads of rows, nil for a row that is gone. The result belongs to the caller.
+	Payloads(ctx context.Context, id string, rows []uint64) ([][]byte, error)
+	// Commit applies a change, or returns ErrConflict if the revision is not the expected one.
+	Commit(ctx context.Context, c *Change) error
+	// Forget removes a cluster, or returns ErrConflict.
+	Forget(ctx context.Context, id string, expected uint64) error
+	// Document returns the value and the revision of a document, or ErrNotFound.
+	Document(ctx context.Context, kind, key string) (Document, error)
+	// Documents returns all documents of a kind, ordered by key.
+	Documents(ctx context.Context, kind string) ([]Document, error)
+	// PutDocument writes a document whose present revision is d.Revision (0: there is none yet) and returns the new
+	// revision, or ErrConflict. A nil value removes it.
+	PutDocument(ctx context.Context, kind string, d Document) (uint64, error)
+	// Check returns an error if the backend cannot be used now.
+	Check(ctx context.Context) error
+	// Shared says whether other processes may write too.
+	Shared() bool
+	// Close releases everything. It waits for calls under way.
+	Close() error
+}
+
+// Document is a small value that other parts keep beside the clusters: a decision of the elector, a plugin.
+type Document struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+}
