@@ -111,9 +111,9 @@ type item struct {
 	base   *resources.Entry // as the projection made it
 	sent   *resources.Entry // as the fold has it
 
-	name  string     // of a Service: namespace/name
-	ports []portInfo // of a Service
-	refs  []string   // of an Ingress: the Services that it names
+	name  string                  // of a Service: namespace/name
+	ports []resources.ServicePort // of a Service
+	refs  []string                // of an Ingress: the Services that it names
 }
 
 // New returns Relations that pass on to o.Fold.
@@ -333,6 +333,14 @@ func (r *Relations) linkService(it *item, t *touched) {
 	t.service(name)
 }
 
+func servicePorts(e *resources.Entry) (string, []resources.ServicePort, error) {
+	doc, err := e.JSON()
+	if err != nil {
+		return "", nil, err
+	}
+	return resources.ServicePorts(doc)
+}
+
 func (r *Relations) forget(it *item, t *touched) {
 	r.unlink(it, t)
 	delete(r.broken, it)
@@ -406,7 +414,11 @@ func (r *Relations) remake(t *touched, whole bool) {
 func (r *Relations) complete(it *item) *resources.Entry {
 	switch it.source.class {
 	case ingress:
-		doc, refs, err := resolveBackends(it.base, r.lookup)
+		var refs []string
+		doc, err := it.base.JSON()
+		if err == nil {
+			doc, refs, err = resources.ResolveBackends(doc, r.lookup)
+		}
 		r.trouble(it, err)
 		for _, name := range it.refs {
 			remove(r.backends, name, it)
@@ -420,7 +432,10 @@ func (r *Relations) complete(it *item) *resources.Entry {
 		if r.reported[it.base.Owner()] == 0 {
 			return it.settle(it.base)
 		}
-		doc, err := stripTemplate(it.base)
+		doc, err := it.base.JSON()
+		if err == nil {
+			doc, err = resources.WithoutTemplate(doc)
+		}
 		r.trouble(it, err)
 		return r.encode(it, doc)
 	case service, workload, passing:
@@ -464,7 +479,7 @@ func same(a, b *resources.Entry) bool {
 }
 
 // lookup returns the ports of a Service, nil if there is none of that name.
-func (r *Relations) lookup(name string) []portInfo {
+func (r *Relations) lookup(name string) []resources.ServicePort {
 	items := r.services[name]
 	if len(items) == 0 {
 		return nil
