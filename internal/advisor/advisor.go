@@ -65,8 +65,6 @@ const (
 	OwnerMissing Problem = "owner_missing"
 	// OwnerUnreportable are Pods whose owner can be reported in no way.
 	OwnerUnreportable Problem = "owner_unreportable"
-	// ReplicaSetAlone are Pods of ReplicaSets without an owner, which the server skips.
-	ReplicaSetAlone Problem = "replicaset_without_owner"
 	// WorkloadSplit are ReplicaSets that the server shows as workloads because their owner is not reported.
 	WorkloadSplit Problem = "replicaset_owner_not_reported"
 	// AddressesLost are Pod addresses that the server cannot assign to a subnet.
@@ -268,13 +266,12 @@ func (a *Advisor) publish(r Report) {
 // view is the entries by what they are needed for.
 type view struct {
 	pods, nodes, services, workloads []*resources.Entry
-	reported                         map[resources.UID]struct{} // workloads, and ReplicaSets with an owner
-	loneReplicaSets                  map[resources.UID]struct{}
+	reported                         map[resources.UID]struct{} // workloads and ReplicaSets
 	splitReplicaSets                 []*resources.Entry // their owner is not reported
 }
 
 func sortOut(entries []*resources.Entry) view {
-	v := view{reported: map[resources.UID]struct{}{}, loneReplicaSets: map[resources.UID]struct{}{}}
+	v := view{reported: map[resources.UID]struct{}{}}
 	var replicaSets []*resources.Entry
 	for _, e := range entries {
 		switch e.WireType() {
@@ -292,19 +289,13 @@ func sortOut(entries []*resources.Entry) view {
 		}
 	}
 	for _, e := range replicaSets {
-		if e.Owner() == (resources.UID{}) {
-			v.loneReplicaSets[e.UID()] = struct{}{}
-			continue
-		}
 		if _, ok := v.reported[e.Owner()]; !ok {
 			v.splitReplicaSets = append(v.splitReplicaSets, e)
 		}
 	}
 	// Only now, so that a ReplicaSet owned by a ReplicaSet does not count as owned by a workload.
 	for _, e := range replicaSets {
-		if e.Owner() != (resources.UID{}) {
-			v.reported[e.UID()] = struct{}{}
-		}
+		v.reported[e.UID()] = struct{}{}
 	}
 	return v
 }

@@ -177,10 +177,11 @@ func TestOwners(t *testing.T) {
 			pods:    Pods{Total: 2, Bound: 2},
 		},
 		{
-			name:    "a ReplicaSet without an owner is skipped by the server",
-			entries: []*resources.Entry{entry("*v1.ReplicaSet", "lone", "", "", ""), pod("lone-x", "apps/v1/ReplicaSet", "lone")},
+			name:    "a ReplicaSet without an owner is not reported, because the server skips it",
+			entries: []*resources.Entry{pod("lone-x", "apps/v1/ReplicaSet", "lone")},
 			pods:    Pods{Total: 2, Bound: 1, Dropped: 1},
-			problem: ReplicaSetAlone,
+			problem: OwnerMissing,
+			advice:  "create it through a Deployment",
 		},
 		{
 			name:    "a default that was disabled",
@@ -428,7 +429,6 @@ func TestRun(t *testing.T) {
 			pseudo_agent_advisor_objects{problem="owner_unreportable"} 0
 			pseudo_agent_advisor_objects{problem="pod_addresses_lost"} 0
 			pseudo_agent_advisor_objects{problem="replicaset_owner_not_reported"} 0
-			pseudo_agent_advisor_objects{problem="replicaset_without_owner"} 0
 			pseudo_agent_advisor_objects{problem="service_ports"} 0
 			pseudo_agent_advisor_objects{problem="service_unbound"} 0
 		`

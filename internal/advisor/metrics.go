@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 var problems = []Problem{
-	OwnerNotReported, OwnerMissing, OwnerUnreportable, ReplicaSetAlone, WorkloadSplit, AddressesLost, ServiceUnbound, ServicePorts,
+	OwnerNotReported, OwnerMissing, OwnerUnreportable, WorkloadSplit, AddressesLost, ServiceUnbound, ServicePorts,
 }
 
 func (m *metrics) set(r Report) {

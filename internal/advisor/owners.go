@@ -20,7 +20,6 @@ import (
 func (a *Advisor) owners(ctx context.Context, v view, sel selection, pods *Pods) []Finding {
 	pods.Total = len(v.pods)
 	groups := map[string][]*resources.Entry{}
-	alone := map[string][]*resources.Entry{}
 	for _, e := range v.pods {
 		owner := e.Owner()
 		if _, ok := v.reported[owner]; ok {
@@ -28,10 +27,6 @@ func (a *Advisor) owners(ctx context.Context, v view, sel selection, pods *Pods)
 			continue
 		}
 		ownerKind := e.OwnerKind()
-		if _, ok := v.loneReplicaSets[owner]; ok {
-			alone[ownerKind] = append(alone[ownerKind], e)
-			continue
-		}
 		apiVersion, kind := splitOwner(ownerKind)
 		switch {
 		case owner == (resources.UID{}):
@@ -65,16 +60,6 @@ func (a *Advisor) owners(ctx context.Context, v view, sel selection, pods *Pods)
 		out = append(out, sel.dropped(o, lost))
 	}
 	a.unsettled = unsettled
-	for _, ownerKind := range slices.Sorted(maps.Keys(alone)) {
-		lost := alone[ownerKind]
-		apiVersion, kind := splitOwner(ownerKind)
-		pods.Dropped += len(lost)
-		out = append(out, Finding{
-			Problem: ReplicaSetAlone, Severity: Failure, APIVersion: apiVersion, Kind: kind, Count: len(lost), Examples: examples(lost),
-			What:   fmt.Sprintf("%s of a ReplicaSet that has no owner; the server skips such ReplicaSets", plural(len(lost), "Pod")),
-			Advice: "create the ReplicaSet through a Deployment; no configuration makes the server keep it as it is",
-		})
-	}
 	return append(out, split(ctx, v, sel, a.o.Resolver)...)
 }
 
@@ -191,17 +176,7 @@ func (s selection) dropped(o owner, pods []*resources.Entry) Finding {
 			Advice: "look at metadata.ownerReferences of the examples and add their kind to api_resources",
 		}
 	case o.selected:
-		f := Finding{
-			Problem: OwnerMissing, Severity: Failure, APIVersion: o.apiVersion, Kind: o.kind, Count: len(pods), Examples: examples(pods),
-			What: fmt.Sprintf("%s of %s %s: that kind is selected, but these owners are not among the reported objects",
-				n, o.apiVersion, o.kind),
-			Advice: fmt.Sprintf("see the state of %s.%s in /status or `pseudo-agent check`: it may be forbidden or restricted by a field_selector; "+
-				"if it is synced, the owners are gone and their Pods are about to be", o.resource, o.group),
-		}
-		if o.group == "" {
-			f.Advice = strings.Replace(f.Advice, o.resource+".", o.resource, 1)
-		}
-		return f
+		return o.missing(pods)
 	case o.group == "" && o.row == nil:
 		return Finding{
 			Problem: OwnerUnreportable, Severity: Failure, APIVersion: o.apiVersion, Kind: o.kind, Count: len(pods), Examples: examples(pods),
@@ -212,6 +187,22 @@ func (s selection) dropped(o owner, pods []*resources.Entry) Finding {
 	f := s.remedy(o, pods)
 	f.Problem, f.Severity = OwnerNotReported, Failure
 	f.What = fmt.Sprintf("%s of %s %s, which is not reported: the server will drop them", n, o.apiVersion, o.kind)
+	return f
+}
+
+// missing says why an owner may be absent although its kind is selected.
+func (o owner) missing(pods []*resources.Entry) Finding {
+	name := strings.TrimSuffix(o.resource+"."+o.group, ".")
+	f := Finding{
+		Problem: OwnerMissing, Severity: Failure, APIVersion: o.apiVersion, Kind: o.kind, Count: len(pods), Examples: examples(pods),
+		What: fmt.Sprintf("%s of %s %s: that kind is selected, but these owners are not among the reported objects",
+			plural(len(pods), "Pod"), o.apiVersion, o.kind),
+		Advice: "see the state of " + name + " in /status or `pseudo-agent check`: it may be forbidden or restricted by a field_selector; " +
+			"if it is synced, the owners are gone and their Pods are about to be",
+	}
+	if o.row != nil && o.row.Name == "replicasets" {
+		f.Advice += "; a ReplicaSet without an owner of its own is never kept by the server: create it through a Deployment"
+	}
 	return f
 }
 
