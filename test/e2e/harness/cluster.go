@@ -42,12 +42,12 @@ type Cluster struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 
-	bins     Binaries
-	etcdURL  string
-	peerURL  string
-	port     int
-	mu       sync.Mutex
-	etcd     *Process
+	bins      Binaries
+	etcdURL   string
+	peerURL   string
+	port      int
+	mu        sync.Mutex
+	etcd      *Process
 	apiserver *Process
 }
 

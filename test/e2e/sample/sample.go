@@ -29,6 +29,21 @@ import (
 //go:embed cluster.yaml
 var clusterYAML []byte
 
+// APIResources is the value of inputs.resources.kubernetes.api_resources, in YAML, with which every kind of the sample
+// cluster is reported.
+const APIResources = `
+- {name: configmaps}
+- {name: routes}
+- {name: clonesets}
+- {name: statefulsets, group: apps}
+- {name: statefulsets, group: apps.kruise.io, version: v1beta1}
+- {name: statefulsets, group: platform.stke}
+- {name: opengaussclusters, group: opengauss.sig}
+- {name: opengaussclusters, group: opengauss.cmbc.com.cn}
+- {name: servicerules}
+- {name: ippools}
+`
+
 // CRD is a custom resource of the sample cluster.
 type CRD struct {
 	Group, Version, Kind, Plural string
@@ -196,10 +211,39 @@ func SetStatus(ctx context.Context, res dynamic.ResourceInterface, name string, 
 	return obj, nil
 }
 
+// Delete deletes obj at once, doing what kubelets and controllers do in a whole cluster: Pods go without a grace period,
+// and the deletion of a Namespace, from which everything has been deleted before, is finished.
+func (l *Loader) Delete(ctx context.Context, obj *unstructured.Unstructured) error {
+	what := obj.GetKind() + " " + obj.GetNamespace() + "/" + obj.GetName()
+	res, err := l.Resource(obj)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	now := int64(0)
+	if err := res.Delete(ctx, obj.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		return fmt.Errorf("delete %s: %w", what, err)
+	}
+	if obj.GetKind() != "Namespace" {
+		return nil
+	}
+	return poll(ctx, func() error {
+		current, err := res.Get(ctx, obj.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		unstructured.RemoveNestedField(current.Object, "spec", "finalizers")
+		_, err = res.Update(ctx, current, metav1.UpdateOptions{}, "finalize")
+		return err
+	})
+}
+
 // Load installs every CRD and creates every object of the sample.
 func Load(ctx context.Context, client dynamic.Interface, served discovery.DiscoveryInterface) (*Loader, error) {
 	for _, c := range CRDs {
-		if err := c.Install(ctx, client); err != nil {
+		if err := c.Install(ctx, client); err != nil && !apierrors.IsAlreadyExists(err) {
 			return nil, err
 		}
 	}
