@@ -42,9 +42,12 @@ func AgentFlags(fs *pflag.FlagSet) { agentProgram.flags(fs) }
 func LoadAgent(fs *pflag.FlagSet) (*Loaded[Agent], error) {
 	loaded, err := agentProgram.load(fs)
 	if _, ok := os.LookupEnv(onlyWatchVariable); ok {
-		return nil, errors.Join(ErrOnlyWatchVariable, err)
+		err = errors.Join(ErrOnlyWatchVariable, err)
 	}
-	return loaded, err
+	if err != nil {
+		return nil, err
+	}
+	return loaded, nil
 }
 
 func checkAgent(a *Agent, ls layers) []*Mistake {

@@ -143,7 +143,7 @@ func (f *foreign) rename(k foreignKey) {
 	theirs := strings.Join(k.theirs, ".")
 	for _, m := range f.mistakes {
 		if rest, ok := strings.CutPrefix(m.Key, k.ours); ok && (rest == "" || rest[0] == '[') {
-			m.Key = theirs + rest
+			m.Key, m.ours = theirs+rest, m.Key
 		}
 	}
 }
@@ -207,7 +207,7 @@ func (f *foreign) controllerKeys(doc *yaml.Node) {
 	if n := f.find(doc, []string{"controller-port"}); n != nil && !isNull(n) {
 		port, err := strconv.ParseUint(decimal(n), 10, 16)
 		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || err != nil || port == 0 {
-			f.fail(&Mistake{Key: "controller-port", Value: scalar(n), Problem: "is not a port", Allowed: "1 to 65535", Source: f.src(n.Line)})
+			f.fail(&Mistake{Key: "controller-port", Value: scalar(n), Problem: "is not a port", Allowed: "1 to 65535", Source: f.src(n.Line), ours: keyAddresses})
 			return
 		}
 		f.port, f.portAt = port, f.src(n.Line)
@@ -217,7 +217,7 @@ func (f *foreign) controllerKeys(doc *yaml.Node) {
 func (f *foreign) controllerIPs(n *yaml.Node) {
 	const key, allowed = "controller-ips", "a list of IP addresses or host names"
 	if n.Kind != yaml.SequenceNode {
-		f.fail(&Mistake{Key: key, Value: scalar(n), Problem: "is " + describe(n) + ", not a list", Allowed: allowed, Nearest: bracketed(n), Source: f.src(n.Line)})
+		f.fail(&Mistake{Key: key, Value: scalar(n), Problem: "is " + describe(n) + ", not a list", Allowed: allowed, Nearest: bracketed(n), Source: f.src(n.Line), ours: keyAddresses})
 		return
 	}
 	var ips []string
@@ -225,7 +225,7 @@ func (f *foreign) controllerIPs(n *yaml.Node) {
 		e = resolve(e)
 		if e.Kind != yaml.ScalarNode || e.ShortTag() != "!!str" || !validHost(e.Value) {
 			f.fail(&Mistake{
-				Key: fmt.Sprintf("%s[%d]", key, i), Value: scalar(e), Problem: "is not an IP address or host name", Allowed: allowed, Source: f.src(e.Line),
+				Key: fmt.Sprintf("%s[%d]", key, i), Value: scalar(e), Problem: "is not an IP address or host name", Allowed: allowed, Source: f.src(e.Line), ours: keyAddresses,
 			})
 			continue
 		}
@@ -298,7 +298,8 @@ func AgentGroupResources(name string, data []byte) (*KubernetesResources, []Prov
 		return nil, nil, err
 	}
 	k := &c.Inputs.Resources.Kubernetes
-	if err := joined(append(mistakes, checkResources(k, ls)...)); err != nil {
+	mistakes = append(mistakes, independent(checkResources(k, ls), mistakes)...)
+	if err := joined(mistakes, []string{name}); err != nil {
 		return nil, nil, err
 	}
 	if len(taken) == 0 {

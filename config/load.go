@@ -147,7 +147,7 @@ func (v *flagValue) Type() string {
 	}[v.kind]
 }
 
-// load reads all sources. The error joins one *Mistake for each thing that is wrong.
+// load reads all sources. The error joins one *Mistake for each thing that is wrong; Files is complete even then.
 func (p *program[T]) load(fs *pflag.FlagSet) (*Loaded[T], error) {
 	var mistakes []*Mistake
 	out := &Loaded[T]{}
@@ -181,26 +181,11 @@ func (p *program[T]) load(fs *pflag.FlagSet) (*Loaded[T], error) {
 
 	cfg, err := p.merge(ls, fs)
 	if err != nil {
-		return nil, errors.Join(joined(mistakes), err)
-	}
-	if err := joined(append(mistakes, p.check(cfg, ls)...)); err != nil {
-		return nil, err
+		return out, errors.Join(joined(mistakes, out.Files), err)
 	}
 	out.Config = *cfg
-	return out, nil
-}
-
-// joined is errors.Join of the mistakes, without those that tell the same about the same place.
-func joined(mistakes []*Mistake) error {
-	var errs []error
-	seen := map[Mistake]bool{}
-	for _, m := range mistakes {
-		if !seen[*m] {
-			seen[*m] = true
-			errs = append(errs, m)
-		}
-	}
-	return errors.Join(errs...)
+	mistakes = append(mistakes, independent(p.check(cfg, ls), mistakes)...)
+	return out, joined(mistakes, out.Files)
 }
 
 // texts is the list in force of one key.

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,6 +24,17 @@ type Mistake struct {
 	Nearest string
 	// Source is where it stands.
 	Source Source
+
+	// ours is our key if Key is one of DeepFlow's files.
+	ours string
+}
+
+// about is the key of ours that the mistake concerns.
+func (m *Mistake) about() string {
+	if m.ours != "" {
+		return m.ours
+	}
+	return m.Key
 }
 
 // Error is one line: source, key, value and problem, what is allowed, the nearest valid value.
@@ -64,6 +77,51 @@ func (s Source) String() string {
 		return fmt.Sprintf("%s:%d", s.File, s.Line)
 	}
 	return s.File
+}
+
+// independent returns the mistakes that do not merely follow from earlier ones about the same key, about an element of it
+// or about what contains it.
+func independent(mistakes, earlier []*Mistake) []*Mistake {
+	return slices.DeleteFunc(mistakes, func(m *Mistake) bool {
+		return slices.ContainsFunc(earlier, func(e *Mistake) bool {
+			a, b := m.about(), e.about()
+			return a != "" && b != "" && (within(a, b) || within(b, a))
+		})
+	})
+}
+
+// within tells whether key is parent or lies below it.
+func within(key, parent string) bool {
+	rest, ok := strings.CutPrefix(key, parent)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// joined is errors.Join of the mistakes in the order of the files and their lines, then environment, flags and what
+// stands nowhere; what tells the same about the same place counts once.
+func joined(mistakes []*Mistake, files []string) error {
+	place := func(s Source) int {
+		switch {
+		case s.File != "":
+			return slices.Index(files, s.File)
+		case s.Env != "":
+			return len(files)
+		case s.Flag != "":
+			return len(files) + 1
+		}
+		return len(files) + 2
+	}
+	slices.SortStableFunc(mistakes, func(a, b *Mistake) int {
+		return cmp.Or(cmp.Compare(place(a.Source), place(b.Source)), cmp.Compare(a.Source.Line, b.Source.Line))
+	})
+	var errs []error
+	seen := map[Mistake]bool{}
+	for _, m := range mistakes {
+		if !seen[*m] {
+			seen[*m] = true
+			errs = append(errs, m)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // shorten keeps a message to a line, whatever a file holds.

@@ -370,40 +370,48 @@ func (r *reader) texts(n *yaml.Node, l *leaf, path string) (any, bool) {
 	return out, ok
 }
 
+// items reads a list of sections. An element that is wrong stays in the list as far as it is right, so that the rules
+// for the whole can be applied to the others.
 func (r *reader) items(n *yaml.Node, l *leaf, path string) (any, bool) {
 	if n.Kind != yaml.SequenceNode {
 		r.fail(l.mistake(path, scalar(n), "is "+describe(n)+", not a list", "", r.src(n.Line)))
 		return nil, false
 	}
-	out, before := []any{}, len(r.mistakes)
+	out := []any{}
 	for i, e := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		r.origin[at] = r.src(e.Line)
-		e = resolve(e)
-		if e.Kind != yaml.MappingNode {
-			near := ""
-			if e.Kind == yaml.ScalarNode && l.item.leaves["name"] != nil && !isNull(e) {
-				near = "name: " + shorten(e.Value)
-			}
-			r.fail(&Mistake{
-				Key: at, Value: scalar(e), Problem: "is " + describe(e) + ", not a section", Allowed: list(l.item.names), Nearest: near, Source: r.src(e.Line),
-			})
-			continue
-		}
-		element := map[string]any{}
-		r.pairs(e, l.item, at, func(name, key string, value *yaml.Node) {
-			if v, ok := r.leaf(value, l.item.leaves[name], key); ok {
-				element[name] = v
-			}
-		})
-		for _, sub := range l.item.all() {
-			if v := element[sub.key]; sub.needed && (v == nil || v == "") && !slices.ContainsFunc(r.mistakes[before:], func(m *Mistake) bool { return m.Key == at+"."+sub.key }) {
-				r.fail(sub.mistake(at+"."+sub.key, "", "is missing", "", r.src(e.Line)))
-			}
-		}
-		out = append(out, element)
+		out = append(out, r.item(resolve(e), l.item, at))
 	}
-	return out, len(r.mistakes) == before
+	return out, true
+}
+
+func (r *reader) item(n *yaml.Node, s *section, path string) map[string]any {
+	element := map[string]any{}
+	if n.Kind != yaml.MappingNode {
+		near := ""
+		if n.Kind == yaml.ScalarNode && s.leaves["name"] != nil && !isNull(n) {
+			near = "name: " + shorten(n.Value)
+		}
+		r.fail(&Mistake{
+			Key: path, Value: scalar(n), Problem: "is " + describe(n) + ", not a section", Allowed: list(s.names), Nearest: near, Source: r.src(n.Line),
+		})
+		return element
+	}
+	before := len(r.mistakes)
+	r.pairs(n, s, path, func(name, key string, value *yaml.Node) {
+		if v, ok := r.leaf(value, s.leaves[name], key); ok {
+			element[name] = v
+		}
+	})
+	wrong := r.mistakes[before:]
+	for _, l := range s.all() {
+		if key := join(path, l.key); l.needed && element[l.key] == nil {
+			missing := l.mistake(key, "", "is missing", "", r.src(n.Line))
+			r.fail(independent([]*Mistake{missing}, wrong)...)
+		}
+	}
+	return element
 }
 
 // scalar reads one value of a scalar kind, or one element of texts. YAML's own idea of the type must fit.

@@ -72,17 +72,17 @@ type ServerStore struct {
 	// MaxConnections bounds the connections to PostgreSQL.
 	MaxConnections int `mapstructure:"max_connections" min:"2" max:"1000" usage:"most connections to PostgreSQL"`
 	// KeepVersions is how many versions of each cluster stay readable.
-	KeepVersions int `mapstructure:"keep_versions" min:"1" max:"10000" live:"true" usage:"versions of each cluster that stay readable"`
+	KeepVersions int `mapstructure:"keep_versions" min:"1" max:"10000" usage:"versions of each cluster that stay readable"`
 	// KeepVersionsFor is how long superseded versions stay readable. The latest always does.
-	KeepVersionsFor time.Duration `mapstructure:"keep_versions_for" min:"0s" max:"365d" live:"true" usage:"how long superseded versions stay readable"`
+	KeepVersionsFor time.Duration `mapstructure:"keep_versions_for" min:"0s" max:"365d" usage:"how long superseded versions stay readable"`
 }
 
 // ServerRetention says what becomes of a cluster after its last report.
 type ServerRetention struct {
 	// StaleAfter is when a silent cluster is shown as stale.
-	StaleAfter time.Duration `mapstructure:"stale_after" min:"1m" max:"365d" live:"true" usage:"when a silent cluster is shown as stale"`
+	StaleAfter time.Duration `mapstructure:"stale_after" min:"1m" max:"365d" usage:"when a silent cluster is shown as stale"`
 	// GoneAfter is when a silent cluster is deleted, which is logged.
-	GoneAfter time.Duration `mapstructure:"gone_after" min:"1m" max:"3650d" live:"true" usage:"when a silent cluster is deleted"`
+	GoneAfter time.Duration `mapstructure:"gone_after" min:"1m" max:"3650d" usage:"when a silent cluster is deleted"`
 }
 
 // ServerLimits bound what clients can make the server do.
@@ -177,7 +177,7 @@ type ServerElector struct {
 	// RefuseOthers refuses the reports of agents that are not the elected watcher.
 	RefuseOthers bool `mapstructure:"refuse_others" usage:"refuse reports of agents that are not elected"`
 	// Designations prefer candidates.
-	Designations []Designation `mapstructure:"designations" live:"true" usage:"preferred candidates, as a YAML list"`
+	Designations []Designation `mapstructure:"designations" usage:"preferred candidates, as a YAML list"`
 }
 
 // Designation prefers the candidates of one cluster that match it. Exactly one of Workload, AgentGroup, HostPattern and

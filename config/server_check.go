@@ -23,7 +23,13 @@ func ServerFlags(fs *pflag.FlagSet) { serverProgram.flags(fs) }
 // PSEUDO_SERVER_CONFIG, the environment, the flags of fs (registered by ServerFlags; nil for none).
 //
 // The error joins one *Mistake for each thing that is wrong in any of them.
-func LoadServer(fs *pflag.FlagSet) (*Loaded[Server], error) { return serverProgram.load(fs) }
+func LoadServer(fs *pflag.FlagSet) (*Loaded[Server], error) {
+	loaded, err := serverProgram.load(fs)
+	if err != nil {
+		return nil, err
+	}
+	return loaded, nil
+}
 
 func checkServer(s *Server, ls layers) []*Mistake {
 	c := &serverCheck{ls: ls}
