@@ -30,7 +30,7 @@ func (p *pair) restartAPIServer(meanwhile func()) {
 // grantExcept grants list and watch of everything but the named resource, which has a grant of its own that can be revoked.
 func (p *pair) grantExcept(resource string) {
 	p.t.Helper()
-	names := slices.DeleteFunc(resourceNames(p.sources), func(n string) bool { return n == resource })
+	names := slices.DeleteFunc(expect.Names(p.sources), func(n string) bool { return n == resource })
 	p.must(p.account.Grant(p.ctx, "others", harness.ReadAll(names...)...))
 }
 
@@ -166,7 +166,7 @@ func TestNamespacedPermissionsSuffice(t *testing.T) {
 	}})
 	loader, objs := load(t, nil)
 	var namespaced []string
-	for _, name := range resourceNames(p.sources) {
+	for _, name := range expect.Names(p.sources) {
 		if name != "nodes" && name != "namespaces" {
 			namespaced = append(namespaced, name)
 		}

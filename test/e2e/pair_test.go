@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,19 +16,6 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/expect"
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
 )
-
-// resourceNames are the names of resources, for permissions.
-func resourceNames(sources []expect.Source) []string {
-	names := make([]string, 0, len(sources))
-	for _, s := range sources {
-		name := s.Resource.Resource
-		if s.Resource.Group != "" {
-			name += "." + s.Resource.Group
-		}
-		names = append(names, name)
-	}
-	return names
-}
 
 // pair is an agent that reports the shared cluster to a server, both for one test.
 type pair struct {
@@ -66,7 +55,7 @@ func newPair(t *testing.T, o options) *pair {
 	if !o.noRules {
 		rules := o.rules
 		if rules == nil {
-			rules = harness.ReadAll(resourceNames(p.sources)...)
+			rules = harness.ReadAll(expect.Names(p.sources)...)
 		}
 		if err := p.account.Grant(p.ctx, "read", rules...); err != nil {
 			t.Fatal(err)
@@ -75,9 +64,13 @@ func newPair(t *testing.T, o options) *pair {
 	if p.server, err = harness.NewServer(bins, dir, "pseudo-server", o.server); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "hash.key"), []byte(expect.HashKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	settings := harness.Settings{
 		"report.debounce":           "100ms",
 		"report.heartbeat_interval": "1s",
+		"projection.hash_key_file":  filepath.Join(dir, "hash.key"),
 		"log.level":                 "debug",
 		"log.format":                "text",
 	}

@@ -69,6 +69,15 @@ var (
 var All = append(slices.Clone(Defaults), ConfigMaps, Routes, CloneSets, KruiseSets, StatefulSetPluses, OpenGauss, OpenGaussCMBC,
 	ServiceRules, IPPools)
 
+// Names are the names of the sources as resource or resource.group, as permissions have them.
+func Names(sources []Source) []string {
+	names := make([]string, 0, len(sources))
+	for _, s := range sources {
+		names = append(names, s.Resource.GroupResource().String())
+	}
+	return names
+}
+
 // clusterScoped are the types that a restriction to one namespace does not restrict.
 var clusterScoped = map[string]bool{"*v1.Node": true, "*v1.Namespace": true, "*v1.IPPool": true}
 
