@@ -21,6 +21,7 @@ var units = map[string]time.Duration{
 
 var (
 	errNotDuration  = errors.New("is not a duration")
+	errNegative     = errors.New("is negative")
 	errNoUnit       = errors.New("has no unit")
 	errLongDuration = errors.New("is too long a duration")
 )
@@ -34,6 +35,9 @@ func parseDuration(s string) (time.Duration, error) {
 	}
 	if rest == "" {
 		return 0, errNotDuration
+	}
+	if rest[0] == '-' {
+		return 0, errNegative
 	}
 	var sum float64
 	for rest != "" {

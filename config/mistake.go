@@ -133,19 +133,29 @@ func shorten(s string) string {
 	return string([]rune(s)[:most]) + "…"
 }
 
-// nearest returns the candidate that differs from s in the fewest letters, or "" if none is near.
+// nearest returns the candidate that differs from s in the fewest letters, or else one that begins like it, or "" if none
+// is near.
 func nearest(s string, candidates []string) string {
 	const longest = 128
-	if len(s) > longest {
+	if s == "" || len(s) > longest {
 		return ""
 	}
+	s = strings.ToLower(s)
 	best, least := "", max(2, len(s)/3)+1
 	for _, c := range candidates {
-		if d := distance(strings.ToLower(s), strings.ToLower(c)); d < least {
+		if d := distance(s, strings.ToLower(c)); d < least && d < len(s) {
 			best, least = c, d
 		}
 	}
-	return best
+	if best != "" {
+		return best
+	}
+	for _, c := range candidates {
+		if len(s) > 2 && (strings.HasPrefix(c, s) || strings.HasPrefix(s, c)) {
+			return c
+		}
+	}
+	return ""
 }
 
 // distance is the number of letters to insert, delete, replace or swap with their neighbour to make b of a.

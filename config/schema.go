@@ -213,15 +213,27 @@ func (l *leaf) parse(path, s string, src Source) (any, *Mistake) {
 	case duration:
 		d, err := parseDuration(s)
 		if err != nil {
-			near := ""
-			if errors.Is(err, errNoUnit) {
-				near = strings.TrimSpace(s) + "s"
-			}
-			return nil, l.mistake(path, s, err.Error(), near, src)
+			return nil, l.mistake(path, s, err.Error(), l.nearDuration(s, err), src)
 		}
 		return d, l.inRange(path, s, float64(d), src)
 	}
 	return l.parseText(path, s, src)
+}
+
+// nearDuration adds the unit that makes a valid duration of a bare number.
+func (l *leaf) nearDuration(s string, err error) string {
+	switch {
+	case errors.Is(err, errNegative):
+		return l.format(l.min)
+	case errors.Is(err, errNoUnit):
+		for _, unit := range []string{"s", "m", "h", "d"} {
+			near := strings.TrimSpace(s) + unit
+			if d, err := parseDuration(near); err == nil && float64(d) >= l.min && float64(d) <= l.max {
+				return near
+			}
+		}
+	}
+	return ""
 }
 
 func (l *leaf) parseBool(path, s string, src Source) (any, *Mistake) {
@@ -426,7 +438,9 @@ func (r *reader) scalar(n *yaml.Node, l *leaf, path string) (any, bool) {
 	switch scalarOf(l.kind) {
 	case text:
 		if tag != "!!str" && !(l.unquoted && tag == "!!int") {
-			wrong = l.mistake(path, value, "is "+describe(n)+", not text", strconv.Quote(shorten(value))+" in quotes", src)
+			if _, wrong = l.parse(path, value, src); wrong == nil {
+				wrong = l.mistake(path, value, "is "+describe(n)+", not text", strconv.Quote(shorten(value))+" in quotes", src)
+			}
 		}
 	case boolean:
 		if tag == "!!str" && n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
