@@ -1,0 +1,358 @@
+package inventory
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Finding is one loss: an object, a relation or a value that the server drops, or what makes it fail.
+type Finding struct {
+	Reason    Reason `json:"reason"`
+	Scope     Scope  `json:"scope"`
+	Type      string `json:"type"` // wire type; "" if the finding is about no entry
+	ID        string `json:"id"`   // as in Change
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Detail    string `json:"detail"`   // what exactly, such as the owner or the port
+	Sentence  string `json:"sentence"` // the reason for people
+	Advice    string `json:"advice"`   // what to do
+}
+
+func finding(r Reason, o *object, detail string) Finding {
+	info := &catalogue[bitOf[r]]
+	f := Finding{Reason: r, Scope: info.Scope, Detail: detail, Sentence: info.Sentence, Advice: info.Advice}
+	if o != nil {
+		f.Type, f.ID, f.Namespace, f.Name = o.wire.Value(), o.id, o.namespace(), o.name
+	}
+	return f
+}
+
+// Findings returns every loss that the filter selects, ordered by wire type, namespace, name and ID.
+func (inv *Inventory) Findings(f Filter) []Finding {
+	inv.mu.RLock()
+	defer inv.mu.RUnlock()
+	out := []Finding{}
+	if f.Type == "" && f.Namespace == "" && f.Name == "" {
+		for _, x := range inv.wholeFailures() {
+			if f.Reason == "" || f.Reason == x.Reason {
+				out = append(out, x)
+			}
+		}
+	}
+	for wire, entries := range inv.entries {
+		if f.Type != "" && f.Type != wire {
+			continue
+		}
+		for _, e := range entries {
+			o := e.base()
+			namespace := o.namespace()
+			if x, ok := e.(*other); ok {
+				namespace = x.space
+			}
+			if !f.takes(namespace, o.name) {
+				continue
+			}
+			inv.explain(e, func(r Reason, detail string) {
+				if f.Reason == "" || f.Reason == r {
+					x := finding(r, o, detail)
+					x.Namespace = namespace
+					out = append(out, x)
+				}
+			})
+		}
+	}
+	sortFindings(out)
+	return out
+}
+
+func sortFindings(list []Finding) {
+	slices.SortFunc(list, func(a, b Finding) int {
+		return cmp.Or(
+			cmp.Compare(a.Type, b.Type), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID),
+			cmp.Compare(bitOf[a.Reason], bitOf[b.Reason]),
+		)
+	})
+}
+
+// wholeFailures are those that no single entry is to blame for.
+func (inv *Inventory) wholeFailures() []Finding {
+	var out []Finding
+	switch {
+	case len(inv.entries) == 0:
+		return []Finding{finding(NoEntries, nil, "")}
+	case len(inv.versions) == 0:
+		out = append(out, finding(VersionMissing, nil, ""))
+	case inv.versions[0].gitVersion == "":
+		out = append(out, finding(GitVersionMissing, nil, ""))
+	}
+	if len(inv.nodes) == 0 {
+		out = append(out, finding(NoNodes, nil, ""))
+	}
+	return out
+}
+
+// failures are all findings of the scopes cluster and crash.
+func (inv *Inventory) failures() []Finding {
+	out := append([]Finding{}, inv.wholeFailures()...)
+	blamed := false
+	for row, n := range inv.reasons[:len(catalogue)] {
+		if n > 0 && catalogue[row].Scope != ScopeObject && catalogue[row].Scope != ScopeRelation {
+			blamed = true
+		}
+	}
+	if !blamed {
+		return out
+	}
+	for _, entries := range inv.entries {
+		for _, e := range entries {
+			inv.explain(e, func(r Reason, detail string) {
+				if s := catalogue[bitOf[r]].Scope; s == ScopeCluster || s == ScopeCrash {
+					out = append(out, finding(r, e.base(), detail))
+				}
+			})
+		}
+	}
+	sortFindings(out)
+	return out
+}
+
+// dropped counts the findings for each reason without making them.
+func (inv *Inventory) dropped() map[Reason]int {
+	out := map[Reason]int{}
+	add := func(r Reason, n int) {
+		if n != 0 {
+			out[r] += n
+		}
+	}
+	for row := range catalogue {
+		add(catalogue[row].Reason, inv.reasons[row])
+	}
+	for _, x := range inv.wholeFailures() {
+		add(x.Reason, 1)
+	}
+	add(PodNodeUnknown, inv.counts.noNode)
+	add(PodNodeIP, inv.counts.nodeAddress)
+	add(PodIPTaken, inv.counts.taken)
+	add(PodIdentity, inv.collisions)
+	for i := range inv.networks.orphans {
+		if o := &inv.networks.orphans[i]; !o.fit() {
+			add(PodIPOutside, o.count)
+		}
+	}
+	for _, n := range inv.nodes {
+		if n.addr.IsValid() && inv.hosts[n.addr].node() != n {
+			add(NodeIPTwice, 1)
+		}
+	}
+	for key, n := range inv.odd {
+		if inv.hasPlain(key) {
+			n++
+		}
+		add(UIDTwice, n-1)
+	}
+	losers := map[*ingress]struct{}{}
+	for s := range inv.contested {
+		first := s.ingressOf()
+		for i := range s.ingresses {
+			if i != first {
+				losers[i] = struct{}{}
+			}
+		}
+	}
+	add(IngressTaken, len(losers))
+	return out
+}
+
+// hasPlain tells whether there is an entry whose ID is this uid.
+func (inv *Inventory) hasPlain(key uidKey) bool {
+	e := inv.entries[key.wire][key.uid]
+	return e != nil && e.base().uid == key.uid
+}
+
+// explain calls report for every finding about an entity.
+func (inv *Inventory) explain(e entity, report func(r Reason, detail string)) {
+	o := e.base()
+	o.mask.each(func(row int) {
+		r := catalogue[row].Reason
+		report(r, detail(e, r))
+	})
+	if first := inv.rival(o); first != "" {
+		report(UIDTwice, "also entry "+first)
+	}
+	switch e := e.(type) {
+	case *node:
+		if e.addr.IsValid() {
+			if winner := inv.hosts[e.addr].node(); winner != e {
+				report(NodeIPTwice, e.address+" goes to "+winner.name)
+			}
+		}
+	case *ingress:
+		inv.explainIngress(e, report)
+	case *pod:
+		inv.explainPod(e, report)
+	}
+}
+
+// rival returns the ID of the first entry that has the same uid, "" if this entry is the first. An entry whose ID is
+// its uid comes first.
+func (inv *Inventory) rival(o *object) string {
+	if len(inv.odd) == 0 || o.uid == "" {
+		return ""
+	}
+	wire := o.wire.Value()
+	key := uidKey{wire, o.uid}
+	if o.id == o.uid || inv.odd[key] == 0 {
+		return ""
+	}
+	if inv.hasPlain(key) {
+		return o.uid
+	}
+	if inv.odd[key] == 1 {
+		return ""
+	}
+	first := o.id
+	for id, e := range inv.entries[wire] {
+		if e.base().uid == o.uid && id < first {
+			first = id
+		}
+	}
+	if first == o.id {
+		return ""
+	}
+	return first
+}
+
+func (inv *Inventory) explainIngress(i *ingress, report func(r Reason, detail string)) {
+	var taken []string
+	for s := range i.referred {
+		if first := s.ingressOf(); first != i {
+			taken = append(taken, qualified(s.ns, s.name)+" shows "+qualified(first.ns, first.name))
+		}
+	}
+	if len(taken) > 0 {
+		slices.Sort(taken)
+		report(IngressTaken, strings.Join(taken, "; "))
+	}
+}
+
+func (inv *Inventory) explainPod(p *pod, report func(r Reason, detail string)) {
+	if !p.kept {
+		return
+	}
+	if p.hostIP.Value() != "" && p.host.node() == nil {
+		report(PodNodeUnknown, "hostIP "+p.hostIP.Value())
+	}
+	switch r := inv.fate(p); r {
+	case PodNodeIP:
+		report(r, p.ip.String()+" of "+inv.hosts[p.ip].node().name)
+	case PodIPTaken:
+		winner := inv.addresses[p.ip]
+		report(r, p.ip.String()+" goes to "+qualified(winner.ns, winner.name))
+	case PodIPOutside:
+		report(r, p.ip.String())
+	}
+	if p.identity != "" {
+		if first := inv.identities[p.identity][0]; first != p {
+			report(PodIdentity, "same as "+first.name)
+		}
+	}
+}
+
+// fate says why a kept Pod has no address; "" if it has one.
+func (inv *Inventory) fate(p *pod) Reason {
+	switch {
+	case !p.ip.IsValid():
+		return PodNoIP
+	case inv.hosts[p.ip].node() != nil:
+		return PodNodeIP
+	case inv.addresses[p.ip] != p:
+		return PodIPTaken
+	case inv.networks.contains(p.ip), inv.networks.orphans[family(p.ip)].fit():
+		return ""
+	default:
+		return PodIPOutside
+	}
+}
+
+// detail says what exactly a reason is about.
+func detail(e entity, r Reason) string {
+	switch r {
+	case NamespaceUnknown:
+		return "namespace " + e.base().namespace()
+	case TypeNotRead:
+		return e.base().wire.Value()
+	}
+	switch e := e.(type) {
+	case *node:
+		switch r {
+		case NodeIPInvalid, CrashNodeIP:
+			return strconv.Quote(e.address)
+		case PodCIDRInvalid:
+			return strconv.Quote(e.podCIDR)
+		}
+	case *pod:
+		return podDetail(e, r)
+	case *workload:
+		return refDetail(&e.group, r)
+	case *replicaSet:
+		return refDetail(&e.own, r)
+	case *service:
+		return serviceDetail(e, r)
+	case *ingress:
+		switch r {
+		case IngressService:
+			return "Service " + strings.Join(compact(slices.Clone(e.unknown)), ", ")
+		case IngressPort:
+			return strings.Join(compact(slices.Clone(e.unknownPorts)), ", ")
+		case RoutePort:
+			return "Service " + e.route.service
+		}
+	}
+	return ""
+}
+
+func podDetail(p *pod, r Reason) string {
+	switch r {
+	case CrashPodIP:
+		return strconv.Quote(p.ipText)
+	case PodOwnerKind, PodOwnerNotFirst, PodOwnerUnknown, PodOwnerDropped:
+		return "owner " + p.ownerKind.Value() + " " + p.ownerUID.Value()
+	}
+	return ""
+}
+
+func refDetail(g *group, r Reason) string {
+	var names []string
+	for _, ref := range g.template.refs {
+		switch {
+		case r == ConfigMapEnv && ref.env, r == ConfigMapUnknown && !ref.env && !slices.Contains(g.links, ref.name):
+			names = append(names, ref.name)
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return "ConfigMap " + strings.Join(names, ", ")
+}
+
+func serviceDetail(s *service, r Reason) string {
+	switch r {
+	case ClusterIPInvalid:
+		return strconv.Quote(s.clusterIP)
+	case ServiceType:
+		return "type " + strconv.Quote(s.typ)
+	case ServiceNoWorkload:
+		return "selector " + s.rendered
+	case ServicePortName, ServicePortString, ServicePortTarget, ServicePortWorkload:
+		var ports []string
+		for _, p := range s.ports {
+			if len(targetPorts(p, s.groups)) == 0 && unboundReason(p, s.groups) == r {
+				ports = append(ports, strconv.Itoa(p.port)+" → "+strconv.Quote(p.targetName))
+			}
+		}
+		return "port " + strings.Join(ports, ", ")
+	}
+	return ""
+}

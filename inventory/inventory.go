@@ -1,0 +1,477 @@
+// Package inventory holds what deepflow-server makes of the entries that a cluster reports, and the reason for
+// everything that it drops. It relies on nothing but the decoded entries: no storage, no network, no clock.
+//
+// It promises the result of docs/protocol.md, section 6, whatever the order of the entries; that Apply costs in
+// proportion to what the changes touch (entries are parsed once, relations are found by indexes, only the objects
+// that depend on a change are looked at again); and that no input makes it panic. Where the real server crashes or
+// gives up on the whole cluster, the result goes on as if the cause were away and names it in Summary.Failures.
+package inventory
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// Change is one entry that came or went.
+type Change struct {
+	Type string // wire type, such as "*v1.Pod"
+	ID   string // names the entry among those of its type: metadata.uid, or any stable text where there is none
+	JSON []byte // the decompressed entry; nil: the entry went. It is not kept.
+}
+
+// Mapping is a plugin's answer: the workload that it gives to a Pod.
+type Mapping struct {
+	Plugin string // name of the plugin that answered
+	Type   string // workload type, any case
+	Name   string // workload name
+}
+
+// Mapper answers the workload of a Pod from the JSON of its metadata; false means that it has no opinion. The
+// inventory asks once for each Pod entry that is applied, except for Pods of an InPlaceSet, as the server does. After
+// a change of the Mapper's answers, apply the Pods again.
+type Mapper interface {
+	Map(metadata []byte) (Mapping, bool)
+}
+
+// Options configure an Inventory. The zero value is that of a fresh domain without plugins.
+type Options struct {
+	// PodNetIPv4MaxMask and PodNetIPv6MaxMask are the domain's pod_net_ipv4_cidr_max_mask and …ipv6…: the shortest
+	// prefix to which addresses outside every podCIDR may aggregate. 0 stands for the defaults, 16 and 64.
+	PodNetIPv4MaxMask, PodNetIPv6MaxMask int
+	// Mapper is asked about every Pod; nil: nobody.
+	Mapper Mapper
+}
+
+// Inventory is the incremental result. It is safe for concurrent use.
+type Inventory struct {
+	mu      sync.RWMutex
+	options Options
+
+	entries    map[string]map[string]entity
+	broken     int // entries that are not valid JSON
+	odd        map[uidKey]int
+	reasons    [64]int
+	versions   []*versionInfo
+	namespaces map[string]*namespaceRec
+	labels     map[string]*labelRec
+	owners     map[string]*ownerRec
+	configMaps map[nameKey][]*configMap
+	links      map[nameKey]map[*group]struct{} // groups that refer to a ConfigMap
+	services   map[nameKey][]*service          // kept, with ports, in canonical order
+	referrers  map[nameKey]map[*ingress]struct{}
+	contested  map[*service]struct{} // Services of several Ingresses
+	families   [3]int
+	family     int // the Ingress family that is read
+
+	hosts      map[netip.Addr]*host
+	nodes      []*node
+	addresses  map[netip.Addr]*pod // the head of the chain of Pods, the winner first
+	identities map[string][]*pod   // kept Pods with generateName
+	collisions int
+	networks   networks
+
+	counts totals
+	queue  queues
+}
+
+type uidKey struct{ wire, uid string }
+
+type nameKey struct{ namespace, name string }
+
+// totals are sums over kept objects that would be expensive to make when asked for.
+type totals struct {
+	pods, replicaSets, services, servicePorts, groupPorts, clusterIPs int
+	ingresses, rules, backends, configMaps, links, groups             int
+	noNode, nodeAddress, taken, addressed                             int
+}
+
+// queues hold what the running Apply has to look at again, in the order in which it is done.
+type queues struct {
+	namespaces  []*namespaceRec
+	configMaps  []*configMap
+	workloads   []*workload
+	owners      []*ownerRec // whose Pods' own groups are to be made again
+	replicaSets []*replicaSet
+	services    []*service
+	ingresses   []*ingress
+	pods        []*pod
+	nodes       bool
+}
+
+// New returns an empty Inventory.
+func New(options Options) *Inventory {
+	options.PodNetIPv4MaxMask = cmp.Or(options.PodNetIPv4MaxMask, 16)
+	options.PodNetIPv6MaxMask = cmp.Or(options.PodNetIPv6MaxMask, 64)
+	inv := &Inventory{
+		options:    options,
+		entries:    map[string]map[string]entity{},
+		odd:        map[uidKey]int{},
+		namespaces: map[string]*namespaceRec{},
+		labels:     map[string]*labelRec{},
+		owners:     map[string]*ownerRec{},
+		configMaps: map[nameKey][]*configMap{},
+		links:      map[nameKey]map[*group]struct{}{},
+		services:   map[nameKey][]*service{},
+		referrers:  map[nameKey]map[*ingress]struct{}{},
+		contested:  map[*service]struct{}{},
+		hosts:      map[netip.Addr]*host{},
+		addresses:  map[netip.Addr]*pod{},
+		identities: map[string][]*pod{},
+	}
+	inv.networks.init(options)
+	return inv
+}
+
+// Build returns the Inventory of a complete report.
+func Build(options Options, entries []Change) *Inventory {
+	inv := New(options)
+	inv.Apply(entries)
+	return inv
+}
+
+// Apply takes changes over, in their order, and brings everything that depends on them up to date. A Change of an
+// unknown ID without JSON does nothing.
+func (inv *Inventory) Apply(changes []Change) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	for i := range changes {
+		inv.apply(&changes[i])
+	}
+	inv.settle()
+}
+
+func (inv *Inventory) apply(c *Change) {
+	old := inv.entries[c.Type][c.ID]
+	if c.JSON == nil {
+		if old != nil {
+			inv.remove(old)
+		}
+		return
+	}
+	id := c.ID
+	if old != nil {
+		id = old.base().id
+	}
+	e, namespace := decode(c.Type, id, c.JSON, &inv.options)
+	if old != nil {
+		if inv.update(old, e, namespace) {
+			return
+		}
+		inv.remove(old)
+	}
+	inv.insert(e, namespace)
+}
+
+// update replaces a workload or ReplicaSet in place if it is the same object, so that the Pods bound to it need not
+// be looked at.
+func (inv *Inventory) update(old, e entity, namespace string) bool {
+	a, b := old.base(), e.base()
+	if a.uid != b.uid || a.name != b.name || a.namespace() != namespace {
+		return false
+	}
+	switch e := e.(type) {
+	case *workload:
+		w, ok := old.(*workload)
+		if !ok {
+			return false
+		}
+		inv.updateWorkload(w, e)
+		return true
+	case *replicaSet:
+		r, ok := old.(*replicaSet)
+		if !ok || r.ownerUID != e.ownerUID {
+			return false
+		}
+		inv.updateReplicaSet(r, e)
+		return true
+	}
+	return false
+}
+
+func (inv *Inventory) insert(e entity, namespace string) {
+	o := e.base()
+	wire := o.wire.Value()
+	if inv.entries[wire] == nil {
+		inv.entries[wire] = map[string]entity{}
+	}
+	inv.entries[wire][o.id] = e
+	if o.uid != "" && o.uid != o.id {
+		inv.odd[uidKey{wire, o.uid}]++
+	}
+	if f, ok := ingressFamilies[wire]; ok {
+		inv.families[f]++
+	}
+	flaws := o.mask
+	o.mask = 0
+	inv.setMask(o, flaws)
+	if x, ok := e.(*other); ok {
+		x.space = namespace
+		return
+	}
+	if namespace != "" && namespaced(e) {
+		o.ns = inv.namespaceRec(namespace)
+	}
+	switch e := e.(type) {
+	case *versionInfo:
+		inv.versions = insertSorted(inv.versions, e, func(a, b *versionInfo) int { return compareObjects(&a.object, &b.object) })
+	case *namespaceObject:
+		inv.insertNamespace(e)
+	case *node:
+		inv.insertNode(e)
+	case *configMap:
+		o.ns.configMaps[e] = struct{}{}
+		inv.queueConfigMap(e)
+	case *workload:
+		inv.insertWorkload(e)
+	case *replicaSet:
+		inv.insertReplicaSet(e)
+	case *service:
+		inv.insertService(e)
+	case *ingress:
+		inv.insertIngress(e)
+	case *pod:
+		inv.insertPod(e)
+	}
+}
+
+func namespaced(e entity) bool {
+	switch e.(type) {
+	case *versionInfo, *namespaceObject, *node:
+		return false
+	}
+	return true
+}
+
+func (inv *Inventory) remove(e entity) {
+	o := e.base()
+	wire := o.wire.Value()
+	delete(inv.entries[wire], o.id)
+	if len(inv.entries[wire]) == 0 {
+		delete(inv.entries, wire)
+	}
+	if o.uid != "" && o.uid != o.id {
+		k := uidKey{wire, o.uid}
+		if inv.odd[k]--; inv.odd[k] == 0 {
+			delete(inv.odd, k)
+		}
+	}
+	if f, ok := ingressFamilies[wire]; ok {
+		inv.families[f]--
+	}
+	switch e := e.(type) {
+	case *versionInfo:
+		inv.versions = removeSorted(inv.versions, e)
+	case *namespaceObject:
+		inv.removeNamespace(e)
+	case *node:
+		inv.removeNode(e)
+	case *configMap:
+		inv.removeConfigMap(e)
+	case *workload:
+		inv.removeWorkload(e)
+	case *replicaSet:
+		inv.removeReplicaSet(e)
+	case *service:
+		inv.removeService(e)
+	case *ingress:
+		inv.removeIngress(e)
+	case *pod:
+		inv.removePod(e)
+	}
+	inv.setMask(o, 0)
+	o.dead = true
+	if o.ns != nil {
+		inv.dropNamespaceRec(o.ns)
+	}
+}
+
+// settle brings derived facts up to date, each stage before those that depend on it.
+func (inv *Inventory) settle() {
+	q := &inv.queue
+	drain(&q.namespaces, inv.settleNamespace)
+	drain(&q.configMaps, inv.settleConfigMap)
+	drain(&q.workloads, inv.settleWorkload)
+	drain(&q.owners, inv.settleSynthetic)
+	drain(&q.replicaSets, inv.settleReplicaSet)
+	drain(&q.services, inv.settleService)
+	inv.settleFamily()
+	drain(&q.ingresses, inv.settleIngress)
+	drain(&q.pods, inv.settlePod)
+	if q.nodes {
+		q.nodes = false
+		inv.settleNodes()
+	}
+}
+
+// drain calls f for everything queued, and for what f itself adds to the queue.
+func drain[T any](queue *[]T, f func(T)) {
+	for i := 0; i < len(*queue); i++ {
+		f((*queue)[i])
+	}
+	*queue = nil
+}
+
+// setMask replaces the counted reasons of an object.
+func (inv *Inventory) setMask(o *object, m mask) {
+	if o.mask == m {
+		return
+	}
+	o.mask.each(func(row int) { inv.reasons[row]-- })
+	m.each(func(row int) { inv.reasons[row]++ })
+	o.mask = m
+}
+
+func (inv *Inventory) namespaceRec(name string) *namespaceRec {
+	n := inv.namespaces[name]
+	if n == nil {
+		n = &namespaceRec{
+			name:        name,
+			workloads:   map[*workload]struct{}{},
+			replicaSets: map[*replicaSet]struct{}{},
+			services:    map[*service]struct{}{},
+			ingresses:   map[*ingress]struct{}{},
+			configMaps:  map[*configMap]struct{}{},
+		}
+		inv.namespaces[name] = n
+	}
+	return n
+}
+
+func (inv *Inventory) dropNamespaceRec(n *namespaceRec) {
+	if n.empty() && !n.queued {
+		delete(inv.namespaces, n.name)
+	}
+}
+
+func (inv *Inventory) queueNamespace(n *namespaceRec) {
+	if !n.queued {
+		n.queued = true
+		inv.queue.namespaces = append(inv.queue.namespaces, n)
+	}
+}
+
+func (inv *Inventory) insertNamespace(n *namespaceObject) {
+	n.rec = inv.namespaceRec(n.name)
+	n.rec.objects = insertSorted(n.rec.objects, n, func(a, b *namespaceObject) int { return compareObjects(&a.object, &b.object) })
+	inv.queueNamespace(n.rec)
+}
+
+func (inv *Inventory) removeNamespace(n *namespaceObject) {
+	n.rec.objects = removeSorted(n.rec.objects, n)
+	inv.queueNamespace(n.rec)
+}
+
+func (inv *Inventory) settleNamespace(n *namespaceRec) {
+	n.queued = false
+	native := ""
+	for _, o := range n.objects {
+		if o.native != "" {
+			native = o.native
+		}
+	}
+	reported := len(n.objects) > 0
+	if reported != n.reported {
+		for w := range n.workloads {
+			inv.queueWorkload(w)
+		}
+		for r := range n.replicaSets {
+			inv.queueReplicaSet(r)
+		}
+		for s := range n.services {
+			inv.queueService(s)
+		}
+		for i := range n.ingresses {
+			inv.queueIngress(i)
+		}
+		for c := range n.configMaps {
+			inv.queueConfigMap(c)
+		}
+	}
+	if reported != n.reported || native != n.native {
+		for _, p := range n.pods {
+			inv.queuePod(p)
+			inv.queueClaim(p)
+		}
+	}
+	n.reported, n.native = reported, native
+	inv.dropNamespaceRec(n)
+}
+
+func (inv *Inventory) queueConfigMap(c *configMap) {
+	if !c.queued {
+		c.queued = true
+		inv.queue.configMaps = append(inv.queue.configMaps, c)
+	}
+}
+
+func (inv *Inventory) settleConfigMap(c *configMap) {
+	c.queued = false
+	if c.dead {
+		return
+	}
+	var m mask
+	if !c.ns.reported {
+		m.add(NamespaceUnknown)
+	}
+	inv.setMask(&c.object, m)
+	inv.keepConfigMap(c, c.ns.reported)
+}
+
+func (inv *Inventory) removeConfigMap(c *configMap) {
+	inv.keepConfigMap(c, false)
+	delete(c.ns.configMaps, c)
+}
+
+func (inv *Inventory) keepConfigMap(c *configMap, keep bool) {
+	if c.kept == keep {
+		return
+	}
+	c.kept = keep
+	key := nameKey{c.ns.name, c.name}
+	if keep {
+		inv.counts.configMaps++
+		inv.configMaps[key] = insertSorted(inv.configMaps[key], c, func(a, b *configMap) int { return compareObjects(&a.object, &b.object) })
+	} else {
+		inv.counts.configMaps--
+		inv.configMaps[key] = removeSorted(inv.configMaps[key], c)
+		if len(inv.configMaps[key]) == 0 {
+			delete(inv.configMaps, key)
+		}
+	}
+	for g := range inv.links[key] {
+		inv.relink(g)
+	}
+}
+
+// relink finds the ConfigMaps of a live group again.
+func (inv *Inventory) relink(g *group) {
+	var m mask
+	inv.counts.links -= len(g.links)
+	g.links = g.links[:0]
+	if g.live {
+		for _, ref := range g.template.refs {
+			switch {
+			case ref.env:
+				m.add(ConfigMapEnv)
+			case len(inv.configMaps[nameKey{g.ns.name, ref.name}]) == 0:
+				m.add(ConfigMapUnknown)
+			case !slices.Contains(g.links, ref.name):
+				g.links = append(g.links, ref.name)
+			}
+		}
+	}
+	inv.counts.links += len(g.links)
+	if g.owner != nil {
+		kept := g.owner.mask &^ linkReasons
+		inv.setMask(g.owner, kept|m)
+	}
+}
+
+var linkReasons = func() mask {
+	var m mask
+	m.add(ConfigMapEnv)
+	m.add(ConfigMapUnknown)
+	return m
+}()
