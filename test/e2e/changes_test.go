@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"strconv"
 	"testing"
 	"time"
 
@@ -149,7 +150,7 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 
 		p.agent.Kill()
 		killed := time.Now()
-		patch(t, loader, pod, labelled("e2e.example.com/round", fmt.Sprint(i)))
+		patch(t, loader, pod, labelled("e2e.example.com/round", strconv.Itoa(i)))
 		deployment := pick(t, objs, "Deployment", "web")
 		patch(t, loader, deployment, map[string]any{"spec": map[string]any{"replicas": 5 + i}})
 		if err := loader.Delete(p.ctx, pick(t, objs, "Pod", "waiting")); err != nil {
@@ -163,18 +164,16 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 		}
 		p.eventually(30*time.Second, "the new content arrives", func() error {
 			version, s := record()
-			switch {
-			case version == oldVersion:
+			if version == oldVersion {
 				if d := cmp.Diff(oldContent, s); d != "" {
 					t.Fatalf("new content under the old version %d (-old +got):\n%s", version, d)
 				}
 				return fmt.Errorf("still version %d", version)
-			default:
-				if d := cmp.Diff(want, s); d != "" {
-					t.Fatalf("version %d of the new process is not what the apiserver has (-want +got):\n%s", version, d)
-				}
-				return nil
 			}
+			if d := cmp.Diff(want, s); d != "" {
+				t.Fatalf("version %d of the new process is not what the apiserver has (-want +got):\n%s", version, d)
+			}
+			return nil
 		})
 		if _, err := loader.Create(p.ctx, sampleObject(t, "Pod", "waiting")); err != nil {
 			t.Fatal(err)

@@ -38,7 +38,7 @@ func source(group, version, resource, wireType string) Source {
 	return Source{Resource: schema.GroupVersionResource{Group: group, Version: version, Resource: resource}, Type: wireType}
 }
 
-// The resources that the agent reports if nothing is configured.
+// Defaults are what the agent reports if nothing is configured.
 var Defaults = []Source{
 	source("", "v1", "namespaces", "*v1.Namespace"),
 	source("", "v1", "nodes", "*v1.Node"),

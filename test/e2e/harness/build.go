@@ -118,7 +118,7 @@ func BuildKube(ctx context.Context, progress io.Writer) (Binaries, error) {
 	if err != nil {
 		return Binaries{}, err
 	}
-	defer os.RemoveAll(tmp) //nolint:errcheck // nothing is left in it after success
+	defer func() { _ = os.RemoveAll(tmp) }() // nothing is left in it after success
 
 	fmt.Fprintf(progress, "building kube-apiserver and etcd of Kubernetes %s; once, 3 to 6 minutes on two cores\n", version)
 	const stamp = "-X k8s.io/component-base/version."
@@ -141,7 +141,7 @@ func BuildKube(ctx context.Context, progress io.Writer) (Binaries, error) {
 
 // goBuild runs the go command and tells every ten seconds how far it is.
 func goBuild(ctx context.Context, dir string, env, args []string, what string, progress io.Writer) error {
-	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // the arguments are ours
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(append(os.Environ(), "GOWORK=off"), env...)
 	stderr, err := cmd.StderrPipe()

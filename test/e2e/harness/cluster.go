@@ -25,7 +25,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-const adminToken = "admin-of-a-throw-away-cluster" //nolint:gosec // known to nobody outside loopback
+const adminToken = "admin-of-a-throw-away-cluster"
 
 // Cluster is a control plane without controllers, scheduler and kubelets: etcd and kube-apiserver on loopback.
 //
@@ -199,7 +199,7 @@ func (c *Cluster) etcdCall(ctx context.Context, path string, in, out any) error 
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return err
@@ -259,7 +259,7 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if err != nil {
 		return err
@@ -272,14 +272,19 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 
 // freePorts returns loopback ports that were free a moment ago.
 func freePorts(n int) ([]int, error) {
+	var held []net.Listener // until all are chosen, so that they differ
+	defer func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
+	}()
 	ports := make([]int, 0, n)
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing to cancel
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		// Closed only after all are chosen, so that they differ.
-		defer l.Close() //nolint:errcheck // never accepted anything
+		held = append(held, l)
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil

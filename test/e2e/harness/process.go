@@ -39,9 +39,9 @@ func startProcess(c command) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.name, err)
 	}
-	defer out.Close() //nolint:errcheck // the child has its own descriptor
+	defer out.Close()
 
-	cmd := exec.Command(c.path, c.args...) //nolint:gosec // running built binaries is the purpose
+	cmd := exec.Command(c.path, c.args...)
 	cmd.Dir = c.dir
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -73,15 +73,8 @@ func (p *Process) Tail(lines int) string {
 		return err.Error()
 	}
 	b = bytes.TrimRight(b, "\n")
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i] != '\n' {
-			continue
-		}
-		if lines--; lines == 0 {
-			return string(b[i+1:])
-		}
-	}
-	return string(b)
+	all := bytes.Split(b, []byte("\n"))
+	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
 }
 
 // Kill ends the program at once, as a crash would, and waits for its end.
@@ -124,7 +117,7 @@ func (p *Process) waitReady(ctx context.Context, ready func(context.Context) err
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended (%v) before it was ready; its last words:\n%s", p.name, p.err, p.Tail(20))
+			return fmt.Errorf("%s ended before it was ready (%s); its last words:\n%s", p.name, fmt.Sprint(p.err), p.Tail(20))
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready in time: %w; its last words:\n%s", p.name, err, p.Tail(20))
 		case <-tick.C:

@@ -107,10 +107,14 @@ func (c CRD) Remove(ctx context.Context, client dynamic.Interface) error {
 	}
 	return poll(ctx, func() error {
 		_, err := client.Resource(c.Resource()).List(ctx, metav1.ListOptions{Limit: 1})
-		if apierrors.IsNotFound(err) {
+		switch {
+		case apierrors.IsNotFound(err):
 			return nil
+		case err != nil:
+			return err
+		default:
+			return fmt.Errorf("%s.%s is still served", c.Plural, c.Group)
 		}
-		return fmt.Errorf("%s.%s is still served (%v)", c.Plural, c.Group, err)
 	})
 }
 

@@ -252,7 +252,7 @@ func (d *demo) table(ctx context.Context) error {
 	return w.Flush()
 }
 
-// changes changes the cluster and shows how long each change takes to the server.
+// changes alters the cluster and shows how long each change takes to the server.
 func (d *demo) changes(ctx context.Context) error {
 	d.say("changing the cluster; a change after quiet is sent after 1 s, others not more often than every %s", pushInterval)
 	steps := []struct {
