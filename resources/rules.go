@@ -63,7 +63,7 @@ func annotations(p *Projector, v jsonscan.Value) bool {
 		}
 		first = false
 		p.out = append(m.AppendKey(p.out), ':')
-		if m.Kind() == jsonscan.StringKind && len(m.Raw()) > p.opts.AnnotationLimit && len(m.Text()) > p.opts.AnnotationLimit {
+		if m.Kind() == jsonscan.StringKind && 3*len(m.Raw()) > p.opts.AnnotationLimit && len(m.Text()) > p.opts.AnnotationLimit {
 			value := m.Text()
 			p.out = append(p.out, '"')
 			p.out = strconv.AppendInt(p.out, int64(len(value)), 10)
