@@ -1,0 +1,37 @@
+package reporter
+
+import (
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+)
+
+// autoAgentID derives a stable nonzero agent id from the cluster id. Ids that servers give out are small; this range
+// (0x70000000 to 0x7fffffff) is far above them, and below 2^31 for those who keep ids in a signed column.
+func autoAgentID(clusterID string) uint32 {
+	sum := sha256.Sum256([]byte("pseudo-agent agent id\x00" + clusterID))
+	return 0x70000000 | binary.BigEndian.Uint32(sum[:4])&0x0fffffff
+}
+
+// ctrlMAC derives a locally administered unicast address from the cluster id. The node's own address would make a
+// deepflow-server take us for the agent of that node.
+func ctrlMAC(clusterID string) string {
+	sum := sha256.Sum256([]byte("pseudo-agent ctrl mac\x00" + clusterID))
+	mac := net.HardwareAddr(sum[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac.String()
+}
+
+// caMD5 is the lower-case hexadecimal MD5 of the whole file, from which servers derive the cluster id.
+func caMD5(file string) (string, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read the CA certificate that the cluster id is derived from (or set cluster_id): %w", err)
+	}
+	sum := md5.Sum(pem)
+	return hex.EncodeToString(sum[:]), nil
+}

@@ -1,0 +1,48 @@
+package reporter
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// TLS says how to speak to the server encrypted. The files are read anew for each connection, so that rotated ones are
+// used without a restart.
+type TLS struct {
+	// CAFile holds the certificates that may have signed the server's; empty: the system's.
+	CAFile string
+	// CertFile and KeyFile are the client's own, for servers that ask for one; both or none.
+	CertFile, KeyFile string
+	// ServerName is what the server's certificate has to be for; empty: the host of the address.
+	ServerName string
+}
+
+func (t *TLS) config(host string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+	if t.ServerName != "" {
+		c.ServerName = t.ServerName
+	}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("server.tls.ca_file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("server.tls.ca_file: %s holds no PEM certificate", t.CAFile)
+		}
+	}
+	switch {
+	case t.CertFile != "" && t.KeyFile != "":
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("server.tls.cert_file and key_file: %w", err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	case t.CertFile != "" || t.KeyFile != "":
+		return nil, errors.New("server.tls: cert_file and key_file go together")
+	}
+	return c, nil
+}
