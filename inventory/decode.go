@@ -212,17 +212,21 @@ func decode(wire, id string, text []byte, options *Options) (e entity, namespace
 	o := object{wire: intern(wire), id: id}
 	_, isWorkload := workloadKinds[wire]
 	_, isIngress := ingressFamilies[wire]
+	d := decoder{object: o, scanner: scanner{b: text}, options: options}
+	valid := json.Valid(text)
 	switch {
 	case isWorkload, isIngress:
 	case wire == wireVersion, wire == wireNode, wire == wireNamespace, wire == wirePod, wire == wireReplicaSet,
 		wire == wireService, wire == wireServiceRule, wire == wireConfigMap:
 	default:
-		return flawed(o, TypeNotRead), ""
+		if valid {
+			d.top(false, func([]byte) { d.skip() })
+		}
+		return flawed(d.object, TypeNotRead), d.meta.namespace
 	}
-	if !json.Valid(text) {
+	if !valid {
 		return flawed(o, BrokenEntry), ""
 	}
-	d := decoder{object: o, scanner: scanner{b: text}, options: options}
 	if wire == wireVersion {
 		return d.version(), ""
 	}

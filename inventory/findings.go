@@ -176,7 +176,11 @@ func (inv *Inventory) explain(e entity, report func(r Reason, detail string)) {
 	o := e.base()
 	o.mask.each(func(row int) {
 		r := catalogue[row].Reason
-		report(r, detail(e, r))
+		text := detail(e, r)
+		if p, ok := e.(*pod); ok && r == PodOwnerDropped {
+			text += inv.ownerReasons(p.ownerUID.Value())
+		}
+		report(r, text)
 	})
 	if first := inv.rival(o); first != "" {
 		report(UIDTwice, "also entry "+first)
@@ -222,6 +226,27 @@ func (inv *Inventory) rival(o *object) string {
 		return ""
 	}
 	return first
+}
+
+// ownerReasons names the reasons for which the owner with this uid was dropped.
+func (inv *Inventory) ownerReasons(uid string) string {
+	text := ""
+	for _, wire := range ownerWires {
+		e := inv.entries[wire][uid]
+		if e == nil {
+			continue
+		}
+		e.base().mask.each(func(row int) {
+			if catalogue[row].Scope == ScopeObject {
+				text += ", " + string(catalogue[row].Reason)
+			}
+		})
+	}
+	return text
+}
+
+var ownerWires = []string{
+	wireReplicaSet, wireDeployment, wireStatefulSet, wireOpenGauss, wireDaemonSet, wireCloneSet, wireReplication,
 }
 
 func (inv *Inventory) explainIngress(i *ingress, report func(r Reason, detail string)) {
@@ -281,8 +306,6 @@ func detail(e entity, r Reason) string {
 	switch r {
 	case NamespaceUnknown:
 		return "namespace " + e.base().namespace()
-	case TypeNotRead:
-		return e.base().wire.Value()
 	}
 	switch e := e.(type) {
 	case *node:

@@ -370,4 +370,87 @@ type difference struct {
 	refused inventory.Reason // the vector is a success of the consumer that a later part of the server refuses
 }
 
-var differences = map[string]difference{}
+var differences = map[string]difference{
+	"04a-generateName-sts": {adapt: func(want *shadow) {
+		want.Pods[0].IPs = []string{"10.244.0.20"}
+		want.Pods[1].IPs = []string{"10.244.0.30"}
+	}},
+	"15d-same-pod-twice": {adapt: func(want *shadow) { want.Pods[0].IPs = nil }},
+	"16b-no-nodes":       {adapt: func(*shadow) {}, refused: inventory.NoNodes},
+}
+
+// vectorReasons are the reasons in each case that is not random; cases that are not here have none.
+var vectorReasons = map[string][]inventory.Reason{
+	"01a-no-version":                            {inventory.VersionMissing},
+	"01b-version-without-gitVersion":            {inventory.GitVersionMissing},
+	"02a-pods-as-array":                         {inventory.ListInOneEntry},
+	"02b-pods-as-List":                          {inventory.ListInOneEntry},
+	"03a-route-as-Ingress":                      {inventory.RoutePort},
+	"03c-route-targetPort-number":               {inventory.RoutePort},
+	"03g-as-ingress-portname-unknown":           {inventory.IngressPort},
+	"03k-v1-and-v1beta1-both":                   {inventory.IngressNotRead},
+	"03l-2port-service-first-name":              {inventory.IngressPort},
+	"03q-route-without-port":                    {inventory.RoutePort},
+	"04a-generateName-sts":                      {inventory.PodIdentity},
+	"05a-1elem-podNetworks":                     {inventory.CrashPodNetworks},
+	"06a-nolabels-vk":                           {inventory.CrashPodLabels},
+	"06c-nulllabels-vk":                         {inventory.CrashPodLabels},
+	"07na-word":                                 {inventory.CrashNodeIP, inventory.PodNodeUnknown},
+	"07nb-dots":                                 {inventory.NodeIPInvalid, inventory.PodNodeUnknown},
+	"07ne-colon":                                {inventory.NodeIPInvalid, inventory.PodNodeUnknown},
+	"07nf-space":                                {inventory.NodeIPInvalid, inventory.PodNodeUnknown},
+	"07ng-v6":                                   {inventory.PodNodeUnknown},
+	"07nh-v6zone":                               {inventory.PodNodeUnknown},
+	"07pa-word":                                 {inventory.CrashPodIP},
+	"07pb-dots":                                 {inventory.CrashPodIP},
+	"07pc-cidr":                                 {inventory.CrashPodIP},
+	"07pd-empty":                                {inventory.PodNoIP},
+	"07pe-colon":                                {inventory.CrashPodIP},
+	"07pf-space":                                {inventory.CrashPodIP},
+	"07x-bad-podCIDR":                           {inventory.PodCIDRInvalid},
+	"08a-rs-replicas0-with-pod":                 {inventory.PodOwnerDropped, inventory.ReplicaSetInactive},
+	"08b-rs-without-replicas":                   {inventory.PodOwnerDropped, inventory.ReplicaSetInactive},
+	"08c-rs-owner-rollout-template-namedport":   {inventory.ServicePortWorkload},
+	"08h-deployment-without-template-namedport": {inventory.ServicePortName},
+	"08j-service-without-targetPort":            {inventory.ServicePortTarget},
+	"09e-opengauss-namedport":                   {inventory.ServicePortName},
+	"10a-gss-unreported":                        {inventory.PodOwnerKind, inventory.ServiceNoWorkload},
+	"10d-supported-owner-second":                {inventory.PodOwnerNotFirst},
+	"12b-Mi-mem":                                {inventory.NodeMemory},
+	"12c-Gi-mem":                                {inventory.NodeMemory},
+	"12f-num-mem":                               {inventory.NodeMemory},
+	"12h-cpu-number":                            {inventory.NodeCPU},
+	"12i-cpu3.5":                                {inventory.NodeCPU},
+	"12j-cond-no-reason":                        {inventory.NodeState},
+	"13c-only-podIPs":                           {inventory.PodNoIP},
+	"13d-no-podCIDR-two-slash16":                {inventory.PodIPOutside},
+	"14a-ExternalName":                          {inventory.ServiceType},
+	"14c-no-selector":                           {inventory.ServiceSelector},
+	"14d-no-ports":                              {inventory.ServicePorts},
+	"14h-targetPort-name-unknown":               {inventory.ServicePortName},
+	"14i-targetPort-string-number":              {inventory.ServicePortString},
+	"15a-static-job-bare":                       {inventory.PodOrphan, inventory.PodOwnerKind, inventory.TypeNotRead},
+	"15b-job-disguised-as-sts":                  {inventory.PodOrphan, inventory.PodOwnerKind, inventory.TypeNotRead},
+	"15d-same-pod-twice":                        {inventory.PodIPTaken, inventory.PodIdentity, inventory.UIDTwice},
+	"16a-no-namespaces":                         {inventory.NamespaceUnknown},
+	"16b-no-nodes":                              {inventory.NoNodes, inventory.PodNodeUnknown},
+	"16c-broken-namespace-json":                 {inventory.BrokenEntry},
+	"17a-null-entry":                            {inventory.NotAnObject},
+	"17c-broken-service":                        {inventory.BrokenEntry},
+}
+
+func TestServerVectorReasons(t *testing.T) {
+	for _, v := range loadVectors(t) {
+		if strings.HasPrefix(v.Case, "random-") {
+			continue
+		}
+		var got []inventory.Reason
+		for _, f := range inventory.Build(inventory.Options{}, v.changes()).Findings(inventory.Filter{}) {
+			got = append(got, f.Reason)
+		}
+		slices.Sort(got)
+		if d := cmp.Diff(vectorReasons[v.Case], slices.Compact(got), cmpopts.EquateEmpty()); d != "" {
+			t.Errorf("%s: reasons differ (-want +got):\n%s", v.Case, d)
+		}
+	}
+}
