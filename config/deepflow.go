@@ -298,7 +298,10 @@ func AgentGroupResources(name string, data []byte) (*KubernetesResources, []Prov
 		return nil, nil, err
 	}
 	k := &c.Inputs.Resources.Kubernetes
-	mistakes = append(mistakes, independent(checkResources(k, ls), mistakes)...)
+	for _, m := range independent(checkResources(k, ls), mistakes) {
+		speakTheirs(m, taken)
+		mistakes = append(mistakes, m)
+	}
 	if err := joined(mistakes, []string{name}); err != nil {
 		return nil, nil, err
 	}

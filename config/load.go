@@ -184,17 +184,16 @@ func (p *program[T]) load(fs *pflag.FlagSet) (*Loaded[T], error) {
 		return out, errors.Join(joined(mistakes, out.Files), err)
 	}
 	out.Config = *cfg
-	follow := independent(p.check(cfg, ls), mistakes)
-	for _, m := range follow {
-		out.speakTheirs(m)
+	for _, m := range independent(p.check(cfg, ls), mistakes) {
+		speakTheirs(m, out.Taken)
+		mistakes = append(mistakes, m)
 	}
-	mistakes = append(mistakes, follow...)
 	return out, joined(mistakes, out.Files)
 }
 
 // speakTheirs makes a mistake about something that was taken from DeepFlow's files name the key that stands there.
-func (l *Loaded[T]) speakTheirs(m *Mistake) {
-	for _, p := range l.Taken {
+func speakTheirs(m *Mistake, taken []Provenance) {
+	for _, p := range taken {
 		if p.Overridden == (Source{}) && p.Source.File == m.Source.File && p.Key != keyAddresses && within(m.Key, p.Key) {
 			m.Key, m.ours = p.Theirs+strings.TrimPrefix(m.Key, p.Key), m.Key
 			return

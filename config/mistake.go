@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -56,7 +57,15 @@ func (m *Mistake) Error() string {
 	if m.Nearest != "" {
 		b.WriteString("; did you mean " + m.Nearest + "?")
 	}
-	return b.String()
+	return strings.Map(printable, b.String())
+}
+
+// printable keeps what a file holds from breaking the line or moving the cursor.
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return '\uFFFD'
 }
 
 // Source is where a value comes from: a line of a file, an environment variable or a flag. The zero Source is a default.
