@@ -1,0 +1,138 @@
+package informers
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// class sorts errors by what an operator can do about them. It is a metric's label and keeps texts stable over retries.
+type class string
+
+const (
+	classNone            class = ""
+	classForbidden       class = "forbidden"
+	classUnauthorized    class = "unauthorized"
+	classNotFound        class = "not_found"
+	classNotServed       class = "not_served"
+	classExpired         class = "expired"
+	classTooManyRequests class = "too_many_requests"
+	classServer          class = "server_error"
+	classRefused         class = "refused"
+	classTimeout         class = "timeout"
+	classConnection      class = "connection"
+	classData            class = "bad_data"
+	classDiscovery       class = "discovery"
+)
+
+// definite: an answer that the apiserver has thought about, so that waiting makes it no surer.
+func (c class) definite() bool {
+	return c == classForbidden || c == classUnauthorized || c == classNotServed
+}
+
+var advices = map[class]string{
+	classForbidden:       "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
+	classUnauthorized:    "check the service account's token, or the kubeconfig's credentials",
+	classNotFound:        "check that its CRD is established",
+	classTooManyRequests: "the apiserver sheds load; look at its priority and fairness metrics",
+	classServer:          "look at the apiserver's log",
+	classRefused:         "the apiserver refuses the request; check field_selector",
+	classTimeout:         "check the network to the apiserver and its load",
+	classConnection:      "check that the apiserver is up and reachable, and its certificate",
+	classData:            "something between here and the apiserver, or an aggregated API server, sends damaged answers",
+	classDiscovery:       "look at the APIService of that group: kubectl get apiservices",
+}
+
+// Errors of our own making, given as causes of cancelled contexts.
+var (
+	errSilent      = errors.New("nothing received for too long")
+	errDeadline    = errors.New("list not finished within its deadline")
+	errRelist      = errors.New("relist is due")
+	errNoStreaming = errors.New("the API does not complete streaming lists")
+)
+
+// dataError is a fault in what was received rather than in the connection.
+type dataError struct{ msg string }
+
+func (e *dataError) Error() string { return e.msg }
+
+func classify(err error) class {
+	var data *dataError
+	var netErr net.Error
+	switch {
+	case err == nil:
+		return classNone
+	case errors.As(err, &data):
+		return classData
+	case errors.Is(err, errSilent), errors.Is(err, errDeadline), errors.Is(err, context.DeadlineExceeded):
+		return classTimeout
+	case apierrors.IsForbidden(err):
+		return classForbidden
+	case apierrors.IsUnauthorized(err):
+		return classUnauthorized
+	case apierrors.IsNotFound(err):
+		return classNotFound
+	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
+		return classExpired
+	case apierrors.IsTooManyRequests(err):
+		return classTooManyRequests
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return classConnection
+	}
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		if code := status.Status().Code; code >= 400 && code < 500 {
+			return classRefused
+		}
+		return classServer
+	}
+	if errors.As(err, &netErr) && netErr.Timeout() {
+		return classTimeout
+	}
+	return classConnection
+}
+
+func failureOf(err error) failure {
+	c := classify(err)
+	return failure{class: c, reason: shorten(err.Error()), advice: advices[c]}
+}
+
+// shorten bounds a text that comes from outside.
+func shorten(s string) string {
+	const limit = 512
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}
+
+// retryAfter is how long the apiserver asked to be left alone, at most ten minutes.
+func retryAfter(err error) time.Duration {
+	seconds, ok := apierrors.SuggestsClientDelay(err)
+	if !ok {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, 10*time.Minute)
+}
+
+// streamingRefused: the apiserver knows the request for a streaming list and does not do it, or does not understand it.
+func streamingRefused(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsMethodNotSupported(err) ||
+		apierrors.IsNotAcceptable(err)
+}
+
+// tooNew: the apiserver has not reached the resourceVersion that was asked for. Released apiservers since 1.19 mark it.
+func tooNew(err error) bool {
+	return apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)
+}
+
+// opaque hides from the reflector what kind of error it is: for some kinds it waits without heeding its context, or
+// retries without a pause.
+type opaque struct{ err error }
+
+func (o opaque) Error() string { return o.err.Error() }

@@ -1,0 +1,550 @@
+// Package informers list-watches the selected resources of one cluster. It holds, for each of them, discovery's answer,
+// a client-go Reflector, a state with its reason, and the entries in force, nothing else of the objects: lists and
+// watches are read from the connection straight through the projection (package resources).
+//
+// It relies on the apiserver's resourceVersion semantics and on a Sink that takes entries in. It promises that a Sink
+// never loses a live object's entry because a list failed, was cut short or was refused; that an unchanged object causes
+// no call; that a resource that cannot be read holds up no other; and that no goroutine outlives Run.
+package informers
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+// VersionID is the id under which the entry of the apiserver's /version is passed to the Sink.
+const VersionID = "version"
+
+// Options configure a Set. Config, Selected and Sink are needed, everything else has a default.
+type Options struct {
+	// Config says how to reach the apiserver: see RESTConfig.
+	Config *rest.Config
+	// Selected are the resources to watch.
+	Selected []resources.Selected
+	// Projection says how much of the objects is kept. Its OwnerKinds is set by this package.
+	Projection resources.Options
+	// Sink takes the entries in.
+	Sink Sink
+	// Logger is told state changes. Default: nothing is logged.
+	Logger *slog.Logger
+	// Registerer is where the metrics go. Default: nowhere.
+	Registerer prometheus.Registerer
+	// PageSize is the number of objects that a page of a list may have (api_list_page_size). Default 1000.
+	PageSize int64
+	// RelistInterval is the longest time between two complete lists of a resource (api_list_max_interval). Default 10 min.
+	RelistInterval time.Duration
+	// DiscoveryInterval is the time between two looks at discovery while some resource is not where it should be.
+	// Otherwise they are five minutes apart. Default 20 s.
+	DiscoveryInterval time.Duration
+	// ListDeadline is how long one list may take. It is doubled, up to 30 minutes, as long as it is too short. Default 5 min.
+	ListDeadline time.Duration
+	// IdleTimeout is how long a list, or the answer to any request, may stand still. Default 60 s.
+	IdleTimeout time.Duration
+	// StreamIdleTimeout is how long a streaming list may stand still before list and watch are used instead. Default 15 s.
+	StreamIdleTimeout time.Duration
+	// SilentWatch is how long a watch may deliver neither event nor bookmark before it is opened anew. Apiservers send a
+	// bookmark about every minute. Default 3 min.
+	SilentWatch time.Duration
+}
+
+const (
+	settledDiscovery = 5 * time.Minute
+	pokedDiscovery   = time.Second // least time between two looks at discovery
+	versionInterval  = 5 * time.Minute
+	versionRetry     = 5 * time.Second
+	maxListDeadline  = 30 * time.Minute
+	backoffFirst     = 800 * time.Millisecond
+	backoffMax       = 8 * time.Second
+	refusalPause     = 2 * time.Second
+	maxRefusalPause  = 20 * time.Second
+	tickInterval     = time.Second
+	toldInterval     = time.Second // a busy watch need not say more often that it lives
+)
+
+func (o *Options) complete() error {
+	if o.Config == nil || o.Sink == nil {
+		return errors.New("informers: Config and Sink must be given")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&o.PageSize, 1000)
+	setDefault(&o.RelistInterval, 10*time.Minute)
+	setDefault(&o.DiscoveryInterval, 20*time.Second)
+	setDefault(&o.ListDeadline, 5*time.Minute)
+	setDefault(&o.IdleTimeout, time.Minute)
+	setDefault(&o.StreamIdleTimeout, 15*time.Second)
+	setDefault(&o.SilentWatch, 3*time.Minute)
+	return nil
+}
+
+func setDefault[T int64 | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Set watches the selected resources of one cluster. Its methods may be called by any goroutine, Run only once.
+type Set struct {
+	opts         Options
+	client       *client
+	metrics      *metrics
+	gate         *gate
+	streaming    streaming
+	newProjector func(resources.Selected) projector
+	owners       atomic.Pointer[map[ownerKind]string]
+	poked        chan struct{}
+	version      *source
+
+	mu      sync.Mutex
+	wanted  []resources.Selected
+	sources []*source // in the order of wanted, once the loop has seen it
+}
+
+// New returns a Set that does nothing before Run. The error says what is wrong with the access to the apiserver.
+func New(opts Options) (*Set, error) {
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	s := &Set{opts: opts, metrics: newMetrics(opts.Registerer), gate: newGate(), poked: make(chan struct{}, 1)}
+	s.opts.Projection.OwnerKinds = s.ownerKind
+	s.newProjector = func(sel resources.Selected) projector { return resources.NewProjector(sel, s.opts.Projection) }
+	var err error
+	if s.client, err = newClient(opts.Config, s.metrics); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	s.version = &source{id: VersionID, set: s, rec: newRecord(VersionID, true, now)}
+	s.metrics.show(VersionID, Pending)
+	s.Apply(opts.Selected)
+	return s, nil
+}
+
+// Apply changes the selection. Resources that stay keep their entries, state and watch; those that are new are listed;
+// those that go are removed from the Sink. A resource whose selector or namespace changes keeps its entries until the
+// new list is complete. It returns at once.
+func (s *Set) Apply(selected []resources.Selected) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wanted = slices.Clone(selected)
+	old := s.sources
+	s.sources = make([]*source, 0, len(selected))
+	namespace := theNamespace(selected)
+	for _, sel := range s.wanted {
+		i := slices.IndexFunc(old, func(src *source) bool { return src.id == sel.ID })
+		var src *source
+		if i >= 0 {
+			src = old[i]
+		} else {
+			src = &source{id: sel.ID, set: s, rec: newRecord(sel.ID, sel.Required, now)}
+			src.store = newStore(sel.ID, s.opts.Sink, src.listed)
+			s.metrics.show(sel.ID, Pending)
+		}
+		want := spec{sel, rank(sel), scope{sel.Kind, sel.As, sel.Namespace, sel.FieldSelector}}
+		if sel.Kind.Name == "namespaces" && namespace != "" {
+			// The one namespace that may be read, in the form for which a role with resourceNames suffices.
+			want.scope.fieldSelector = joinSelectors("metadata.name="+namespace, sel.FieldSelector)
+		}
+		src.mu.Lock()
+		src.spec = want
+		src.rec.required = sel.Required
+		src.mu.Unlock()
+		s.sources = append(s.sources, src)
+	}
+	s.poke()
+}
+
+// theNamespace is the namespace to which the selection is restricted, empty if it is not.
+func theNamespace(selected []resources.Selected) string {
+	for _, sel := range selected {
+		if sel.Namespace != "" {
+			return sel.Namespace
+		}
+	}
+	return ""
+}
+
+func joinSelectors(a, b string) string {
+	if b == "" {
+		return a
+	}
+	return a + "," + b
+}
+
+// rank is the order of the first lists: small and needed ones first, Pods last.
+func rank(sel resources.Selected) int {
+	order := []string{"namespaces", "nodes", "services", "deployments", "statefulsets", "daemonsets", "replicationcontrollers", "replicasets", "ingresses", "routes"}
+	if sel.Kind.Name == "pods" {
+		return len(order) + 1
+	}
+	if i := slices.Index(order, sel.Kind.Name); i >= 0 {
+		return i
+	}
+	return len(order)
+}
+
+// poke makes the loop look at discovery and at the selection soon.
+func (s *Set) poke() {
+	select {
+	case s.poked <- struct{}{}:
+	default:
+	}
+}
+
+// Run watches until ctx is done and then returns nil, when all goroutines have ended. The Sink keeps what it has.
+func (s *Set) Run(ctx context.Context) error {
+	defer s.client.close()
+	var background sync.WaitGroup
+	background.Go(func() { s.watchVersion(ctx) })
+	s.loop(ctx)
+	background.Wait()
+	return nil
+}
+
+// loop starts, moves and stops the informers. It alone touches what source keeps for it.
+func (s *Set) loop(ctx context.Context) {
+	l := &loop{set: s, discovery: newDiscovery(s.client)}
+	defer l.stopAll()
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	var last time.Time
+	due := true
+	for {
+		now := time.Now()
+		if interval := l.interval(); due && now.Sub(last) >= pokedDiscovery || now.Sub(last) >= interval {
+			due = false
+			l.look(ctx)
+			last = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.poked:
+			due = true
+		case now := <-tick.C:
+			s.refresh(now)
+		}
+	}
+}
+
+// refresh shows what time alone has changed.
+func (s *Set) refresh(now time.Time) {
+	for _, src := range s.all() {
+		src.update(now, func(*record) {})
+		if src.store != nil {
+			s.metrics.entries.WithLabelValues(src.id).Set(float64(src.store.size()))
+		}
+	}
+}
+
+// all returns version.Info and the selected resources.
+func (s *Set) all() []*source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*source{s.version}, s.sources...)
+}
+
+// loop is the state of Set.loop.
+type loop struct {
+	set       *Set
+	discovery *discovery
+	sources   []*source
+	groups    []string
+	restless  bool // some resource is not where it should be
+}
+
+func (l *loop) interval() time.Duration {
+	if l.restless {
+		return l.set.opts.DiscoveryInterval
+	}
+	return settledDiscovery
+}
+
+// look asks discovery and brings every resource to where it belongs.
+func (l *loop) look(ctx context.Context) {
+	l.set.mu.Lock()
+	sources := slices.Clone(l.set.sources)
+	l.set.mu.Unlock()
+	for _, old := range l.sources {
+		if !slices.Contains(sources, old) {
+			old.stop()
+			old.store.clear()
+			if !slices.ContainsFunc(sources, func(src *source) bool { return src.id == old.id }) {
+				l.set.metrics.forget(old.id)
+			}
+			l.set.opts.Logger.Info("resource is no longer selected", "resource", old.id)
+		}
+	}
+	l.sources = sources
+
+	groups := []string{""} // the core group answers for the apiserver as a whole
+	for _, src := range sources {
+		for _, c := range src.wanted().sel.Candidates {
+			groups = append(groups, c.Group)
+		}
+	}
+	slices.Sort(groups)
+	if groups = slices.Compact(groups); !slices.Equal(groups, l.groups) {
+		l.groups = groups
+		l.discovery.forget()
+	}
+	changed, err := l.discovery.refresh(ctx, groups)
+	if ctx.Err() != nil {
+		return
+	}
+	switch {
+	case err != nil:
+		l.set.metrics.discovery.WithLabelValues("error").Inc()
+	case changed:
+		l.set.metrics.discovery.WithLabelValues("changed").Inc()
+	default:
+		l.set.metrics.discovery.WithLabelValues("unchanged").Inc()
+	}
+
+	l.restless = err != nil
+	ordered := slices.Clone(sources)
+	slices.SortStableFunc(ordered, func(a, b *source) int { return a.wanted().rank - b.wanted().rank })
+	for _, src := range ordered {
+		l.place(ctx, src)
+	}
+	l.mapOwners()
+}
+
+// place brings one resource to where discovery says it is.
+func (l *loop) place(ctx context.Context, src *source) {
+	want := src.wanted()
+	best, ok, err := l.discovery.resolve(want.sel)
+	first := want.sel.Candidates[0]
+	if !ok || best.gvr != first && first.Version != "" {
+		l.restless = true // something better may still come
+	}
+	r := src.running()
+	if r == nil {
+		l.begin(ctx, src, want, best, ok, err)
+		return
+	}
+	if r.scope != want.scope {
+		src.stop()
+		src.start(ctx, want, r.target)
+		return
+	}
+	if ok && best == r.target {
+		src.absent = 0
+		return
+	}
+	_, still, unsure := l.discovery.find(r.target.gvr)
+	switch {
+	case !still && unsure != nil:
+		return
+	case !still && !l.confirmed(ctx, src, r.lw.path):
+		return
+	case ok:
+		l.set.opts.Logger.Info("resource moves to another group or version", "resource", src.id,
+			"from", r.target.gvr.GroupVersion().String(), "to", best.gvr.GroupVersion().String())
+		src.stop()
+		src.start(ctx, want, best)
+	case err != nil:
+		// Another candidate may be served; until that is known the informer goes on trying.
+	default:
+		l.vanish(src)
+	}
+}
+
+// begin starts the informer of a resource that has none.
+func (l *loop) begin(ctx context.Context, src *source, want spec, best target, ok bool, err error) {
+	switch {
+	case ok:
+		src.absent = 0
+		src.start(ctx, want, best)
+	case err != nil:
+		f := failureOf(err)
+		if f.class == classServer || f.class == classNotFound || f.class == classForbidden {
+			f = failure{class: classDiscovery, reason: f.reason, advice: advices[classDiscovery]}
+		}
+		src.failed(time.Now(), f)
+		l.set.gate.attempted(src.id)
+	default:
+		path := "/apis/" + want.sel.Candidates[0].Group
+		if first := want.sel.Candidates[0]; first.Version != "" {
+			path = resourcePath(first, want.scope.namespace)
+		}
+		if src.state() == NotServed || l.confirmed(ctx, src, path) {
+			l.vanish(src)
+		}
+	}
+}
+
+// confirmed makes sure that a resource which discovery does not name is really not served. Discovery is built up while
+// an apiserver starts, and names CRDs late; the resource's own path answers 404 only when the apiserver is sure.
+func (l *loop) confirmed(ctx context.Context, src *source, path string) bool {
+	src.absent++
+	_, err := l.set.client.get(ctx, src.id, path, "limit=1", runtime.ContentTypeJSON, "")
+	switch {
+	case apierrors.IsNotFound(err):
+		return true
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		// Permissions are looked at before existence, so that this says nothing; discovery has to say it twice.
+		if src.absent > 1 {
+			return true
+		}
+	}
+	l.set.poke()
+	return false
+}
+
+// vanish: the resource is not served.
+func (l *loop) vanish(src *source) {
+	src.stop()
+	var remove bool
+	now := time.Now()
+	src.update(now, func(r *record) { remove = r.gone(now) })
+	if remove {
+		src.store.clear()
+	}
+	l.set.gate.attempted(src.id)
+}
+
+func (l *loop) stopAll() {
+	var wg sync.WaitGroup
+	for _, src := range l.sources {
+		wg.Go(src.stop)
+	}
+	wg.Wait()
+}
+
+// ownerKind names the kind of a Pod's owner regardless of its version.
+type ownerKind struct{ group, kind string }
+
+// mapOwners learns from discovery the kinds of the workloads that are reported as another one. When that changes, Pods
+// are listed again, since their owners are then named differently.
+func (l *loop) mapOwners() {
+	owners := map[ownerKind]string{}
+	for _, src := range l.sources {
+		if r := src.running(); r != nil && r.scope.as && r.target.kind != "" {
+			owners[ownerKind{r.target.gvr.Group, r.target.kind}] = r.scope.kind.OwnerKind
+		}
+	}
+	old := l.set.owners.Load()
+	if old == nil && len(owners) == 0 || old != nil && maps.Equal(*old, owners) {
+		return
+	}
+	l.set.owners.Store(&owners)
+	for _, src := range l.sources {
+		if r := src.running(); r != nil && r.scope.kind.Name == "pods" {
+			r.lw.relist()
+		}
+	}
+}
+
+// ownerKind is the resources.Options.OwnerKinds of every projection.
+func (s *Set) ownerKind(apiVersion, kind string) string {
+	owners := s.owners.Load()
+	if owners == nil {
+		return ""
+	}
+	return (*owners)[ownerKind{groupOf(apiVersion), kind}]
+}
+
+func groupOf(apiVersion string) string {
+	group, _, found := strings.Cut(apiVersion, "/")
+	if !found {
+		return ""
+	}
+	return group
+}
+
+// Verdict says whether a report may go out at the time now, and what is wrong.
+func (s *Set) Verdict(now time.Time) Verdict {
+	v := Verdict{Complete: true}
+	for _, src := range s.all() {
+		src.mu.Lock()
+		src.rec.judge(now, &v)
+		src.mu.Unlock()
+	}
+	return v
+}
+
+// Status is what /status shows of the informers.
+type Status struct {
+	Resources []ResourceStatus `json:"resources"`
+	Verdict   Verdict          `json:"verdict"`
+}
+
+// ResourceStatus is the state of one selected resource.
+type ResourceStatus struct {
+	Resource      string     `json:"resource"`
+	State         State      `json:"state"`
+	Since         time.Time  `json:"since"`
+	Reason        string     `json:"reason,omitempty"`
+	Advice        string     `json:"advice,omitempty"`
+	Required      bool       `json:"required"`
+	GroupVersion  string     `json:"group_version,omitempty"`
+	Namespace     string     `json:"namespace,omitempty"`
+	FieldSelector string     `json:"field_selector,omitempty"`
+	As            string     `json:"as,omitempty"`
+	Entries       int        `json:"entries"`
+	LastList      *time.Time `json:"last_list,omitempty"`
+	LastEvent     *time.Time `json:"last_event,omitempty"`
+	LastBookmark  *time.Time `json:"last_bookmark,omitempty"`
+	LastError     string     `json:"last_error,omitempty"`
+	LastErrorAt   *time.Time `json:"last_error_at,omitempty"`
+}
+
+// Status returns the present state of everything.
+func (s *Set) Status() Status {
+	now := time.Now()
+	st := Status{Verdict: s.Verdict(now)}
+	for _, src := range s.all() {
+		st.Resources = append(st.Resources, src.status(now))
+	}
+	return st
+}
+
+func (s *source) status(now time.Time) ResourceStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rec
+	st := ResourceStatus{
+		Resource: s.id, State: r.current(now), Since: r.since, Required: r.required,
+		Namespace: s.spec.scope.namespace, FieldSelector: s.spec.scope.fieldSelector,
+		LastList: timeOrNil(r.lastList), LastEvent: timeOrNil(r.lastEvent), LastBookmark: timeOrNil(r.lastBookmark),
+		LastError: r.lastError, LastErrorAt: timeOrNil(r.lastErrorAt),
+	}
+	if r.isFailing(now) {
+		st.Reason, st.Advice = r.failing.reason, r.failing.advice
+	}
+	if s.spec.sel.As {
+		st.As = s.spec.sel.Kind.Name
+	}
+	if s.run != nil {
+		st.GroupVersion = s.run.target.gvr.GroupVersion().String()
+	}
+	if s.store != nil {
+		st.Entries = s.store.size()
+	} else if r.synced {
+		st.Entries = 1
+	}
+	return st
+}
+
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

@@ -1,0 +1,670 @@
+package informers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+// emptyList is what the reflector gets to see of a list: its resourceVersion. The objects went into the store.
+type emptyList struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []runtime.RawExtension
+}
+
+func (l *emptyList) DeepCopyObject() runtime.Object { c := *l; return &c }
+
+// object is one object of a watch's event on its way through the reflector.
+type object struct {
+	metav1.TypeMeta
+	metav1.ObjectMeta
+	found resources.Object
+}
+
+func (o *object) DeepCopyObject() runtime.Object { c := *o; return &c }
+
+// listWatch makes the lists and watches of one resource under one group and version, on behalf of the reflector that
+// runs it. The reflector calls List and Watch from one goroutine at a time.
+type listWatch struct {
+	src  *source
+	set  *Set
+	gvr  schema.GroupVersionResource
+	rank int
+	path string
+	base url.Values
+	proj projector
+
+	running sync.WaitGroup // goroutines and calls that the reflector does not wait for
+
+	mu          sync.Mutex
+	cancelWatch context.CancelCauseFunc // of the last watch, nil if there was none
+	relistDue   bool                    // the next list has to be a consistent one
+	notBefore   time.Time               // the apiserver is to be left alone until then
+	refusals    int                     // definite answers in a row
+	interrupted int                     // streaming lists in a row that broke off
+	slow        int                     // lists in a row that did not keep their deadline
+	leave       func()                  // the gate, held from a refused streaming list over to the list that follows it
+
+	// Used by the reflector's calls only.
+	shortcut error  // answer for the list with which the reflector follows a failed streaming list
+	paged    bool   // the API pages even lists that could come from a watch cache
+	cause    string // of the list that is under way
+	synced   bool
+}
+
+// List implements the reflector's interface for callers without a context; the reflector does not use it.
+func (lw *listWatch) List(opts metav1.ListOptions) (runtime.Object, error) {
+	return lw.ListWithContext(context.Background(), opts)
+}
+
+// Watch implements the reflector's interface for callers without a context; the reflector does not use it.
+func (lw *listWatch) Watch(opts metav1.ListOptions) (watch.Interface, error) {
+	return lw.WatchWithContext(context.Background(), opts)
+}
+
+// IsWatchListSemanticsUnSupported tells the reflector that streaming lists are understood.
+func (lw *listWatch) IsWatchListSemanticsUnSupported() bool { return false }
+
+// ListWithContext lists all pages into the store. It does the paging itself, because the reflector's pager would
+// accumulate objects and offers no deadline.
+func (lw *listWatch) ListWithContext(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+	lw.running.Add(1)
+	defer lw.running.Done()
+	if err := ctx.Err(); err != nil {
+		return nil, err // the reflector has gone, and the store may already be another informer's
+	}
+	if err := lw.shortcut; err != nil {
+		lw.shortcut = nil
+		return nil, err
+	}
+	leave, err := lw.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	lw.begin()
+	ctx, cancel := context.WithTimeoutCause(ctx, lw.deadline(), errDeadline)
+	defer cancel()
+
+	params := lw.params()
+	limit := strconv.FormatInt(lw.set.opts.PageSize, 10)
+	switch {
+	case lw.cause != causeRenewed:
+		// A consistent list. Apiservers that cannot serve it from their cache read it from etcd page by page.
+		if lw.src.store.isLoaded() || opts.ResourceVersion == "" {
+			params.Set("limit", limit)
+		} else {
+			params.Set("resourceVersion", "0")
+			params.Set("limit", limit) // ignored by the watch cache
+		}
+	case opts.ResourceVersion == "" || opts.ResourceVersion == "0" || lw.paged:
+		params.Set("limit", limit)
+		setNonEmpty(params, "resourceVersion", opts.ResourceVersion)
+	default:
+		// From the watch cache, which does not page.
+		params.Set("resourceVersion", opts.ResourceVersion)
+	}
+	rv, err := lw.listPages(ctx, params)
+	now := time.Now()
+	if err != nil {
+		lw.src.store.abandon()
+		lw.fail(now, "list", err)
+		return nil, err
+	}
+	return &emptyList{ListMeta: metav1.ListMeta{ResourceVersion: rv}}, nil
+}
+
+// listPages reads all pages of one list. If the list expires between two pages, it is read again in one piece.
+func (lw *listWatch) listPages(ctx context.Context, params url.Values) (resourceVersion string, err error) {
+	lw.src.store.begin()
+	first := params.Get("resourceVersion")
+	for page := 0; ; page++ {
+		meta, err := lw.listPage(ctx, params)
+		switch {
+		case err != nil && page > 0 && classify(err) == classExpired && params.Get("continue") != "":
+			params.Del("continue")
+			params.Del("limit")
+			setNonEmpty(params, "resourceVersion", first)
+			lw.src.store.begin()
+			continue
+		case err != nil:
+			return "", err
+		}
+		if page == 0 || params.Get("continue") == "" {
+			resourceVersion = meta.ResourceVersion
+		}
+		if meta.Continue == "" {
+			return resourceVersion, nil
+		}
+		if meta.Continue == params.Get("continue") {
+			return "", &dataError{"the continue token of a list does not advance"}
+		}
+		lw.paged = lw.paged || first == "0"
+		params.Set("continue", meta.Continue)
+		params.Set("limit", strconv.FormatInt(lw.set.opts.PageSize, 10))
+		params.Del("resourceVersion")
+	}
+}
+
+func (lw *listWatch) listPage(ctx context.Context, params url.Values) (pageMeta, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	idle := time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) })
+	defer idle.Stop()
+	body, err := lw.set.client.stream(ctx, "list", lw.src.id, lw.path, params)
+	if err != nil {
+		return pageMeta{}, withCause(ctx, err)
+	}
+	defer func() { _ = body.Close() }()
+	meta, err := decodePage(&idleReader{body, idle, lw.set.opts.IdleTimeout}, lw.proj, lw.src.store.known, lw.collect)
+	if err != nil {
+		return pageMeta{}, withCause(ctx, fmt.Errorf("read the list: %w", err))
+	}
+	return meta, nil
+}
+
+func (lw *listWatch) collect(obj resources.Object, malformed error) {
+	if malformed == nil {
+		lw.src.store.collect(obj)
+		return
+	}
+	lw.src.malformed(obj, malformed)
+	lw.src.store.keep(obj.Key)
+}
+
+// WatchWithContext opens a watch, or a streaming list that goes on as a watch.
+func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+	lw.running.Add(1)
+	defer lw.running.Done()
+	initial := opts.SendInitialEvents != nil && *opts.SendInitialEvents
+	if initial && !lw.set.streaming.allowed(lw.gvr.Group, time.Now()) {
+		return nil, opaque{errNoStreaming}
+	}
+	leave := func() {}
+	if initial {
+		var err error
+		if leave, err = lw.enter(ctx); err != nil {
+			return nil, opaque{err}
+		}
+		lw.begin()
+		if lw.cause != causeRenewed {
+			opts.ResourceVersion = "" // consistent
+		}
+		lw.src.store.begin()
+	} else if err := lw.pause(ctx); err != nil {
+		return nil, err
+	}
+
+	params := lw.params()
+	params.Set("watch", "true")
+	params.Set("allowWatchBookmarks", "true")
+	setNonEmpty(params, "resourceVersion", opts.ResourceVersion)
+	if opts.TimeoutSeconds != nil {
+		params.Set("timeoutSeconds", strconv.FormatInt(*opts.TimeoutSeconds, 10))
+	}
+	if initial {
+		params.Set("sendInitialEvents", "true")
+		params.Set("resourceVersionMatch", string(metav1.ResourceVersionMatchNotOlderThan))
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watcher{
+		lw: lw, ctx: ctx, cancel: cancel, initial: initial, leave: leave,
+		events: make(chan watch.Event), stopped: make(chan struct{}),
+		idle: time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) }),
+	}
+	body, err := lw.set.client.stream(ctx, "watch", lw.src.id, lw.path, params)
+	if err != nil {
+		w.idle.Stop()
+		err = withCause(ctx, err)
+		cancel(nil)
+		return nil, lw.refused(err, initial, opts.ResourceVersion, leave)
+	}
+	w.body = body
+	if initial {
+		w.hush(lw.set.opts.StreamIdleTimeout)
+		w.deadline = time.AfterFunc(lw.deadline(), func() { cancel(errDeadline) })
+	} else {
+		w.hush(lw.set.opts.SilentWatch)
+	}
+	lw.mu.Lock()
+	lw.cancelWatch = cancel
+	if lw.relistDue {
+		cancel(errRelist)
+	}
+	lw.mu.Unlock()
+	lw.src.opened(time.Now())
+	lw.running.Add(1)
+	go w.run()
+	return w, nil
+}
+
+// refused says what the reflector is told when a watch cannot be opened.
+func (lw *listWatch) refused(err error, initial bool, rv string, leave func()) error {
+	if !initial {
+		lw.fail(time.Now(), "watch", err)
+		return err
+	}
+	lw.src.store.abandon()
+	if streamingRefused(err) {
+		lw.set.streaming.refuse(lw.gvr.Group, time.Now())
+		lw.handOver(leave)
+		return opaque{errNoStreaming}
+	}
+	leave()
+	if rv != "" && (classify(err) == classExpired || tooNew(err)) {
+		return err // the reflector tries again at once, from the present
+	}
+	lw.fail(time.Now(), "watch", err)
+	if lw.broken()%3 != 0 || classify(err).definite() {
+		lw.shortcut = err // a list now would fare no better
+	}
+	return opaque{err}
+}
+
+// broken counts a streaming list that did not come to its end.
+func (lw *listWatch) broken() int {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.interrupted++
+	return lw.interrupted
+}
+
+// handOver keeps the gate for the list that is to follow.
+func (lw *listWatch) handOver(leave func()) {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.leave = leave
+}
+
+// takeOver returns the gate if it was kept.
+func (lw *listWatch) takeOver() (leave func()) {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	leave, lw.leave = lw.leave, nil
+	return leave
+}
+
+// deadline is how long a list may take. It doubles when it was too short, so that a slow network needs no setting.
+func (lw *listWatch) deadline() time.Duration {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	return min(lw.set.opts.ListDeadline<<min(lw.slow, 10), maxListDeadline)
+}
+
+// enter waits until the apiserver may be asked again and until it is this resource's turn to list.
+func (lw *listWatch) enter(ctx context.Context) (leave func(), err error) {
+	if leave = lw.takeOver(); leave != nil {
+		return leave, nil
+	}
+	if err := lw.pause(ctx); err != nil {
+		return nil, err
+	}
+	return lw.set.gate.enter(ctx, lw.src.id, lw.rank)
+}
+
+// pause waits for as long as the apiserver has asked for. Nobody else waits meanwhile: the gate goes on without us.
+func (lw *listWatch) pause(ctx context.Context) error {
+	lw.mu.Lock()
+	wait := time.Until(lw.notBefore)
+	lw.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+const (
+	causeFirst   = "first"
+	causeDue     = "due"
+	causeRenewed = "renewed"
+)
+
+// begin says why the list that begins is made. A list that follows a failed one has the cause of that one.
+func (lw *listWatch) begin() {
+	lw.mu.Lock()
+	due := lw.relistDue
+	lw.relistDue = false
+	lw.mu.Unlock()
+	switch {
+	case !lw.synced:
+		lw.cause = causeFirst
+	case due:
+		lw.cause = causeDue
+	case lw.cause == "":
+		lw.cause = causeRenewed
+	}
+	lw.src.listing(time.Now())
+}
+
+// listed is called when the store has taken a complete list over.
+func (lw *listWatch) listed() {
+	lw.set.metrics.relists.WithLabelValues(lw.src.id, lw.cause).Inc()
+	lw.synced, lw.cause = true, ""
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.interrupted, lw.refusals, lw.slow = 0, 0, 0
+}
+
+// relist makes the reflector list again, consistently, as soon as it can.
+func (lw *listWatch) relist() {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.relistDue = true
+	if lw.cancelWatch != nil {
+		lw.cancelWatch(errRelist)
+	}
+}
+
+// release gives back what an attempt that was broken off still holds.
+func (lw *listWatch) release() {
+	lw.running.Wait()
+	if leave := lw.takeOver(); leave != nil {
+		leave()
+	}
+	lw.src.store.abandon()
+}
+
+func (lw *listWatch) params() url.Values {
+	v := url.Values{}
+	for name, values := range lw.base {
+		v[name] = values
+	}
+	return v
+}
+
+// fail records why a list or watch could not be made.
+func (lw *listWatch) fail(now time.Time, verb string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return // by ourselves
+	}
+	f := failureOf(fmt.Errorf("cannot %s: %w", verb, err))
+	wait := retryAfter(err)
+	lw.mu.Lock()
+	if f.class.definite() || f.class == classNotFound {
+		// Somebody has to do something first: no need to ask at the reflector's pace.
+		wait = max(wait, min(refusalPause<<min(lw.refusals, 10), maxRefusalPause))
+		lw.refusals++
+	}
+	if errors.Is(err, errDeadline) {
+		lw.slow++
+	}
+	if wait > 0 {
+		lw.notBefore = now.Add(wait)
+	}
+	lw.mu.Unlock()
+	lw.set.metrics.errors.WithLabelValues(lw.src.id, verb, string(f.class)).Inc()
+	if f.class == classExpired {
+		return // the way of things
+	}
+	lw.src.failed(now, f)
+	if f.class == classNotFound {
+		lw.set.poke()
+	}
+}
+
+// watcher reads one watch. The events of a streaming list go into the store; the reflector only gets the bookmark that
+// ends it.
+type watcher struct {
+	lw       *listWatch
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	body     io.ReadCloser
+	initial  bool
+	leave    func()
+	idle     *time.Timer
+	deadline *time.Timer // of a streaming list, else nil
+	silence  time.Duration
+	events   chan watch.Event
+	stopped  chan struct{}
+	once     sync.Once
+	heard    bool
+}
+
+// ResultChan is read by the reflector.
+func (w *watcher) ResultChan() <-chan watch.Event { return w.events }
+
+// Stop ends the watch; it may be called more than once.
+func (w *watcher) Stop() {
+	w.once.Do(func() {
+		close(w.stopped)
+		w.cancel(context.Canceled)
+	})
+}
+
+// hush sets how long the watch may be silent from now on.
+func (w *watcher) hush(d time.Duration) {
+	w.silence = d
+	w.idle.Reset(d)
+}
+
+// finish stops the deadline of a streaming list.
+func (w *watcher) finish() {
+	if w.deadline != nil {
+		w.deadline.Stop()
+	}
+}
+
+func (w *watcher) run() {
+	lw := w.lw
+	defer lw.running.Done()
+	defer close(w.events)
+	defer func() { w.leave() }()
+	defer w.cancel(nil)
+	defer w.finish()
+	defer w.idle.Stop()
+	defer func() { _ = w.body.Close() }()
+	opened := time.Now()
+	var told time.Time
+	d := newDecoder(w.body, watchBuffer, 1)
+	for {
+		ev, err := d.nextEvent(lw.proj, lw.src.store.known)
+		if err != nil {
+			w.ended(withCause(w.ctx, err), opened)
+			return
+		}
+		if ev.kind == "ERROR" {
+			w.refused(ev.status)
+			return
+		}
+		w.heard = true
+		if now := time.Now(); ev.kind == "BOOKMARK" || now.Sub(told) >= toldInterval {
+			told = now
+			w.idle.Reset(w.silence)
+			lw.src.heard(now, ev.kind == "BOOKMARK")
+		}
+		if !w.pass(ev) {
+			return
+		}
+	}
+}
+
+// pass hands one event on. It returns false if the watch is over.
+func (w *watcher) pass(ev event) bool {
+	lw := w.lw
+	if ev.malformed != nil {
+		lw.src.malformed(ev.found, ev.malformed)
+		if w.initial {
+			lw.src.store.keep(ev.found.Key)
+		}
+		return true
+	}
+	switch {
+	case ev.kind == "BOOKMARK" && w.initial && !ev.initialEnd:
+		// An apiserver that does not know streaming lists has begun an ordinary watch.
+		w.noStreaming()
+		return false
+	case ev.kind == "BOOKMARK":
+		obj := &object{ObjectMeta: metav1.ObjectMeta{ResourceVersion: ev.version}}
+		if w.initial {
+			obj.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+			w.initial = false
+			w.hush(lw.set.opts.SilentWatch)
+			w.finish()
+			defer w.leave()
+		}
+		return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
+	case w.initial && ev.kind == "DELETED":
+		lw.src.store.uncollect(ev.found.Key)
+		return true
+	case w.initial:
+		lw.src.store.collect(ev.found)
+		return true
+	default:
+		obj := &object{ObjectMeta: metav1.ObjectMeta{ResourceVersion: ev.found.ResourceVersion}, found: ev.found}
+		return w.send(watch.Event{Type: watch.EventType(ev.kind), Object: obj})
+	}
+}
+
+func (w *watcher) send(ev watch.Event) bool {
+	select {
+	case w.events <- ev:
+		return true
+	case <-w.stopped:
+		return false
+	}
+}
+
+// refused: the apiserver ended the watch with an error.
+func (w *watcher) refused(status *metav1.Status) {
+	lw := w.lw
+	err := apierrors.FromObject(status)
+	expired := classify(err) == classExpired
+	if w.initial {
+		lw.src.store.abandon()
+		lw.broken()
+	}
+	if !w.heard || w.initial {
+		lw.fail(time.Now(), "watch", err)
+	} else {
+		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
+	}
+	if w.initial && !expired {
+		// Under any other reason the reflector might wait without heeding its context.
+		status = ownStatus(metav1.StatusReasonUnknown, err.Error())
+	}
+	w.send(watch.Event{Type: watch.Error, Object: status})
+}
+
+// ended: nothing more can be read.
+func (w *watcher) ended(err error, opened time.Time) {
+	lw := w.lw
+	select {
+	case <-w.stopped:
+		return
+	default:
+	}
+	switch {
+	case errors.Is(err, errRelist):
+		// For the reflector the watch has expired, so that it lists again.
+		w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonExpired, err.Error())})
+	case errors.Is(err, context.Canceled):
+	case w.initial && errors.Is(err, errSilent):
+		w.noStreaming()
+	case w.initial:
+		lw.src.store.abandon()
+		lw.broken()
+		lw.fail(time.Now(), "watch", fmt.Errorf("the streaming list broke off: %w", unexpected(err)))
+		w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonUnknown, err.Error())})
+	case errors.Is(err, io.EOF), errors.Is(err, errSilent):
+		// The apiserver ends every watch after some minutes; a silent one is opened again from where it was.
+		if errors.Is(err, errSilent) {
+			lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", "silent").Inc()
+		}
+	case !w.heard && time.Since(opened) < watchProof, classify(err) == classData:
+		lw.fail(time.Now(), "watch", fmt.Errorf("the watch broke off: %w", err))
+	default:
+		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
+	}
+}
+
+// noStreaming makes the reflector fall back to list and watch, now and for some time.
+func (w *watcher) noStreaming() {
+	lw := w.lw
+	lw.src.store.abandon()
+	lw.set.streaming.refuse(lw.gvr.Group, time.Now())
+	lw.handOver(w.leave)
+	w.leave = func() {}
+	w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonUnknown, errNoStreaming.Error())})
+}
+
+func ownStatus(reason metav1.StatusReason, message string) *metav1.Status {
+	code := int32(500)
+	if reason == metav1.StatusReasonExpired {
+		code = 410
+	}
+	return &metav1.Status{Status: metav1.StatusFailure, Reason: reason, Code: code, Message: message}
+}
+
+// withCause returns why ctx was cancelled, if that is why err came.
+func withCause(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+func setNonEmpty(v url.Values, name, value string) {
+	if value != "" {
+		v.Set(name, value)
+	}
+}
+
+// idleReader puts off a timer with every byte.
+type idleReader struct {
+	r     io.Reader
+	timer *time.Timer
+	limit time.Duration
+}
+
+func (r *idleReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if n > 0 {
+		r.timer.Reset(r.limit)
+	}
+	return n, err
+}
+
+// streaming remembers which API groups do not complete streaming lists.
+type streaming struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+const streamingRetry = time.Hour
+
+func (s *streaming) allowed(group string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !now.Before(s.until[group])
+}
+
+func (s *streaming) refuse(group string, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.until == nil {
+		s.until = map[string]time.Time{}
+	}
+	s.until[group] = now.Add(streamingRetry)
+}

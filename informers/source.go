@@ -1,0 +1,217 @@
+package informers
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+// source is one selected resource: what is known about it, its entries, and the informer that keeps them while one runs.
+type source struct {
+	id    string
+	set   *Set
+	store *store // nil for version.Info
+
+	absent int // looks at discovery in a row without the resource; used by the Set's loop only
+
+	mu      sync.Mutex
+	spec    spec
+	rec     *record
+	run     *run
+	badOnce bool // a malformed object has been logged since the last complete list
+}
+
+// spec is what was asked for.
+type spec struct {
+	sel   resources.Selected
+	rank  int
+	scope scope
+}
+
+// scope is what, besides group and version, decides which objects an informer sees and what it makes of them.
+type scope struct {
+	kind          *resources.Kind
+	as            bool
+	namespace     string
+	fieldSelector string
+}
+
+// run is one informer at work.
+type run struct {
+	target target
+	scope  scope
+	lw     *listWatch
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// start runs an informer for t.
+func (s *source) start(ctx context.Context, want spec, t target) {
+	ctx, cancel := context.WithCancel(ctx)
+	namespace := want.scope.namespace
+	if !t.namespaced {
+		namespace = ""
+	}
+	lw := &listWatch{
+		src: s, set: s.set, gvr: t.gvr, rank: want.rank,
+		path: resourcePath(t.gvr, namespace),
+		proj: s.set.newProjector(want.sel),
+		base: map[string][]string{},
+	}
+	setNonEmpty(lw.base, "fieldSelector", want.scope.fieldSelector)
+	r := &run{target: t, scope: want.scope, lw: lw, cancel: cancel, done: make(chan struct{})}
+	s.mu.Lock()
+	s.run = r
+	s.mu.Unlock()
+	s.set.gate.expect(s.id, want.rank)
+	quiet := klogger(s.set.opts.Logger.With("resource", s.id))
+	reflector := cache.NewReflectorWithOptions(lw, nil, s.store, cache.ReflectorOptions{
+		Name: s.id, TypeDescription: s.id, Logger: &quiet,
+		Backoff: &wait.Backoff{Duration: backoffFirst, Cap: backoffMax, Steps: 20, Factor: 2, Jitter: 0.5},
+	})
+	go func() {
+		defer close(r.done)
+		defer s.set.gate.attempted(s.id)
+		defer lw.release()
+		var background sync.WaitGroup
+		background.Go(func() { lw.relistEvery(ctx, s.set.opts.RelistInterval) })
+		reflector.RunWithContext(klog.NewContext(ctx, quiet))
+		background.Wait()
+	}()
+}
+
+// stop ends the informer, if one runs, and waits for its goroutines. The entries stay.
+func (s *source) stop() {
+	s.mu.Lock()
+	r := s.run
+	s.run = nil
+	s.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.cancel()
+	<-r.done
+}
+
+func (s *source) wanted() spec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spec
+}
+
+func (s *source) state() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rec.state
+}
+
+func (s *source) running() *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run
+}
+
+// update changes the record and tells what an operator sees of it.
+func (s *source) update(now time.Time, change func(*record)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.rec.state
+	change(s.rec)
+	if !s.rec.refresh(now) {
+		return
+	}
+	s.set.metrics.show(s.id, s.rec.state)
+	attrs := []any{"resource", s.id, "state", s.rec.state, "before", before}
+	if f := s.rec.failing; f.class != classNone {
+		s.set.opts.Logger.Warn("resource state", append(attrs, "reason", f.reason, "advice", f.advice, "required", s.rec.required)...)
+		return
+	}
+	s.set.opts.Logger.Info("resource state", attrs...)
+}
+
+func (s *source) listing(now time.Time) { s.update(now, func(r *record) { r.listing() }) }
+
+// listed is called when the store and the sink have a complete list.
+func (s *source) listed() {
+	now := time.Now()
+	if r := s.running(); r != nil {
+		r.lw.listed()
+	}
+	s.mu.Lock()
+	s.badOnce = false
+	s.mu.Unlock()
+	setTime(s.set.metrics.lastList, s.id, now)
+	s.set.metrics.entries.WithLabelValues(s.id).Set(float64(s.store.size()))
+	s.update(now, func(r *record) { r.listed(now) })
+}
+
+func (s *source) opened(now time.Time) { s.update(now, func(r *record) { r.opened(now) }) }
+
+func (s *source) heard(now time.Time, bookmark bool) {
+	setTime(s.set.metrics.lastHeard, s.id, now)
+	if bookmark {
+		setTime(s.set.metrics.lastMark, s.id, now)
+	}
+	s.update(now, func(r *record) { r.heard(now, bookmark) })
+}
+
+func (s *source) failed(now time.Time, f failure) {
+	s.update(now, func(r *record) { r.failed(now, f) })
+}
+
+// malformed counts an object that was skipped, and names the first one.
+func (s *source) malformed(obj resources.Object, err error) {
+	s.set.metrics.malformed.WithLabelValues(s.id).Inc()
+	s.mu.Lock()
+	first := !s.badOnce
+	s.badOnce = true
+	s.mu.Unlock()
+	if first {
+		s.set.opts.Logger.Warn("an object is skipped because it is malformed; further ones are counted only",
+			"resource", s.id, "namespace", obj.Namespace, "name", obj.Name, "error", err)
+	}
+}
+
+// relistEvery makes the informer list again at least every interval.
+func (lw *listWatch) relistEvery(ctx context.Context, interval time.Duration) {
+	for {
+		t := time.NewTimer(wait.Jitter(interval*9/10, 1.0/9))
+		select {
+		case <-t.C:
+			lw.relist()
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// klogger passes client-go's own messages on at debug level: what matters of them, the states say better.
+func klogger(l *slog.Logger) klog.Logger { return logr.FromSlogHandler(&debugHandler{l.Handler()}) }
+
+type debugHandler struct{ slog.Handler }
+
+func (h *debugHandler) Enabled(ctx context.Context, _ slog.Level) bool {
+	return h.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (h *debugHandler) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h *debugHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &debugHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h *debugHandler) WithGroup(name string) slog.Handler {
+	return &debugHandler{h.Handler.WithGroup(name)}
+}

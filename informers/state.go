@@ -1,0 +1,222 @@
+package informers
+
+import (
+	"fmt"
+	"time"
+)
+
+// State is what an operator is told about one selected resource.
+type State string
+
+// The states of a resource.
+const (
+	// Pending: not tried yet, or waiting for its turn.
+	Pending State = "Pending"
+	// Listing: the first list, or the first list after the resource appeared, is under way.
+	Listing State = "Listing"
+	// Synced: listed completely and watched.
+	Synced State = "Synced"
+	// NotServed: the apiserver says that it does not have this resource.
+	NotServed State = "NotServed"
+	// Forbidden: the apiserver refuses list or watch, and nothing was ever listed.
+	Forbidden State = "Forbidden"
+	// Failing: cannot be listed or watched for any other reason, or was taken away after it had been listed. What was
+	// listed before is kept.
+	Failing State = "Failing"
+)
+
+// States are all states, in the order of a resource's usual life.
+var States = []State{Pending, Listing, Synced, NotServed, Forbidden, Failing}
+
+// The times of invariant 4 (docs/informers.md).
+const (
+	// errorAfter is how long a resource must fail without interruption before the server is told.
+	errorAfter = 30 * time.Second
+	// firstReportWait is how long the first report waits for an optional resource that cannot be listed.
+	firstReportWait = 5 * time.Minute
+	// optionalErrorFor is how long the server is told that an optional resource fails; afterwards it is an alert only.
+	optionalErrorFor = 10 * time.Minute
+	// watchProof is how long a new watch must stay open without a word to count as working.
+	watchProof = 5 * time.Second
+)
+
+// failure is why a resource cannot be read. The reason of the first error of a class is kept, so that the text does
+// not change with every retry.
+type failure struct {
+	class  class
+	reason string
+	advice string
+}
+
+// record holds everything that is known about the course of one resource. Its methods take the time from outside and
+// touch nothing else, so that state and verdict are functions of what was recorded.
+type record struct {
+	id       string
+	required bool
+	added    time.Time
+
+	phase   State // Pending, Listing, Synced or NotServed: what would hold if nothing failed
+	synced  bool  // a complete list is in hand
+	settled bool  // never again holds back a report
+
+	failing      failure
+	failingSince time.Time // zero: does not fail
+	watchOpened  time.Time // since the failure began
+
+	lastError    string
+	lastErrorAt  time.Time
+	lastList     time.Time
+	lastEvent    time.Time
+	lastBookmark time.Time
+
+	state State // as last shown
+	class class
+	since time.Time
+}
+
+func newRecord(id string, required bool, now time.Time) *record {
+	return &record{id: id, required: required, added: now, phase: Pending, state: Pending, since: now}
+}
+
+// listing: a list begins.
+func (r *record) listing() {
+	if !r.synced {
+		r.phase = Listing
+	}
+}
+
+// listed: a complete list is in hand.
+func (r *record) listed(now time.Time) {
+	r.phase, r.synced, r.settled = Synced, true, true
+	r.lastList = now
+	r.recovered()
+}
+
+// opened: a watch was accepted. That alone does not end a failure: it may break at once.
+func (r *record) opened(now time.Time) { r.watchOpened = now }
+
+// heard: a watch delivered something.
+func (r *record) heard(now time.Time, bookmark bool) {
+	r.lastEvent = now
+	if bookmark {
+		r.lastBookmark = now
+	}
+	if r.synced {
+		r.recovered()
+	}
+}
+
+func (r *record) recovered() {
+	r.failing, r.failingSince = failure{}, time.Time{}
+}
+
+// failed: a list or watch could not be made, or a watch broke before it proved to work.
+func (r *record) failed(now time.Time, f failure) {
+	if !r.isFailing(now) {
+		r.failingSince = now
+		r.failing = failure{}
+	}
+	if r.failing.class != f.class {
+		r.failing = f
+	}
+	r.watchOpened = time.Time{}
+	r.lastError, r.lastErrorAt = f.reason, now
+}
+
+// gone: the apiserver does not serve the resource. It reports whether the entries are to be removed: those of a
+// required resource are kept, since its disappearance is an error that an operator has to resolve.
+func (r *record) gone(now time.Time) (remove bool) {
+	if r.required {
+		r.failed(now, failure{
+			class:  classNotServed,
+			reason: "the apiserver does not serve this required resource",
+			advice: "install its CRD, or take `required: true` from its api_resources entry",
+		})
+		return false
+	}
+	r.phase, r.synced, r.settled = NotServed, false, true
+	r.watchOpened = time.Time{}
+	r.recovered()
+	return true
+}
+
+// isFailing tells whether the failure goes on: a watch that has been open for watchProof ends it.
+func (r *record) isFailing(now time.Time) bool {
+	if r.failingSince.IsZero() {
+		return false
+	}
+	return !r.synced || r.watchOpened.IsZero() || now.Sub(r.watchOpened) < watchProof
+}
+
+func (r *record) current(now time.Time) State {
+	switch {
+	case !r.isFailing(now):
+		return r.phase
+	case !r.synced && r.failing.class == classForbidden:
+		return Forbidden
+	case !r.synced && r.failing.class == classNotServed:
+		return NotServed
+	default:
+		return Failing
+	}
+}
+
+// refresh settles what time has decided and reports whether state or kind of failure differ from what was last shown.
+func (r *record) refresh(now time.Time) bool {
+	if !r.failingSince.IsZero() && !r.isFailing(now) {
+		r.recovered()
+	}
+	if r.givenUp(now) {
+		r.settled = true
+	}
+	state, class := r.current(now), r.failing.class
+	if state == r.state && class == r.class {
+		return false
+	}
+	if state != r.state {
+		r.since = now
+	}
+	r.state, r.class = state, class
+	return true
+}
+
+// givenUp: an optional resource that has failed from the start has been waited for long enough.
+func (r *record) givenUp(now time.Time) bool {
+	return !r.required && !r.synced && r.isFailing(now) && now.Sub(r.added) >= firstReportWait
+}
+
+// Verdict says whether a report may go out and what is wrong, by invariant 4 (docs/informers.md).
+type Verdict struct {
+	// Complete: every selected resource is listed completely, not served, or optional and given up.
+	Complete bool `json:"complete"`
+	// Waiting are the ids of the resources for which Complete waits.
+	Waiting []string `json:"waiting,omitempty"`
+	// Errors are to be told to the server as error_msg. The texts do not change while the failure is the same.
+	Errors []string `json:"errors,omitempty"`
+	// Standing are failures that are no longer, or never, told to the server: for logs, metrics and alerts only.
+	Standing []string `json:"standing,omitempty"`
+}
+
+// judge adds what r has to say to v.
+func (r *record) judge(now time.Time, v *Verdict) {
+	failing := r.isFailing(now)
+	ripe := failing && (now.Sub(r.failingSince) >= errorAfter || !r.synced && r.failing.class.definite())
+	waiting := !r.synced && !r.settled && !r.givenUp(now)
+	if waiting {
+		v.Complete = false
+		v.Waiting = append(v.Waiting, r.id)
+	}
+	if !ripe {
+		return
+	}
+	text := fmt.Sprintf("%s: %s", r.id, r.failing.reason)
+	if r.failing.advice != "" {
+		text += "; " + r.failing.advice
+	}
+	told := waiting || r.synced && (r.required || now.Sub(r.failingSince) < optionalErrorFor)
+	if told {
+		v.Errors = append(v.Errors, text)
+	} else {
+		v.Standing = append(v.Standing, text)
+	}
+}

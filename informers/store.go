@@ -1,0 +1,219 @@
+package informers
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+// Sink takes in what the informers find. For one id the calls come one after the other, for different ids they may come
+// at the same time. An entry that is passed on is never changed.
+type Sink interface {
+	// Replace gives the complete entries of id, possibly none. It is called for the first complete list only; later
+	// lists are passed on as differences.
+	Replace(id string, entries []*resources.Entry)
+	// Upsert adds an entry or replaces the one of the same UID.
+	Upsert(id string, e *resources.Entry)
+	// Delete removes the entry of that UID.
+	Delete(id string, uid resources.UID)
+	// Remove removes all entries of id: it is no longer selected, or no longer served.
+	Remove(id string)
+}
+
+// store holds the entries of one resource and nothing else of its objects. It is the store of the reflector, which
+// tells it when a list is complete and hands it the watch's events; the objects of a list come in by collect, without
+// passing through the reflector, so that nothing but entries is ever accumulated.
+type store struct {
+	id       string
+	sink     Sink
+	onListed func()
+
+	mu      sync.RWMutex
+	entries map[resources.Key]*resources.Entry
+	loaded  bool                               // the sink has a complete list
+	pending map[resources.Key]*resources.Entry // nil: no list under way
+}
+
+func newStore(id string, sink Sink, onListed func()) *store {
+	return &store{id: id, sink: sink, onListed: onListed, entries: map[resources.Key]*resources.Entry{}}
+}
+
+// known returns the entry that is in force for k.
+func (s *store) known(k resources.Key) *resources.Entry {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.entries[k]
+}
+
+func (s *store) size() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.entries)
+}
+
+func (s *store) isLoaded() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.loaded
+}
+
+// begin starts a list afresh.
+func (s *store) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = make(map[resources.Key]*resources.Entry, len(s.entries))
+}
+
+// abandon ends a list that failed.
+func (s *store) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = nil
+}
+
+// collect takes one object of the list that is under way.
+func (s *store) collect(o resources.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o.Entry == nil {
+		delete(s.pending, o.Key)
+		return
+	}
+	s.pending[o.Key] = o.Entry
+}
+
+// keep takes over the entry in force for an object of the list that could not be read.
+func (s *store) keep(k resources.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.entries[k]; e != nil {
+		s.pending[k] = e
+	}
+}
+
+func (s *store) uncollect(k resources.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pending, k)
+}
+
+// Replace is called by the reflector when the list is complete. The slice is always empty: see collect.
+func (s *store) Replace([]any, string) error {
+	s.mu.Lock()
+	next := s.pending
+	s.pending = nil
+	if next == nil {
+		s.mu.Unlock()
+		return errors.New("no list under way")
+	}
+	prev, first := s.entries, !s.loaded
+	var removed map[resources.UID]struct{}
+	for k, old := range prev {
+		if e := next[k]; e == nil || e.UID() != old.UID() {
+			if removed == nil {
+				removed = map[resources.UID]struct{}{}
+			}
+			removed[old.UID()] = struct{}{}
+		}
+	}
+	var upserts, all []*resources.Entry
+	if first {
+		all = make([]*resources.Entry, 0, len(next))
+	}
+	for k, e := range next {
+		if old := prev[k]; old != nil && same(old, e) {
+			next[k] = old
+			e = old
+		} else if !first {
+			upserts = append(upserts, e)
+		}
+		if first {
+			all = append(all, e)
+		}
+		if removed != nil {
+			delete(removed, e.UID())
+		}
+	}
+	s.entries, s.loaded = next, true
+	s.mu.Unlock()
+
+	if first {
+		s.sink.Replace(s.id, all)
+	}
+	for _, e := range upserts {
+		s.sink.Upsert(s.id, e)
+	}
+	if !first {
+		for uid := range removed {
+			s.sink.Delete(s.id, uid)
+		}
+	}
+	s.onListed()
+	return nil
+}
+
+// Add is called by the reflector for an ADDED event.
+func (s *store) Add(obj any) error { return s.Update(obj) }
+
+// Update is called by the reflector for a MODIFIED event.
+func (s *store) Update(obj any) error {
+	ev, ok := obj.(*object)
+	if !ok {
+		return errors.New("not an object of this package")
+	}
+	e := ev.found.Entry
+	s.mu.Lock()
+	old := s.entries[ev.found.Key]
+	switch {
+	case e == nil:
+		delete(s.entries, ev.found.Key)
+	case old != nil && same(old, e):
+		s.mu.Unlock()
+		return nil
+	default:
+		s.entries[ev.found.Key] = e
+	}
+	s.mu.Unlock()
+	if e != nil {
+		s.sink.Upsert(s.id, e)
+	}
+	if old != nil && (e == nil || old.UID() != e.UID()) {
+		s.sink.Delete(s.id, old.UID())
+	}
+	return nil
+}
+
+// Delete is called by the reflector for a DELETED event.
+func (s *store) Delete(obj any) error {
+	ev, ok := obj.(*object)
+	if !ok {
+		return errors.New("not an object of this package")
+	}
+	s.mu.Lock()
+	old := s.entries[ev.found.Key]
+	delete(s.entries, ev.found.Key)
+	s.mu.Unlock()
+	if old != nil {
+		s.sink.Delete(s.id, old.UID())
+	}
+	return nil
+}
+
+// Resync is part of the reflector's contract; there is nothing to repeat.
+func (s *store) Resync() error { return nil }
+
+// clear removes everything, because the resource is no longer served or selected.
+func (s *store) clear() {
+	s.mu.Lock()
+	loaded := s.loaded
+	s.entries, s.loaded, s.pending = map[resources.Key]*resources.Entry{}, false, nil
+	s.mu.Unlock()
+	if loaded {
+		s.sink.Remove(s.id)
+	}
+}
+
+func same(a, b *resources.Entry) bool {
+	return a == b || a.Sum() == b.Sum() && a.UID() == b.UID() && a.Owner() == b.Owner() && a.OwnerKind() == b.OwnerKind()
+}

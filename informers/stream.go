@@ -1,0 +1,455 @@
+package informers
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+const (
+	listBuffer  = 256 << 10 // few objects are cut by the buffer's end, and those have to be scanned twice
+	watchBuffer = 16 << 10
+	maxObject   = 64 << 20 // far above etcd's limit; bounds what a broken server can make us hold
+)
+
+// projector is what resources.Projector promises. On io.ErrUnexpectedEOF it wants more bytes. With any other error,
+// n > 0 says that the object's end was found and the next one can be read.
+type projector interface {
+	Project(buf []byte, known func(resources.Key) *resources.Entry) (obj resources.Object, n int, err error)
+}
+
+// decoder reads JSON from a connection through one buffer, without making a tree of it.
+type decoder struct {
+	r    io.Reader
+	buf  []byte
+	pos  int
+	end  int
+	fill int // a refill reads until that many bytes are unread; 1 for a watch, whose next byte may come tomorrow
+	err  error
+}
+
+func newDecoder(r io.Reader, size, fill int) *decoder {
+	return &decoder{r: r, buf: make([]byte, size), fill: fill}
+}
+
+// more makes at least one further byte available, and more if that needs no waiting or the decoder may wait.
+func (d *decoder) more(want int) error {
+	if d.err != nil {
+		return d.err
+	}
+	if d.pos > 0 && (d.pos == d.end || d.end == len(d.buf)) {
+		copy(d.buf, d.buf[d.pos:d.end])
+		d.end -= d.pos
+		d.pos = 0
+	}
+	if d.pos == d.end && d.fill == 1 && len(d.buf) > listBuffer {
+		d.buf = make([]byte, watchBuffer) // one large object must not cost its memory for as long as the watch lives
+	}
+	if d.end == len(d.buf) {
+		if len(d.buf) >= maxObject {
+			return &dataError{fmt.Sprintf("a JSON value of more than %d bytes", maxObject)}
+		}
+		grown := make([]byte, 2*len(d.buf))
+		copy(grown, d.buf[d.pos:d.end])
+		d.end -= d.pos
+		d.pos = 0
+		d.buf = grown
+	}
+	want = min(want, len(d.buf)-d.pos)
+	for first := true; first || d.end-d.pos < want; first = false {
+		n, err := d.r.Read(d.buf[d.end:])
+		d.end += n
+		if err != nil {
+			d.err = err
+			if n == 0 && first {
+				return err
+			}
+			break
+		}
+		if d.end == len(d.buf) {
+			break
+		}
+	}
+	return nil
+}
+
+// peek returns the next byte that is not white space, io.EOF at the end.
+func (d *decoder) peek() (byte, error) {
+	for {
+		for d.pos < d.end {
+			switch c := d.buf[d.pos]; c {
+			case ' ', '\n', '\r', '\t':
+				d.pos++
+			default:
+				return c, nil
+			}
+		}
+		if err := d.more(d.fill); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// expect consumes the byte c.
+func (d *decoder) expect(c byte) error {
+	got, err := d.peek()
+	if err != nil {
+		return unexpected(err)
+	}
+	if got != c {
+		return &dataError{fmt.Sprintf("got %q, want %q", got, c)}
+	}
+	d.pos++
+	return nil
+}
+
+// value consumes one value by f, which is called again with more bytes as long as it returns io.ErrUnexpectedEOF.
+func (d *decoder) value(f func(buf []byte) (n int, err error)) error {
+	if _, err := d.peek(); err != nil {
+		return unexpected(err)
+	}
+	for tried := 0; ; {
+		// Scanning a value again with every packet would cost the square of its size. A value that ends the stream so
+		// far ends with a bracket, a quote or a letter of its own; numbers do not occur there.
+		if have := d.end - d.pos; tried == 0 || have >= 2*tried || d.fill == 1 && d.mayEnd() || d.err != nil {
+			tried = have
+			n, err := f(d.buf[d.pos:d.end])
+			if !errors.Is(err, io.ErrUnexpectedEOF) {
+				d.pos += n
+				return err
+			}
+			if d.err != nil {
+				return unexpected(d.err)
+			}
+		}
+		want := d.fill
+		if d.fill > 1 {
+			want = max(d.fill, 2*tried)
+		}
+		if err := d.more(want); err != nil {
+			return unexpected(err)
+		}
+	}
+}
+
+// mayEnd tells whether the last byte that is not white space may be the end of an event.
+func (d *decoder) mayEnd() bool {
+	for i := d.end - 1; i >= d.pos; i-- {
+		switch d.buf[i] {
+		case ' ', '\n', '\r', '\t':
+		default:
+			return d.buf[i] == '}'
+		}
+	}
+	return false
+}
+
+// unexpected: the stream ended within a value.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// raw consumes one value and returns its bytes, valid until the next call.
+func (d *decoder) raw() ([]byte, error) {
+	var out []byte
+	err := d.value(func(buf []byte) (int, error) {
+		n, err := jsonscan.SkipValue(buf, 0)
+		if err != nil {
+			return 0, err
+		}
+		out = buf[:n]
+		return n, nil
+	})
+	return out, dataFault(err)
+}
+
+// members calls f for each key of an object; f consumes the value.
+func (d *decoder) members(f func(key string) error) error {
+	if err := d.expect('{'); err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		c, err := d.peek()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch {
+		case c == '}':
+			d.pos++
+			return nil
+		case c == ',' && !first:
+			d.pos++
+		case !first:
+			return &dataError{fmt.Sprintf("got %q between the members of an object", c)}
+		}
+		if c, err = d.peek(); err != nil {
+			return unexpected(err)
+		} else if c != '"' {
+			return &dataError{fmt.Sprintf("got %q, want the key of a member", c)}
+		}
+		raw, err := d.raw()
+		if err != nil {
+			return err
+		}
+		key, err := unquote(raw)
+		if err != nil {
+			return err
+		}
+		if err := d.expect(':'); err != nil {
+			return err
+		}
+		if err := f(key); err != nil {
+			return err
+		}
+	}
+}
+
+// elements calls f before each element of an array (or none, for null); f consumes the element.
+func (d *decoder) elements(f func() error) error {
+	c, err := d.peek()
+	if err != nil {
+		return unexpected(err)
+	}
+	if c == 'n' {
+		raw, err := d.raw()
+		if err == nil && string(raw) != "null" {
+			err = &dataError{"items is not an array"}
+		}
+		return err
+	}
+	if err := d.expect('['); err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		c, err := d.peek()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch {
+		case c == ']':
+			d.pos++
+			return nil
+		case c == ',' && !first:
+			d.pos++
+		case !first:
+			return &dataError{fmt.Sprintf("got %q between the elements of an array", c)}
+		}
+		if err := f(); err != nil {
+			return err
+		}
+	}
+}
+
+// project reads one object. The error errMalformed says that there is one, but that it cannot be used.
+func (d *decoder) project(p projector, known func(resources.Key) *resources.Entry) (obj resources.Object, err error) {
+	var bad error
+	err = d.value(func(buf []byte) (n int, err error) {
+		bad = nil
+		obj, n, err = p.Project(buf, known)
+		if err != nil && n > 0 {
+			bad = &malformedError{err}
+			return n, nil
+		}
+		return n, err
+	})
+	if err == nil {
+		return obj, bad
+	}
+	return obj, dataFault(err)
+}
+
+// dataFault makes a *dataError of what the scanner found wrong; errors of the connection stay as they are.
+func dataFault(err error) error {
+	var syntax *jsonscan.SyntaxError
+	if errors.As(err, &syntax) {
+		return &dataError{"broken JSON: " + err.Error()}
+	}
+	return err
+}
+
+// malformedError: an object without what every object has. The stream can go on after it.
+type malformedError struct{ err error }
+
+func (e *malformedError) Error() string { return e.err.Error() }
+func (e *malformedError) Unwrap() error { return e.err }
+
+// pageMeta is the metadata of a list.
+type pageMeta struct {
+	ResourceVersion string `json:"resourceVersion"`
+	Continue        string `json:"continue"`
+}
+
+// decodePage reads one page of a list and calls each for every object, with an error if the object is malformed. It
+// returns an error unless the page is there to its last bracket.
+func decodePage(r io.Reader, p projector, known func(resources.Key) *resources.Entry,
+	each func(resources.Object, error),
+) (pageMeta, error) {
+	d := newDecoder(r, listBuffer, listBuffer/2)
+	var meta pageMeta
+	var seenMeta bool
+	err := d.members(func(key string) error {
+		switch key {
+		case "items":
+			return d.elements(func() error {
+				obj, err := d.project(p, known)
+				var malformed *malformedError
+				if err != nil && !errors.As(err, &malformed) {
+					return err
+				}
+				each(obj, err)
+				return nil
+			})
+		case "metadata":
+			raw, err := d.raw()
+			if err != nil {
+				return err
+			}
+			seenMeta = true
+			return jsonUnmarshal(raw, &meta)
+		case "kind":
+			raw, err := d.raw()
+			if err == nil && string(raw) == `"Status"` {
+				err = &dataError{"got a Status, want a list"}
+			}
+			return err
+		default:
+			_, err := d.raw()
+			return err
+		}
+	})
+	if err != nil {
+		return pageMeta{}, err
+	}
+	if !seenMeta {
+		return pageMeta{}, &dataError{"got a list without metadata"}
+	}
+	if c, err := d.peek(); err == nil {
+		return pageMeta{}, &dataError{fmt.Sprintf("got %q after the end of a list", c)}
+	} else if !errors.Is(err, io.EOF) {
+		return pageMeta{}, err
+	}
+	return meta, nil
+}
+
+// event is one event of a watch.
+type event struct {
+	kind       string // ADDED, MODIFIED, DELETED, BOOKMARK or ERROR
+	found      resources.Object
+	malformed  error
+	version    string         // of a bookmark
+	initialEnd bool           // the bookmark that ends a streaming list
+	status     *metav1.Status // of an error
+}
+
+// bookmark is all that is read of a bookmark's object.
+type bookmark struct {
+	Metadata struct {
+		ResourceVersion string            `json:"resourceVersion"`
+		Annotations     map[string]string `json:"annotations"`
+	} `json:"metadata"`
+}
+
+// nextEvent reads one event; io.EOF says that the stream has ended between two.
+func (d *decoder) nextEvent(p projector, known func(resources.Key) *resources.Entry) (event, error) {
+	var ev event
+	if _, err := d.peek(); err != nil {
+		return ev, err
+	}
+	var early []byte // the object, if it comes before the type
+	var seen bool
+	object := func(d *decoder) error {
+		seen = true
+		switch ev.kind {
+		case "ADDED", "MODIFIED", "DELETED":
+			obj, err := d.project(p, known)
+			ev.found = obj
+			var malformed *malformedError
+			if errors.As(err, &malformed) {
+				ev.malformed = err
+				return nil
+			}
+			return err
+		case "BOOKMARK":
+			raw, err := d.raw()
+			if err != nil {
+				return err
+			}
+			var b bookmark
+			if err := jsonUnmarshal(raw, &b); err != nil {
+				return err
+			}
+			ev.version = b.Metadata.ResourceVersion
+			ev.initialEnd = b.Metadata.Annotations[metav1.InitialEventsAnnotationKey] == "true"
+			return nil
+		case "ERROR":
+			raw, err := d.raw()
+			if err != nil {
+				return err
+			}
+			ev.status = &metav1.Status{}
+			return jsonUnmarshal(raw, ev.status)
+		default:
+			return &dataError{fmt.Sprintf("got a watch event of type %q", shorten(ev.kind))}
+		}
+	}
+	err := d.members(func(key string) error {
+		switch {
+		case key == "type":
+			raw, err := d.raw()
+			if err != nil {
+				return err
+			}
+			ev.kind, err = unquote(raw)
+			return err
+		case key == "object" && ev.kind != "":
+			return object(d)
+		case key == "object":
+			raw, err := d.raw()
+			early = bytes.Clone(raw)
+			return err
+		default:
+			_, err := d.raw()
+			return err
+		}
+	})
+	if err != nil {
+		return event{}, unexpected(err)
+	}
+	if early != nil {
+		inner := newDecoder(bytes.NewReader(early), max(len(early), 1), len(early)+1)
+		if err := object(inner); err != nil {
+			return event{}, unexpected(err)
+		}
+	}
+	if !seen {
+		return event{}, &dataError{"got a watch event without an object"}
+	}
+	return ev, nil
+}
+
+func unquote(raw []byte) (string, error) {
+	if n := len(raw); n >= 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : n-1]), nil
+	}
+	var s string
+	err := jsonUnmarshal(raw, &s)
+	return s, err
+}
+
+// jsonUnmarshal decodes the small documents around the objects.
+func jsonUnmarshal(raw []byte, into any) error {
+	if err := json.Unmarshal(raw, into); err != nil {
+		return &dataError{"broken JSON: " + err.Error()}
+	}
+	return nil
+}
