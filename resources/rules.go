@@ -23,9 +23,13 @@ func text(p *Projector, v jsonscan.Value) bool {
 	return v.Kind() == jsonscan.StringKind && len(v.Raw()) > 0 && keep(p, v)
 }
 
-// nonEmpty keeps an object or array that is not empty.
+// nonEmpty keeps an array that is not empty, or an object with a member that is not null.
 func nonEmpty(p *Projector, v jsonscan.Value) bool {
-	return v.Kind() >= jsonscan.ArrayKind && v.First().Kind() != jsonscan.Absent && keep(p, v)
+	first := v.First()
+	for v.Kind() == jsonscan.ObjectKind && first.Kind() == jsonscan.NullKind {
+		first = first.Next()
+	}
+	return first.Kind() != jsonscan.Absent && keep(p, v)
 }
 
 func labelsOrEmpty(p *Projector, v jsonscan.Value) bool {
@@ -307,7 +311,7 @@ func nodeReady(p *Projector, v jsonscan.Value) bool {
 	return false
 }
 
-// quantity reads a Kubernetes quantity that is not negative, written as a string or number.
+// quantity reads a Kubernetes quantity from 0 to 2^63-1, written as a string or number. (Value gives 0 for larger ones.)
 func quantity(v jsonscan.Value) (resource.Quantity, bool) {
 	var s []byte
 	switch v.Kind() {
@@ -324,7 +328,7 @@ func quantity(v jsonscan.Value) (resource.Quantity, bool) {
 		return resource.Quantity{}, false
 	}
 	q, err := resource.ParseQuantity(string(s))
-	return q, err == nil && q.Sign() >= 0
+	return q, err == nil && q.Sign() >= 0 && q.CmpInt64(math.MaxInt64) < 0
 }
 
 func cores(p *Projector, v jsonscan.Value) bool {
@@ -427,21 +431,27 @@ func (p *Projector) appendMembers(v jsonscan.Value, one func(jsonscan.Value) boo
 	p.out = append(p.out, '{')
 	first := true
 	for m := v.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
-		if !m.Exists() {
-			continue
-		}
-		mark := len(p.out)
-		if !first {
-			p.out = append(p.out, ',')
-		}
-		p.out = append(m.AppendKey(p.out), ':')
-		if one(m) {
+		if p.appendMember(m, first, one) {
 			first = false
-		} else {
-			p.out = p.out[:mark]
 		}
 	}
 	p.out = append(p.out, '}')
+}
+
+func (p *Projector) appendMember(m jsonscan.Value, first bool, one func(jsonscan.Value) bool) bool {
+	if !m.Exists() {
+		return false
+	}
+	mark := len(p.out)
+	if !first {
+		p.out = append(p.out, ',')
+	}
+	p.out = append(m.AppendKey(p.out), ':')
+	if !one(m) {
+		p.out = p.out[:mark]
+		return false
+	}
+	return true
 }
 
 func (p *Projector) appendElements(v jsonscan.Value, one func(jsonscan.Value)) {
@@ -482,41 +492,38 @@ func (p *Projector) appendServicePort(v jsonscan.Value) {
 		p.appendFree(v)
 		return
 	}
-	target := v.Get("targetPort")
-	number := portNumber(target)
-	if !target.Exists() || target.Is("") || target.Kind() == jsonscan.NumberKind && string(target.Raw()) == "0" {
-		number = portNumber(v.Get("port"))
+	const key = "targetPort"
+	target := v.Get(key)
+	isName := target.Kind() == jsonscan.StringKind || target.Kind() == jsonscan.NumberKind
+	if !isName || len(target.Raw()) == 0 || string(target.Raw()) == "0" {
+		target = v.Get("port")
+		isName = false
 	}
-	appendTarget := func(comma bool) {
-		if comma {
+	number := portNumber(target)
+	pending, first := number > 0 || isName, true
+	appendTarget := func() {
+		if !first {
 			p.out = append(p.out, ',')
 		}
-		p.out = append(p.out, `"targetPort":`...)
+		p.out = append(p.out, `"`+key+`":`...)
 		if number > 0 {
 			p.out = strconv.AppendInt(p.out, int64(number), 10)
 		} else {
 			p.out = target.Append(p.out)
 		}
+		pending, first = false, false
 	}
-	pending, first := number > 0 || target.Exists(), true
 	p.out = append(p.out, '{')
 	for m := v.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
-		if !m.Exists() || m == target {
-			continue
+		if pending && string(m.Key()) > key {
+			appendTarget()
 		}
-		if pending && string(m.Key()) > "targetPort" {
-			appendTarget(!first)
-			pending, first = false, false
+		if string(m.Key()) != key && p.appendMember(m, first, p.appendFreeMember) {
+			first = false
 		}
-		if !first {
-			p.out = append(p.out, ',')
-		}
-		first = false
-		p.out = append(m.AppendKey(p.out), ':')
-		p.appendFree(m)
 	}
 	if pending {
-		appendTarget(!first)
+		appendTarget()
 	}
 	p.out = append(p.out, '}')
 }
