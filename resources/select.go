@@ -350,19 +350,26 @@ func editDistance(a, b string) int {
 
 // uniqueIDs makes the IDs unique: entries of one name and group are told apart by their version, then by a number.
 func uniqueIDs(sel []Selected) []Selected {
-	count := map[string]int{}
-	for _, s := range sel {
-		count[s.ID]++
+	byID := map[string][]int{}
+	for i, s := range sel {
+		byID[s.ID] = append(byID[s.ID], i)
+	}
+	for _, same := range byID {
+		first := sel[same[0]].Candidates
+		if !slices.ContainsFunc(same, func(i int) bool { return !slices.Equal(sel[i].Candidates, first) }) {
+			continue
+		}
+		for _, i := range same {
+			if c := sel[i].Candidates; len(c) == 1 && c[0].Version != "" && !strings.Contains(sel[i].ID, "/") {
+				sel[i].ID += "/" + c[0].Version
+			}
+		}
 	}
 	seen := map[string]int{}
 	for i := range sel {
-		s := &sel[i]
-		if count[s.ID] > 1 && len(s.Candidates) == 1 && s.Candidates[0].Version != "" && !strings.Contains(s.ID, "/") {
-			s.ID += "/" + s.Candidates[0].Version
-		}
-		seen[s.ID]++
-		if n := seen[s.ID]; n > 1 {
-			s.ID = fmt.Sprintf("%s#%d", s.ID, n)
+		seen[sel[i].ID]++
+		if n := seen[sel[i].ID]; n > 1 {
+			sel[i].ID = fmt.Sprintf("%s#%d", sel[i].ID, n)
 		}
 	}
 	return sel
