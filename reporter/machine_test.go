@@ -1,0 +1,286 @@
+package reporter
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+)
+
+// bench is one reporter, one source and one server under synthetic time.
+type bench struct {
+	t      *testing.T
+	src    *testSource
+	server *memServer
+	rec    *recorder
+	r      *run
+}
+
+func newBench(t *testing.T, change func(*Options)) *bench {
+	t.Helper()
+	b := &bench{t: t, src: newSource(nil), server: newMemServer(), rec: &recorder{}}
+	b.server.Seen = b.rec.see
+	seedContent(b.src)
+	opts := Options{Source: b.src}
+	if change != nil {
+		change(&opts)
+	}
+	b.r = start(t, opts, nil, b.server)
+	return b
+}
+
+// expect lets d pass and compares what the server has seen in it.
+func (b *bench) expect(what string, d time.Duration, want string) []seen {
+	b.t.Helper()
+	time.Sleep(d)
+	synctest.Wait()
+	l := b.rec.take()
+	if got := kinds(l); got != want {
+		b.t.Errorf("%s: got requests %q, want %q", what, got, want)
+	}
+	return l
+}
+
+func (b *bench) state(want state) {
+	b.t.Helper()
+	if got := b.r.Status().State; got != string(want) {
+		b.t.Errorf("got state %s, want %s", got, want)
+	}
+}
+
+func (b *bench) change(n int, content string) { b.src.Upsert("pods", testEntry("*v1.Pod", n, content)) }
+
+// holds checks that the server's store has exactly the current content, attested by the handshake, without an error.
+func (b *bench) holds() {
+	b.t.Helper()
+	h := b.server.Held(testCluster)
+	if h == nil {
+		b.t.Fatal("the server holds nothing")
+	}
+	if cur := b.src.Fold.Take(); h.Version != cur.Version() || wireOf(h.Entries) != wireOfSnapshot(cur) || h.ErrorMsg != "" {
+		b.t.Errorf("got version %d with %d entries and error %q, want %d with %d and none", h.Version, len(h.Entries), h.ErrorMsg, cur.Version(), cur.Len())
+	}
+}
+
+func scenario(t *testing.T, name string, change func(*Options), f func(b *bench)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, change)
+			f(b)
+			b.r.stop()
+		})
+	})
+}
+
+func TestReporting(t *testing.T) {
+	scenario(t, "first report, heartbeats, changes", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.state(stateSynced)
+		b.expect("quiet", 150*time.Second, "empty empty")
+		b.change(3, "a")
+		b.expect("debounce", 900*time.Millisecond, "")
+		b.expect("after the debounce", 200*time.Millisecond, "full")
+		b.holds()
+		b.change(4, "a")
+		b.expect("within push_interval", 8*time.Second, "")
+		b.change(5, "a")
+		b.expect("after push_interval", 3*time.Second, "full")
+		b.holds()
+		b.change(5, "b")
+		b.change(5, "a")
+		b.expect("changed and back", 55*time.Second, "")
+	})
+	scenario(t, "not complete yet", nil, func(b *bench) {
+		b.src.set(false)
+		b.r.stop()
+		b.rec.take()
+		b.r = start(b.t, Options{Source: b.src}, nil, b.server)
+		b.expect("incomplete", 150*time.Second, "probe probe probe")
+	})
+	scenario(t, "server restarts", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.server.Restart()
+		l := b.expect("next heartbeat", time.Minute, "empty full")
+		if l[0].version != l[1].version {
+			b.t.Errorf("got full report of version %d, want %d again: nothing has changed", l[1].version, l[0].version)
+		}
+		b.holds()
+	})
+	scenario(t, "server restarts and closes connections", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.server.Restart()
+		b.server.cut()
+		b.expect("before the next heartbeat", 59*time.Second, "")
+		b.expect("next heartbeat is the probe", 2*time.Second, "empty full")
+		b.holds()
+	})
+	scenario(t, "hourly full report under a new version", nil, func(b *bench) {
+		l := b.expect("start", 0, "probe full")
+		first := l[1].version
+		time.Sleep(time.Hour - time.Second)
+		b.rec.take()
+		l = b.expect("an hour after", 2*time.Second, "full")
+		if len(l) == 1 && l[0].version == first {
+			b.t.Errorf("got version %d again, want a new one", first)
+		}
+		b.holds()
+	})
+	scenario(t, "a response that got lost", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.server.Fault = once(faultserver.Fault{DropResponse: true})
+		time.Sleep(10 * time.Second)
+		b.change(3, "a")
+		b.expect("until the deadline", 31*time.Second, "full")
+		b.expect("the probe finds it", 2*time.Second, "empty")
+		b.state(stateSynced)
+		b.holds()
+	})
+	scenario(t, "agent id 0", func(o *Options) { o.AgentID = proto.Uint32(0) }, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.expect("quiet", 599*time.Second, "")
+		b.expect("keepalive", 2*time.Second, "full")
+		b.server.Restart()
+		b.expect("keepalive", 600*time.Second, "full")
+		b.holds()
+		b.src.set(true, "boom")
+		b.expect("error", 2*time.Second, "error+")
+		b.expect("error again", 600*time.Second, "error+")
+		b.src.set(true)
+		b.expect("cleared", 2*time.Second, "full")
+		b.holds()
+	})
+}
+
+// once applies a fault to the next request only.
+func once(f faultserver.Fault) func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+	used := false
+	return func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+		if used {
+			return faultserver.Fault{}
+		}
+		used = true
+		return f
+	}
+}
+
+func TestErrors(t *testing.T) {
+	scenario(t, "after the first report", nil, func(b *bench) {
+		l := b.expect("start", 0, "probe full")
+		version := l[1].version
+		b.src.set(true, "pods: connection refused", "nodes: gone")
+		l = b.expect("once with entries", 2*time.Second, "error+")
+		if l[0].version != version || l[0].errMsg != "nodes: gone; pods: connection refused" {
+			b.t.Errorf("got %d %q, want the old version %d and both errors, the shorter first", l[0].version, l[0].errMsg, version)
+		}
+		b.state(stateTelling)
+		b.change(3, "a")
+		l = b.expect("then alone", 120*time.Second, "error error")
+		if l[1].version != version {
+			b.t.Errorf("got version %d, want %d: an error has no version of its own", l[1].version, version)
+		}
+		b.server.Restart()
+		b.expect("mismatch", time.Minute, "error error+")
+		b.src.Delete("pods", testUID(3))
+		b.src.set(true)
+		l = b.expect("over, nothing changed", 2*time.Second, "empty")
+		if l[0].version != version {
+			b.t.Errorf("got version %d, want %d: no needless version", l[0].version, version)
+		}
+		b.holds()
+		b.src.set(true, "again")
+		b.expect("again", 12*time.Second, "error+")
+		b.change(4, "a")
+		b.src.set(true)
+		b.expect("over, something changed", 2*time.Second, "empty full")
+		b.holds()
+	})
+	scenario(t, "before the first report", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.r.stop()
+		held := b.server.Held(testCluster).Version
+		b.src = newSource(nil)
+		b.src.set(false, "pods: forbidden")
+		b.r = start(b.t, Options{Source: b.src}, nil, b.server)
+		l := b.expect("told under what the server holds", 2*time.Second, "probe error")
+		if l[1].version != held {
+			b.t.Errorf("got version %d, want %d", l[1].version, held)
+		}
+		b.state(stateWaiting)
+		b.expect("repeated", 2*time.Minute, "error error")
+		seedContent(b.src)
+		b.src.set(true)
+		b.expect("over", 2*time.Second, "full")
+		b.holds()
+	})
+	scenario(t, "before the first report, the server holds nothing", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.r.stop()
+		b.server.Restart()
+		b.src.set(false, "pods: forbidden")
+		b.r = start(b.t, Options{Source: b.src}, nil, b.server)
+		b.expect("nothing to attach an error to", 2*time.Minute, "probe probe probe")
+	})
+	scenario(t, "too large", func(o *Options) { o.MaxMessageSize = 8 << 10 }, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		for n := range 100 {
+			b.change(n, "a")
+		}
+		l := b.expect("told", 12*time.Second, "error+")
+		if len(l) > 0 && l[0].entries != 3 {
+			b.t.Errorf("got %d entries, want the 3 of the last report", l[0].entries)
+		}
+		b.state(stateTelling)
+		for n := 3; n < 100; n++ {
+			b.src.Delete("pods", testUID(n))
+		}
+		b.expect("fits again", 12*time.Second, "full")
+		b.holds()
+	})
+}
+
+func TestFailures(t *testing.T) {
+	scenario(t, "every failure costs one attempt per backoff step", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.server.Fault = func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+			return faultserver.Fault{Code: codes.Unavailable}
+		}
+		b.change(3, "a")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		// 1+2+4+8+16+32 s, then one a minute.
+		if n := len(b.rec.take()); n < 60 || n > 68 {
+			b.t.Errorf("got %d requests in an hour, want about 65", n)
+		}
+		b.server.Fault = nil
+		b.expect("over", 61*time.Second, "empty full")
+		b.holds()
+	})
+	scenario(t, "a server that answers full reports wrongly", nil, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		b.server.Fault = func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+			return faultserver.Fault{Answer: proto.Uint64(7)}
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		l := b.rec.take()
+		full := 0
+		for _, s := range l {
+			if s.entries > 0 {
+				full++
+			}
+		}
+		if full > 68 {
+			b.t.Errorf("got %d full reports in an hour, want at most one a minute", full)
+		}
+		b.server.Fault = nil
+		time.Sleep(2 * time.Minute)
+		b.holds()
+	})
+}
