@@ -59,6 +59,8 @@ type Options struct {
 	// SilentWatch is how long a watch may deliver neither event nor bookmark before it is opened anew. Apiservers send a
 	// bookmark about every minute. Default 3 min.
 	SilentWatch time.Duration
+	// Beat, if given, is called on every turn of the loop, at least every second: for a liveness probe.
+	Beat func()
 }
 
 const (
@@ -225,6 +227,9 @@ func (s *Set) loop(ctx context.Context) {
 	var last time.Time
 	due := true
 	for {
+		if s.opts.Beat != nil {
+			s.opts.Beat()
+		}
 		now := time.Now()
 		if interval := l.interval(); due && now.Sub(last) >= pokedDiscovery || now.Sub(last) >= interval {
 			due = false

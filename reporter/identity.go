@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
-	"os"
 )
 
 // autoAgentID derives a stable nonzero agent id from the cluster id. Ids that servers give out are small; this range
@@ -26,9 +25,9 @@ func ctrlMAC(clusterID string) string {
 	return mac.String()
 }
 
-// caMD5 is the lower-case hexadecimal MD5 of the whole file, from which servers derive the cluster id.
-func caMD5(file string) (string, error) {
-	pem, err := os.ReadFile(file)
+// caMD5 is the lower-case hexadecimal MD5 of the whole certificate file, from which servers derive the cluster id.
+func caMD5(read func() ([]byte, error)) (string, error) {
+	pem, err := read()
 	if err != nil {
 		return "", fmt.Errorf("read the CA certificate that the cluster id is derived from (or set cluster_id): %w", err)
 	}

@@ -87,6 +87,8 @@ type Options struct {
 	ClusterID string
 	// CAFile is read only if ClusterID is empty; default DefaultCAFile.
 	CAFile string
+	// CA, if set, is called instead of reading CAFile, for clusters whose certificate does not stand in a file.
+	CA func() ([]byte, error)
 	// ClusterName, TeamID and AgentGroupID are passed on to the server.
 	ClusterName, TeamID, AgentGroupID string
 	// AgentID nil means a stable id derived from the cluster id. 0 switches the version handshake off.
@@ -159,6 +161,9 @@ func (o *Options) complete() error {
 	}
 	orString(&o.Service, "auto")
 	orString(&o.CAFile, DefaultCAFile)
+	if o.CA == nil {
+		o.CA = func() ([]byte, error) { return os.ReadFile(o.CAFile) }
+	}
 	orString(&o.ProcessName, "pseudo-agent")
 	orString((*string)(&o.Policy), string(WatchOnly))
 	if o.Host == "" {
@@ -353,7 +358,7 @@ func (r *Reporter) do(ctx context.Context, s session, a action) outcome {
 	case doConnect:
 		o.session, o.err = r.net.connect(ctx)
 	case doName, doRename:
-		o.caMD5, o.err = caMD5(r.opts.CAFile)
+		o.caMD5, o.err = caMD5(r.opts.CA)
 		switch {
 		case o.err != nil:
 			o.err = &stageError{causeClusterID, o.err}

@@ -134,6 +134,14 @@ func (f *Fold) Take() *Snapshot {
 	return s
 }
 
+// Current is the snapshot that was last taken, nil before the first. It is for those who only look: taking is for who
+// sends.
+func (f *Fold) Current() *Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.current
+}
+
 // Renew makes the next Take return a new version even if the content is the same.
 func (f *Fold) Renew() {
 	f.mu.Lock()

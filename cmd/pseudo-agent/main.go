@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pseudo-agent/pseudo-agent/config"
 )
 
 // version and revision are stamped by the linker.
@@ -61,6 +63,9 @@ in place of the deepflow-agents that may not reach the apiserver. Without a comm
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 		Version:       version,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), cmd.Flags()) },
 	}
+	config.AgentFlags(root.Flags())
+	root.AddCommand(newRunCommand(), newCheckCommand(), newRBACCommand(), newSnapshotCommand())
 	return root
 }

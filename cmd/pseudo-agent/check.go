@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/informers"
+	"github.com/pseudo-agent/pseudo-agent/internal/oneshot"
+	"github.com/pseudo-agent/pseudo-agent/internal/preflight"
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+// couldNotCheck is the exit status when something could not be looked at.
+const couldNotCheck = 2
+
+func newCheckCommand() *cobra.Command {
+	var output string
+	var quick bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Finds out whether this configuration can work, and what to do if not",
+		Long: `check asks the apiserver about every selected resource (served, permitted, how many) and every server whether
+it can be reached and what it is. Then it lists everything once and tells which Pods deepflow-server would drop and
+what to add to keep them. It changes nothing.
+
+Exit status: 0 all is well, 1 there are problems, 2 something could not be checked.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf("output", output, "table", "json"); err != nil {
+				return &exitError{code: couldNotCheck, err: err}
+			}
+			loaded, err := config.LoadAgent(cmd.Flags())
+			if err != nil {
+				return &exitError{code: couldNotCheck, err: err}
+			}
+			report, err := preflightReport(cmd.Context(), &loaded.Config, quick, timeout)
+			if err != nil {
+				return &exitError{code: couldNotCheck, err: err}
+			}
+			if err := printReport(cmd.OutOrStdout(), report, output); err != nil {
+				return &exitError{code: couldNotCheck, err: err}
+			}
+			if code := report.ExitCode(); code != 0 {
+				return &exitError{code: code}
+			}
+			return nil
+		},
+	}
+	config.AgentFlags(cmd.Flags())
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "format of the result (table or json)")
+	cmd.Flags().BoolVar(&quick, "quick", false, "do not list all objects: nothing is said about Pods and other watchers")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "longest time to list all objects")
+	return cmd
+}
+
+func printReport(w io.Writer, report *preflight.Report, output string) error {
+	if output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(report)
+	}
+	return report.Print(w)
+}
+
+// preflightReport checks the configuration.
+func preflightReport(ctx context.Context, cfg *config.Agent, quick bool, timeout time.Duration) (*preflight.Report, error) {
+	k := cfg.Inputs.Resources.Kubernetes
+	selected, err := resources.Select(k.APIResources, k.KubernetesNamespace)
+	if err != nil {
+		return nil, err
+	}
+	o := preflight.Options{
+		Requests:       k.APIResources,
+		Selected:       selected,
+		Namespace:      k.KubernetesNamespace,
+		Servers:        cfg.Server.Addresses,
+		Service:        cfg.Server.Service,
+		ConnectTimeout: cfg.Server.ConnectTimeout,
+		RequestTimeout: cfg.Server.RequestTimeout,
+		ClusterID:      cfg.ClusterID,
+		TeamID:         cfg.TeamID,
+		ClaimWatcher:   cfg.ClaimWatcher && cfg.WatchPolicy == "watch-only",
+	}
+	if cfg.Server.TLS.Enabled {
+		if o.TLS, err = clientTLS(cfg.Server.TLS); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.HighAvailability.Enabled {
+		o.LeaseName, o.LeaseNamespace = cfg.HighAvailability.LeaseName, leaseNamespace(cfg)
+	}
+	o.REST, o.RESTErr = informers.RESTConfig(cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Context, userAgent())
+	if !quick {
+		o.Collect = func(ctx context.Context) ([]*resources.Entry, error) {
+			ctx, cancel := context.WithTimeoutCause(ctx, timeout, oneshot.ErrTimeout)
+			defer cancel()
+			// The watch policy of other agents is a literal value.
+			r, err := oneshot.Collect(ctx, oneshot.Options{
+				Config: o.REST, Selected: selected, Projection: resources.Options{LiteralEnv: true}, PageSize: k.APIListPageSize,
+			})
+			if err != nil {
+				return nil, err
+			}
+			return r.Entries(), nil
+		}
+	}
+	return preflight.Run(ctx, o), nil
+}
+
+func userAgent() string { return "pseudo-agent/" + version }
+
+// namespaceFile is where Kubernetes tells a Pod its own namespace.
+const namespaceFile = "/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// leaseNamespace is where the Lease of high availability is.
+func leaseNamespace(cfg *config.Agent) string {
+	if cfg.HighAvailability.LeaseNamespace != "" {
+		return cfg.HighAvailability.LeaseNamespace
+	}
+	if own, err := os.ReadFile(namespaceFile); err == nil {
+		return strings.TrimSpace(string(own))
+	}
+	return "deepflow" // outside a Pod: where the chart installs
+}
+
+// clientTLS is the client's side of a TLS connection to the server.
+func clientTLS(c config.ClientTLS) (*tls.Config, error) {
+	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("server.tls.ca_file: %w; give the PEM file of the CA that signed the server's certificate", err)
+		}
+		out.RootCAs = x509.NewCertPool()
+		if !out.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("server.tls.ca_file: %s holds no PEM certificate", c.CAFile)
+		}
+	}
+	if c.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("server.tls.cert_file and key_file: %w", err)
+		}
+		out.Certificates = []tls.Certificate{cert}
+	}
+	return out, nil
+}
+
+func oneOf(flag, value string, allowed ...string) error {
+	for _, a := range allowed {
+		if value == a {
+			return nil
+		}
+	}
+	return fmt.Errorf("--%s: %q is not allowed, want %s", flag, value, strings.Join(allowed, " or "))
+}
+
+// withoutServer makes a configuration valid for the commands that need no server: it may lack server.addresses.
+func withoutServer(cmd *cobra.Command) error {
+	err := cmd.Flags().Set("server-addresses", "not-needed:1")
+	if err != nil {
+		return errors.Join(errors.New("set --server-addresses"), err)
+	}
+	return nil
+}

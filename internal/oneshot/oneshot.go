@@ -1,0 +1,144 @@
+// Package oneshot collects what would be reported now, once.
+//
+// It runs the same informers and relations as the daemon until the cluster is listed completely, and ends them. It relies
+// on their verdict, and promises that what it returns is what the daemon's first report would hold; what is missing from
+// it because it cannot be read is named.
+package oneshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/pseudo-agent/pseudo-agent/informers"
+	"github.com/pseudo-agent/pseudo-agent/relations"
+	"github.com/pseudo-agent/pseudo-agent/resources"
+	"github.com/pseudo-agent/pseudo-agent/snapshot"
+)
+
+// Options say what to collect.
+type Options struct {
+	Config     *rest.Config
+	Selected   []resources.Selected
+	Projection resources.Options
+	PageSize   int64
+	// Patience is how long a resource may fail before it is given up; 0 means 5 s. A resource that is still being listed
+	// is waited for until the context ends.
+	Patience time.Duration
+	Log      *slog.Logger // nil: discarded
+}
+
+// Result is what was collected.
+type Result struct {
+	// Snapshot holds the entries as they would be reported.
+	Snapshot *snapshot.Snapshot
+	// Missing names the optional resources that could not be read, each with its reason.
+	Missing []string
+}
+
+// Entries are those of the snapshot, ordered by wire type and UID.
+func (r *Result) Entries() []*resources.Entry { return slices.Collect(r.Snapshot.All()) }
+
+const pollInterval = 50 * time.Millisecond
+
+// Collect lists everything once. The error names the required resources that cannot be read.
+func Collect(ctx context.Context, o Options) (*Result, error) {
+	if o.Patience == 0 {
+		o.Patience = 5 * time.Second
+	}
+	fold := snapshot.New(nil)
+	set, err := informers.New(informers.Options{
+		Config:     o.Config,
+		Selected:   o.Selected,
+		Projection: o.Projection,
+		PageSize:   o.PageSize,
+		Logger:     o.Log,
+		Sink:       relations.New(relations.Options{Fold: fold, Log: o.Log}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- set.Run(run) }()
+	missing, err := wait(ctx, set, o.Patience)
+	stop()
+	if ended := <-done; err == nil {
+		err = ended
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Snapshot: fold.Take(), Missing: missing}, nil
+}
+
+// wait returns when all is listed, or only such resources are missing as have failed for long enough.
+func wait(ctx context.Context, set *informers.Set, patience time.Duration) (missing []string, err error) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		st := set.Status()
+		if st.Verdict.Complete {
+			return absent(st), nil
+		}
+		if failed, final := given(st, time.Now().Add(-patience)); final {
+			if len(failed) > 0 {
+				return nil, fmt.Errorf("required resources cannot be read: %s", strings.Join(failed, "; "))
+			}
+			return absent(st), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for %s: %w", strings.Join(st.Verdict.Waiting, ", "), context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// given tells whether everything that is waited for has failed since before the limit, and which of it is required.
+func given(st informers.Status, limit time.Time) (required []string, final bool) {
+	for _, r := range st.Resources {
+		if !slices.Contains(st.Verdict.Waiting, r.Resource) {
+			continue
+		}
+		switch r.State {
+		case informers.Forbidden, informers.Failing, informers.NotServed:
+		default:
+			return nil, false
+		}
+		if r.Since.After(limit) {
+			return nil, false
+		}
+		if r.Required {
+			required = append(required, describe(r))
+		}
+	}
+	return required, true
+}
+
+func absent(st informers.Status) []string {
+	var out []string
+	for _, r := range st.Resources {
+		if r.State == informers.Forbidden || r.State == informers.Failing {
+			out = append(out, describe(r))
+		}
+	}
+	return out
+}
+
+func describe(r informers.ResourceStatus) string {
+	reason := r.Reason
+	if reason == "" {
+		reason = r.LastError
+	}
+	return fmt.Sprintf("%s %s (%s)", r.Resource, strings.ToLower(string(r.State)), reason)
+}
+
+// ErrTimeout is the cause to end the context with when a command has waited long enough.
+var ErrTimeout = errors.New("not listed in time; the apiserver may be slow, see --timeout")
