@@ -155,7 +155,8 @@ type machine struct {
 	cur          *snapshot.Snapshot // the latest that may be sent
 	taken        uint64             // version of the latest taken, sendable or not
 	takenAt      time.Time
-	known        bool // held is what the server answered in this session
+	fullAt       time.Time // last attempt to send a full report
+	known        bool      // held is what the server answered in this session
 	held         uint64
 	told         string // error_msg that the server has acknowledged in this session
 	toldFull     bool   // with entries
@@ -254,6 +255,9 @@ func (m *machine) step(now time.Time) (actions []action, wake time.Time) {
 			a := r.do(m)
 			a.deadline, a.session, a.at = m.capped(deadline), m.session, now
 			m.busy = true
+			if a.kind == doFull {
+				m.fullAt = now
+			}
 			actions = append(actions, a)
 		}
 		m.enter(s, now)
@@ -359,7 +363,7 @@ func (m *machine) refresh(now time.Time) time.Time {
 		}
 		m.take(now)
 	case m.cur != nil && m.errText == "" && m.held == m.cur.Version() && !m.resyncAt.IsZero():
-		due := later(m.resyncAt, m.takenAt.Add(m.opts.PushInterval))
+		due := later(m.resyncAt, m.nextTake())
 		if due.After(now) {
 			return due
 		}
@@ -369,13 +373,18 @@ func (m *machine) refresh(now time.Time) time.Time {
 	return far
 }
 
-// changeDue is when a change may be taken: after the debounce, and not more often than push_interval.
+// changeDue is when a change may be taken: after the debounce, and not sooner than push_interval after the snapshot before
+// it was taken or, if that took several attempts, was last sent.
 func (m *machine) changeDue() time.Time {
-	due := m.dirtyAt.Add(m.opts.Debounce)
-	if !m.takenAt.IsZero() {
-		due = later(due, m.takenAt.Add(m.opts.PushInterval))
+	return later(m.dirtyAt.Add(m.opts.Debounce), m.nextTake())
+}
+
+func (m *machine) nextTake() time.Time {
+	last := later(m.takenAt, m.fullAt)
+	if last.IsZero() {
+		return last
 	}
-	return due
+	return last.Add(m.opts.PushInterval)
 }
 
 // headerRoom is more than the request's header can take: error_msg, and a few short strings.

@@ -87,7 +87,7 @@ type Options struct {
 	ClusterID string
 	// CAFile is read only if ClusterID is empty; default DefaultCAFile.
 	CAFile string
-	// CA, if set, is called instead of reading CAFile, for clusters whose certificate does not stand in a file.
+	// CA, if set, is called instead of reading CAFile, for clusters whose certificate is not in a file.
 	CA func() ([]byte, error)
 	// ClusterName, TeamID and AgentGroupID are passed on to the server.
 	ClusterName, TeamID, AgentGroupID string

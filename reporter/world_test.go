@@ -401,4 +401,3 @@ func kinds(l []seen) string {
 	}
 	return strings.Join(out, " ")
 }
-

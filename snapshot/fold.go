@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -149,15 +150,23 @@ func (f *Fold) Renew() {
 	f.renew = true
 }
 
+// observedGap is by how much, at most and at random, the versions after an observed one skip ahead, in microseconds.
+const observedGap = 1 << 20
+
 // Observe takes note of a version that a server answered: every version made from now on is greater. Numbers above 2^62
 // are not heeded, because no version made here gets there.
+//
+// The next version is not simply the next number, because whoever made the observed one may have used that for a report
+// which is still under way, or is held by another server: with a clock that is behind, two processes would count alike.
 func (f *Fold) Observe(version uint64) {
 	if version > maxObserved {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.last = max(f.last, version)
+	if version > f.last {
+		f.last = version + rand.Uint64N(observedGap)
+	}
 }
 
 func (f *Fold) kind(wireType string) *kind {
