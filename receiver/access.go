@@ -2,9 +2,14 @@ package receiver
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 )
 
@@ -18,23 +23,57 @@ const (
 	RoleAdminister
 )
 
-// Access says who may report which cluster and who may use the API.
+// ParseRole returns the role of a name: none, read or administer.
+func ParseRole(name string) (Role, error) {
+	switch name {
+	case "none":
+		return RoleNone, nil
+	case "read":
+		return RoleRead, nil
+	case "administer":
+		return RoleAdminister, nil
+	default:
+		return RoleNone, fmt.Errorf("role %q is unknown: use none, read or administer", name)
+	}
+}
+
+// Access says who may report which cluster and who may use the API. The zero Access lets everybody report everything
+// and nobody use the API.
 type Access struct {
+	// Teams are the team ids whose reports are taken; empty: all.
+	Teams []string
+	// Clusters binds clusters, by their ids, to who may report them.
+	Clusters map[string]Binding
+	// OnlyBound refuses clusters that Clusters does not name.
+	OnlyBound bool
 	// Anonymous is what the API grants to those without a token.
 	Anonymous Role
+	// Users of the API.
+	Users []APIUser
+}
+
+// Binding says who may report a cluster: whoever shows one of the certificates or the token.
+type Binding struct {
+	CertificateNames []string // common names or DNS names
+	Token            *Token   // nil: none
 }
 
 // APIUser is a user of the API.
 type APIUser struct {
-	Name string
-	Role Role
+	Name  string
+	Role  Role
+	Token *Token
 }
 
-// Peer is who sent a request.
+// Peer is who sent a gRPC request.
 type Peer struct {
-	Address  string
-	Identity string // name of the certificate or token, empty if there was none
-	cluster  string // the cluster it spoke for, for the audit log
+	Address string
+	// Identity is the certificate's name by which the request was admitted, or "token"; empty if none was needed.
+	Identity string
+
+	certificates []string
+	token        string
+	cluster      string // for which it spoke, for the audit log
 }
 
 func (p *Peer) host() string {
@@ -49,21 +88,106 @@ func peerOf(ctx context.Context) *Peer {
 	p := &Peer{}
 	if from, ok := peer.FromContext(ctx); ok {
 		p.Address = from.Addr.String()
+		p.certificates = certificateNames(from.AuthInfo)
+	}
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if values := md.Get("authorization"); len(values) > 0 {
+			p.token = bearer(values[0])
+		}
 	}
 	return p
 }
 
-func (Access) admit(*Peer) error { return nil }
+// bearer returns the token of an Authorization header, empty if it has none.
+func bearer(header string) string {
+	scheme, token, ok := strings.Cut(header, " ")
+	if !ok || !strings.EqualFold(scheme, "bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
 
+// admits returns the identity by which the peer may report the cluster of the binding.
+func (b Binding) admits(p *Peer) (string, bool) {
+	for _, name := range p.certificates {
+		if slices.Contains(b.CertificateNames, name) {
+			return name, true
+		}
+	}
+	if b.Token != nil && p.token != "" && b.Token.matches(p.token) {
+		return "token", true
+	}
+	return "", false
+}
+
+// admit refuses, before anything is received, those who could not report any cluster.
+func (a *Access) admit(p *Peer) error {
+	if !a.OnlyBound {
+		return nil
+	}
+	for _, b := range a.Clusters {
+		if _, ok := b.admits(p); ok {
+			return nil
+		}
+	}
+	return denied(p, "reports are taken from known senders only")
+}
+
+// mayReport refuses a peer that may not speak for a cluster.
 func (r *Receiver) mayReport(p *Peer, cluster string) error {
-	p.cluster = cluster
+	p.cluster = clip(cluster)
+	b, bound := r.opts.Access.Clusters[cluster]
+	switch {
+	case !bound && r.opts.Access.OnlyBound:
+		return denied(p, fmt.Sprintf("cluster %s is not bound to any sender", clip(cluster)))
+	case !bound:
+		return nil
+	}
+	identity, ok := b.admits(p)
+	if !ok {
+		return denied(p, fmt.Sprintf("cluster %s is bound to other senders", clip(cluster)))
+	}
+	p.Identity = identity
 	return nil
 }
 
-func (a Access) authorise(_ *http.Request, need Role) (APIUser, *APIError) {
-	u := APIUser{Name: "anonymous", Role: a.Anonymous}
-	if u.Role < need {
-		return u, &APIError{Status: http.StatusUnauthorized, Message: "this needs a token", Advice: "send Authorization: Bearer TOKEN"}
+func denied(p *Peer, what string) *refusal {
+	ref := &refusal{
+		code: codes.PermissionDenied, rule: ruleAccess, what: what + "; what this one showed is not bound to the cluster",
+		advice: "use the sender's own certificate or token, or let an operator of pseudo-server bind it in access.clusters",
 	}
-	return u, nil
+	if len(p.certificates) > 0 {
+		ref.what += fmt.Sprintf(" (certificate %q)", clip(p.certificates[0]))
+	}
+	if len(p.certificates) == 0 && p.token == "" {
+		ref.code = codes.Unauthenticated
+		ref.what = what + "; this one showed neither a certificate nor a token"
+	}
+	return ref
+}
+
+// authorise tells who sent a request of the API, and refuses it if that one may not do it.
+func (a *Access) authorise(req *http.Request, need Role) (APIUser, *APIError) {
+	u := APIUser{Name: "anonymous", Role: a.Anonymous}
+	if header := req.Header.Get("Authorization"); header != "" {
+		token := bearer(header)
+		i := slices.IndexFunc(a.Users, func(known APIUser) bool { return token != "" && known.Token.matches(token) })
+		if i < 0 {
+			return APIUser{Name: "unknown"}, &APIError{
+				Status: http.StatusUnauthorized, Message: "the token is not known", Advice: "see access.tokens of pseudo-server",
+			}
+		}
+		u = a.Users[i]
+	}
+	switch {
+	case u.Role >= need:
+		return u, nil
+	case req.Header.Get("Authorization") == "":
+		return u, &APIError{Status: http.StatusUnauthorized, Message: "this needs a token", Advice: "send the header Authorization: Bearer TOKEN"}
+	default:
+		return u, &APIError{
+			Status: http.StatusForbidden, Message: fmt.Sprintf("user %s may read but not administer", u.Name),
+			Advice: "use a token of the role administer",
+		}
+	}
 }

@@ -14,6 +14,8 @@ import (
 type Elector interface {
 	// Sync answers an agent's request, in the shape of the package agent; peer is the address of its connection.
 	Sync(ctx context.Context, peer string, req *agent.SyncRequest) (*agent.SyncResponse, error)
+	// Reported is told of each KubernetesAPISync request; an error refuses it, with the error's text as the reason.
+	Reported(ctx context.Context, cluster string, agentID uint32, sourceIP, peer string) error
 }
 
 // firstHolder gives each cluster's role to the first agent that asks, until that one is silent for the TTL.
@@ -32,6 +34,8 @@ const maxHolders = 10000
 
 // NewFirstHolder returns an Elector that keeps nothing beyond the process and ranks nobody.
 func NewFirstHolder() Elector { return &firstHolder{holders: map[string]holder{}} }
+
+func (f *firstHolder) Reported(context.Context, string, uint32, string, string) error { return nil }
 
 func (f *firstHolder) Sync(_ context.Context, _ string, req *agent.SyncRequest) (*agent.SyncResponse, error) {
 	const ttl = 600 * time.Second

@@ -27,7 +27,7 @@ func (r *Receiver) API(more ...Route) http.Handler {
 			Advice: "docs/receiver.md lists the routes",
 		})
 	})
-	return mux
+	return http.NewCrossOriginProtection().Handler(mux)
 }
 
 type userKey struct{}
@@ -42,6 +42,7 @@ func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		user, err := r.opts.Access.authorise(req, route.Role)
 		if err != nil {
+			r.metrics.refusals.WithLabelValues(string(ruleAPI)).Inc()
 			r.audit.refusedAPI(user, req, err)
 			if err.Status == http.StatusUnauthorized {
 				w.Header().Set("WWW-Authenticate", `Bearer realm="pseudo-server"`)
@@ -62,7 +63,7 @@ func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
 		req = req.WithContext(ctx)
 		v, answerErr := route.Answer(req)
 		if route.Role == RoleAdminister {
-			r.audit.administered(user.Name, req.RemoteAddr, req.Method+" "+req.URL.Path, "ok", answerErr == nil)
+			r.audit.administered(user, req, answerErr)
 		}
 		r.answer(w, route.Path, v, answerErr)
 	})

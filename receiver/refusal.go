@@ -38,13 +38,18 @@ const (
 	ruleClusters     rule = "clusters"
 	ruleStorage      rule = "storage"
 	ruleElection     rule = "election"
+	ruleTLS          rule = "tls"
+	ruleConnections  rule = "connections"
+	// ruleAPI stands for refusals of the HTTP API.
+	ruleAPI rule = "api"
 )
 
 // rules are all of them, for the metrics.
 var rules = []rule{
 	ruleProtobuf, ruleClusterID, ruleVersion, ruleTeamID, ruleEntries, ruleType, ruleZlib, ruleEntrySize, ruleSnapshotSize,
 	ruleUTF8, ruleJSON, ruleObject, ruleMetadata, ruleVersionInfo, ruleDuplicate, ruleContent, ruleSuspicion, ruleAccess,
-	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleClusters, ruleStorage, ruleElection,
+	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleClusters, ruleStorage, ruleElection, ruleTLS,
+	ruleConnections, ruleAPI,
 }
 
 // refusal is an error that is answered to the sender as a gRPC status.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,12 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 	}
 	if err := r.header(p, req); err != nil {
 		return nil, err
+	}
+	if err := r.opts.Elector.Reported(ctx, req.clusterID, req.agentID, req.sourceIP, p.Address); err != nil {
+		return nil, &refusal{
+			code: codes.PermissionDenied, rule: ruleElection, what: err.Error(),
+			advice: "let the elected watcher report, or switch elector.refuse_others of pseudo-server off",
+		}
 	}
 	if req.version == 0 {
 		return &agent.KubernetesAPISyncResponse{}, nil
@@ -76,6 +83,12 @@ func (r *Receiver) header(p *Peer, req *request) error {
 	}
 	if err := r.mayReport(p, req.clusterID); err != nil {
 		return err
+	}
+	if teams := r.opts.Access.Teams; len(teams) > 0 && !slices.Contains(teams, req.teamID) {
+		return &refusal{
+			code: codes.PermissionDenied, rule: ruleTeamID, what: fmt.Sprintf("team_id %q is not known", clip(req.teamID)),
+			advice: "configure the sender's team id, or let an operator of pseudo-server add it to access.team_ids",
+		}
 	}
 	if !r.limiter(req.clusterID).AllowN(r.now(), 1) {
 		return &refusal{
@@ -209,10 +222,7 @@ func (r *Receiver) reused(tx *store.Tx, req *request, incoming []store.Incoming)
 	}
 	added := 0
 	for _, in := range incoming {
-		e := in.Known
-		if e == nil {
-			e = in.Entry
-		}
+		e := entryOf(in)
 		if _, ok := sums[e.Sum]; ok {
 			delete(sums, e.Sum)
 		} else {
@@ -250,10 +260,6 @@ func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, entries int) erro
 	if retained > r.opts.Limits.MaxRetained {
 		return full(fmt.Sprintf("%d entries would be stored, more than %d", retained, r.opts.Limits.MaxRetained))
 	}
-	return nil
-}
-
-func (r *Receiver) suspect(context.Context, *store.Tx, *request, store.Touch, []store.Incoming) error {
 	return nil
 }
 

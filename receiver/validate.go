@@ -128,10 +128,7 @@ func (v *validator) whole(all []store.Incoming) ([]store.Incoming, error) {
 	hasVersion := false
 	out := all[:0]
 	for _, in := range all {
-		e := in.Known
-		if e == nil {
-			e = in.Entry
-		}
+		e := entryOf(in)
 		hasVersion = hasVersion || e.Type == versionInfo
 		before, duplicate := at[e.Key]
 		if !duplicate {

@@ -249,8 +249,9 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) erro
 	if err != nil {
 		return err
 	}
-	if old.State.Born != "" && old.State.Born != state.Born {
-		// Forgotten and reported anew since the state was read.
+	if old.State.Born != "" && (old.State.Born != state.Born || old.State.Latest.Seq < state.Oldest) {
+		// Forgotten and reported anew since the state was read; or so far ahead that entries have been dropped
+		// whose end we never saw.
 		return s.load(ctx, id, c, &View{})
 	}
 	next := &View{State: state, Snapshots: snapshots}
@@ -485,6 +486,9 @@ func merge(entries, ended []*Entry, news []Incoming) []*Entry {
 // commit writes c and then publishes next, which may be nil if only the state changed.
 func (tx *Tx) commit(ctx context.Context, c *Change, next *View) error {
 	if err := tx.store.backend.Commit(ctx, c); err != nil {
+		// Whether a failed commit has been applied is for the backend to say, at the next Begin.
+		tx.c.view.Store(nil)
+		tx.c.known = nil
 		return fmt.Errorf("store cluster %s: %w", tx.id, err)
 	}
 	if next == nil {

@@ -2,17 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/internal/logging"
@@ -57,35 +61,55 @@ func run(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	kept := store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor})
+	err = serve(ctx, cfg, backend, log)
+	return errors.Join(err, backend.Close())
+}
+
+func serve(ctx context.Context, cfg *config.Server, backend store.Backend, log *slog.Logger) error {
+	audit, err := openAudit(cfg.Access.AuditFile, log)
+	if err != nil {
+		return err
+	}
+	defer audit.close()
+	who, err := access(cfg.Access, log)
+	if err != nil {
+		return err
+	}
 	build := operate.NewBuild(version, revision)
 	registry := operate.NewRegistry("pseudo_server", build)
 	recv := receiver.New(receiver.Options{
-		Store: kept, Version: version, Logger: log, Registerer: registry,
+		Store:   store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor}),
+		Version: version, Logger: log, Audit: audit.log, Registerer: registry,
 		Limits:    limits(cfg.Limits),
 		Retention: receiver.Retention{StaleAfter: cfg.Retention.StaleAfter, GoneAfter: cfg.Retention.GoneAfter},
 		Lenient:   cfg.Validation.LenientClusters,
 		Suspicion: receiver.SuspicionOptions(cfg.Validation.Suspicion),
-		Access:    receiver.Access{Anonymous: role(cfg.Access.Anonymous)},
+		Access:    who,
 	})
 	web := operate.New(operate.Options{
-		Program: "pseudo-server", Build: build, Address: cfg.Listen.HTTP, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: log,
+		Program: "pseudo-server", Build: build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: log,
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
+		Parts: []operate.Part{{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems}},
 		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API()},
 	})
+	creds, err := grpcCredentials(cfg.TLS, recv, log)
+	if err != nil {
+		return err
+	}
 	grpcListener, err := net.Listen("tcp", cfg.Listen.GRPC)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen.grpc: %w", err), backend.Close())
+		return fmt.Errorf("listen.grpc: %w", err)
 	}
-	httpListener, err := net.Listen("tcp", cfg.Listen.HTTP)
+	httpListener, err := listenHTTP(cfg.Listen.HTTP, cfg.HTTP.TLS, log)
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen.http: %w", err), grpcListener.Close(), backend.Close())
+		return errors.Join(err, grpcListener.Close())
 	}
-	log.Info("pseudo-server runs", "version", version, "grpc", grpcListener.Addr().String(), "http", httpListener.Addr().String(), "store", cfg.Store.Type)
+	log.Info("pseudo-server runs", "version", version, "grpc", grpcListener.Addr().String(), "tls", cfg.TLS.Enabled,
+		"http", httpListener.Addr().String(), "http_tls", cfg.HTTP.TLS.Enabled, "store", cfg.Store.Type)
 
 	g, ctx := errgroup.WithContext(ctx)
-	server := recv.NewGRPCServer(nil)
-	g.Go(func() error { return server.Serve(grpcListener) })
+	server := recv.NewGRPCServer(creds)
+	g.Go(func() error { return server.Serve(recv.LimitConnections(grpcListener)) })
 	g.Go(func() error {
 		<-ctx.Done()
 		stop(server)
@@ -94,7 +118,8 @@ func run(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
 	g.Go(func() error { return web.Serve(ctx, httpListener) })
 	g.Go(func() error { return recv.Run(ctx) })
 	err = g.Wait()
-	return errors.Join(err, backend.Close())
+	log.Info("pseudo-server ends", "error", err)
+	return err
 }
 
 // stop lets requests under way end, but not for ever.
@@ -104,12 +129,122 @@ func stop(server *grpc.Server) {
 	server.GracefulStop()
 }
 
-func openBackend(_ context.Context, cfg config.ServerStore) (store.Backend, error) {
+func openBackend(ctx context.Context, cfg config.ServerStore) (store.Backend, error) {
 	switch cfg.Type {
 	case "memory":
 		return store.NewMemory(), nil
+	case "postgres":
+		dsn := cfg.DSN
+		if cfg.DSNFile != "" {
+			b, err := os.ReadFile(cfg.DSNFile)
+			if err != nil {
+				return nil, fmt.Errorf("store.dsn_file: %w", err)
+			}
+			dsn = strings.TrimSpace(string(b))
+		}
+		return asBackend(store.OpenPostgres(ctx, dsn, cfg.MaxConnections))
 	default:
-		return nil, fmt.Errorf("store.type %q is not supported", cfg.Type)
+		if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
+			return nil, fmt.Errorf("store.path: %w", err)
+		}
+		return asBackend(store.OpenEmbedded(cfg.Path))
+	}
+}
+
+// asBackend keeps a nil pointer from becoming a Backend that is not nil.
+func asBackend[B store.Backend](b B, err error) (store.Backend, error) {
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return b, nil
+}
+
+func grpcCredentials(cfg config.ServerTLS, recv *receiver.Receiver, log *slog.Logger) (credentials.TransportCredentials, error) {
+	if !cfg.Enabled {
+		return nil, nil //nolint:nilnil // plain text
+	}
+	tlsConfig, err := receiver.ServerTLS(log, tlsFiles(cfg), "h2")
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return recv.Credentials(tlsConfig), nil
+}
+
+func tlsFiles(cfg config.ServerTLS) receiver.TLSFiles {
+	return receiver.TLSFiles{
+		CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, ClientCAFile: cfg.ClientCAFile, RequireClientCert: cfg.RequireClientCert,
+	}
+}
+
+func listenHTTP(address string, cfg config.ServerTLS, log *slog.Logger) (net.Listener, error) {
+	var tlsConfig *tls.Config
+	if cfg.Enabled {
+		var err error
+		if tlsConfig, err = receiver.ServerTLS(log, tlsFiles(cfg), "http/1.1"); err != nil {
+			return nil, fmt.Errorf("http.tls: %w", err)
+		}
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen.http: %w", err)
+	}
+	if tlsConfig != nil {
+		l = tls.NewListener(l, tlsConfig)
+	}
+	return l, nil
+}
+
+// access reads the files that the configuration names. All mistakes are told at once.
+func access(cfg config.ServerAccess, log *slog.Logger) (receiver.Access, error) {
+	a := receiver.Access{Teams: cfg.TeamIDs, OnlyBound: cfg.OnlyBound, Clusters: map[string]receiver.Binding{}}
+	var errs []error
+	var err error
+	if a.Anonymous, err = receiver.ParseRole(cfg.Anonymous); err != nil {
+		errs = append(errs, fmt.Errorf("access.anonymous: %w", err))
+	}
+	for i, c := range cfg.Clusters {
+		b := receiver.Binding{CertificateNames: c.CertificateNames}
+		if c.TokenFile != "" {
+			if b.Token, err = receiver.NewToken(log, c.TokenFile); err != nil {
+				errs = append(errs, fmt.Errorf("access.clusters[%d]: %w", i, err))
+			}
+		}
+		a.Clusters[c.ClusterID] = b
+	}
+	for i, t := range cfg.Tokens {
+		u := receiver.APIUser{Name: t.Name}
+		if u.Role, err = receiver.ParseRole(t.Role); err != nil {
+			errs = append(errs, fmt.Errorf("access.tokens[%d]: %w", i, err))
+		}
+		if u.Token, err = receiver.NewToken(log, t.TokenFile); err != nil {
+			errs = append(errs, fmt.Errorf("access.tokens[%d]: %w", i, err))
+		}
+		a.Users = append(a.Users, u)
+	}
+	return a, errors.Join(errs...)
+}
+
+// audit is where refusals and administration are recorded.
+type audit struct {
+	log  *slog.Logger
+	file *os.File // nil: the daemon's log
+}
+
+func openAudit(path string, log *slog.Logger) (*audit, error) {
+	if path == "" {
+		return &audit{log: log}, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("access.audit_file: %w", err)
+	}
+	return &audit{log: slog.New(slog.NewJSONHandler(f, nil)), file: f}, nil
+}
+
+func (a *audit) close() {
+	if a.file != nil {
+		// Every line was written by itself; there is nothing left to lose.
+		_ = a.file.Close()
 	}
 }
 
@@ -118,16 +253,5 @@ func limits(l config.ServerLimits) receiver.Limits {
 		MaxMessageSize: int(l.MaxMessageSize), MaxEntrySize: l.MaxEntrySize, MaxSnapshotSize: l.MaxSnapshotSize, MaxEntries: l.MaxEntries,
 		MaxClusters: l.MaxClusters, MaxConcurrentRequests: l.MaxConcurrentRequests, RequestsPerMinute: l.RequestsPerMinute,
 		RequestTimeout: l.RequestTimeout,
-	}
-}
-
-func role(name string) receiver.Role {
-	switch name {
-	case "administer":
-		return receiver.RoleAdminister
-	case "read":
-		return receiver.RoleRead
-	default:
-		return receiver.RoleNone
 	}
 }

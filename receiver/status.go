@@ -1,0 +1,102 @@
+package receiver
+
+import (
+	"context"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/operate"
+)
+
+// Status is the state of the receiver as the status page shows it.
+type Status struct {
+	State    string    `json:"state"` // "ok" or "storage fails"
+	Since    time.Time `json:"since,omitzero"`
+	Reason   string    `json:"reason,omitempty"`
+	Advice   string    `json:"advice,omitempty"`
+	Clusters int       `json:"clusters"`
+	Objects  int       `json:"objects"`
+	Bytes    int64     `json:"bytes"` // compressed, of the latest versions
+	Waiting  int       `json:"requests_waiting"`
+	Working  int       `json:"requests_working"`
+	// Not more than 20 of each are named.
+	Stale     []string `json:"stale,omitempty"`
+	Erroneous []string `json:"with_error_msg,omitempty"`
+	Suspected []string `json:"under_suspicion,omitempty"`
+}
+
+// statusNames bounds the lists of clusters in a Status.
+const statusNames = 20
+
+const storageAdvice = "look at the disk or the database; senders repeat what was refused"
+
+// Status returns the present state.
+func (r *Receiver) Status() Status {
+	states, err := r.overview()
+	s := Status{State: "ok", Working: len(r.slots)}
+	r.mu.Lock()
+	s.Waiting = r.waiting
+	failing := r.storage
+	r.mu.Unlock()
+	if err != nil && failing.err == nil {
+		failing = storageState{err: err, since: r.now()}
+	}
+	if failing.err != nil {
+		s.State, s.Since, s.Reason, s.Advice = "storage fails", failing.since, failing.err.Error(), storageAdvice
+	}
+	for _, info := range states {
+		s.Clusters++
+		s.Objects += info.Objects
+		s.Bytes += info.Bytes
+		s.Stale = named(s.Stale, info.ID, info.Stale)
+		s.Erroneous = named(s.Erroneous, info.ID, info.ErrorMsg != "")
+		s.Suspected = named(s.Suspected, info.ID, info.Suspicion != nil)
+	}
+	return s
+}
+
+func named(list []string, id string, condition bool) []string {
+	if !condition || len(list) >= statusNames {
+		return list
+	}
+	return append(list, id)
+}
+
+// overview returns all clusters. It does not wait long for a database that does not answer.
+func (r *Receiver) overview() ([]ClusterInfo, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	states, err := r.store.Clusters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]ClusterInfo, 0, len(states))
+	for _, st := range states {
+		infos = append(infos, r.info(st))
+	}
+	return infos, nil
+}
+
+// Problems returns what an operator should look at now.
+func (r *Receiver) Problems() []operate.Problem {
+	const part = "receiver"
+	var out []operate.Problem
+	s := r.Status()
+	if s.Reason != "" {
+		out = append(out, operate.Problem{
+			Severity: operate.Failure, Part: part, Since: s.Since, What: "the storage fails: " + s.Reason, Advice: s.Advice,
+		})
+	}
+	for _, p := range []struct {
+		ids          []string
+		what, advice string
+	}{
+		{s.Stale, "has not reported for long", "see whether its pseudo-agent runs and reaches this server"},
+		{s.Erroneous, "reports an error, its objects stay as they are", "read error_msg of the cluster and the log of its pseudo-agent"},
+		{s.Suspected, "sent a report that would remove too much, which was refused", "look at the cluster, then accept it or mend its sender"},
+	} {
+		for _, id := range p.ids {
+			out = append(out, operate.Problem{Severity: operate.Warning, Part: part, What: "cluster " + id + " " + p.what, Advice: p.advice})
+		}
+	}
+	return out
+}

@@ -1,0 +1,509 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Embedded is a Backend in one file, for one process. Every commit is flushed to the disk before it is acknowledged.
+type Embedded struct {
+	db   *bolt.DB
+	path string
+	file os.FileInfo // of the open file, to notice that another one lies at path
+}
+
+// The buckets. Those of snapshots, entries and payloads have a bucket per cluster, documents one per kind.
+var (
+	bucketSchema    = []byte("schema")
+	bucketStates    = []byte("states")
+	bucketSnapshots = []byte("snapshots")
+	bucketEntries   = []byte("entries")
+	bucketPayloads  = []byte("payloads")
+	bucketDocuments = []byte("documents")
+)
+
+const (
+	schemaVersion = 1
+	// stageBytes bounds what one database transaction holds in memory. A larger change is written by several, of
+	// which only the last makes it visible.
+	stageBytes = 8 << 20
+	lockWait   = 5 * time.Second
+)
+
+// OpenEmbedded opens the database file at path, or creates it; its folder must exist.
+func OpenEmbedded(path string) (*Embedded, error) {
+	e, err := openEmbedded(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	return e, nil
+}
+
+// openEmbedded is OpenEmbedded with another way of opening the file, for tests.
+func openEmbedded(path string, openFile func(string, int, os.FileMode) (*os.File, error)) (*Embedded, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: lockWait, FreelistType: bolt.FreelistMapType, OpenFile: openFile,
+		// Otherwise every heartbeat would write the list of all free pages.
+		NoFreelistSync: true,
+	})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, fmt.Errorf("another process has it open; use PostgreSQL for several replicas: %w", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e := &Embedded{db: db, path: path}
+	if err := e.prepare(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return e, nil
+}
+
+func (e *Embedded) prepare() error {
+	var err error
+	if e.file, err = os.Stat(e.path); err != nil {
+		return err
+	}
+	if err := syncFolder(filepath.Dir(e.path)); err != nil {
+		return err
+	}
+	return e.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketSchema, bucketStates, bucketSnapshots, bucketEntries, bucketPayloads, bucketDocuments} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		schema := tx.Bucket(bucketSchema)
+		switch v := schema.Get([]byte("version")); {
+		case v == nil:
+			if err := schema.Put([]byte("version"), number(schemaVersion)); err != nil {
+				return err
+			}
+		case !bytes.Equal(v, number(schemaVersion)):
+			return fmt.Errorf("it was written by another release (schema %x, this release has %d)", v, schemaVersion)
+		}
+		return dropStaged(tx)
+	})
+}
+
+// syncFolder makes the name of a new file durable.
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// dropStaged removes the rows of changes that were not finished: those from NextRow on.
+func dropStaged(tx *bolt.Tx) error {
+	return tx.Bucket(bucketEntries).ForEachBucket(func(id []byte) error {
+		first := uint64(1)
+		if raw := tx.Bucket(bucketStates).Get(id); raw != nil {
+			var st State
+			if err := json.Unmarshal(raw, &st); err != nil {
+				return fmt.Errorf("state of cluster %s: %w", id, err)
+			}
+			first = st.NextRow
+		}
+		for _, top := range [][]byte{bucketEntries, bucketPayloads} {
+			b := tx.Bucket(top).Bucket(id)
+			if b == nil {
+				continue
+			}
+			var rows [][]byte
+			c := b.Cursor()
+			for k, _ := c.Seek(number(first)); k != nil; k, _ = c.Next() {
+				rows = append(rows, bytes.Clone(k))
+			}
+			for _, k := range rows {
+				if err := b.Delete(k); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// view runs a read. Its function must be short: the file cannot grow while it runs.
+func (e *Embedded) view(f func(tx *bolt.Tx) error) error { return e.classify(e.db.View(f)) }
+
+func (e *Embedded) update(f func(tx *bolt.Tx) error) error {
+	if err := e.sameFile(); err != nil {
+		return err
+	}
+	return e.classify(e.db.Update(f))
+}
+
+func (e *Embedded) classify(err error) error {
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) {
+		return err
+	}
+	return fmt.Errorf("%w: database %s: %w", ErrUnavailable, e.path, err)
+}
+
+// sameFile refuses to write to a file that is no longer there: it would be lost with the process.
+func (e *Embedded) sameFile() error {
+	now, err := os.Stat(e.path)
+	if err == nil && os.SameFile(now, e.file) {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("another file lies in its place")
+	}
+	return fmt.Errorf("%w: database %s was removed while in use; restart to begin with the one that is there, or with an empty one: %w",
+		ErrUnavailable, e.path, err)
+}
+
+// Clusters implements Backend.
+func (e *Embedded) Clusters(context.Context) ([]State, error) {
+	var states []State
+	err := e.view(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketStates).ForEach(func(id, raw []byte) error {
+			var st State
+			if err := json.Unmarshal(raw, &st); err != nil {
+				return fmt.Errorf("state of cluster %s: %w", id, err)
+			}
+			states = append(states, st)
+			return nil
+		})
+	})
+	return states, err
+}
+
+// State implements Backend.
+func (e *Embedded) State(_ context.Context, id string) (State, error) {
+	var st State
+	err := e.view(func(tx *bolt.Tx) error {
+		var err error
+		st, err = stateOf(tx, id)
+		return err
+	})
+	return st, err
+}
+
+func stateOf(tx *bolt.Tx, id string) (State, error) {
+	var st State
+	raw := tx.Bucket(bucketStates).Get([]byte(id))
+	if raw == nil {
+		return st, ErrNotFound
+	}
+	if err := json.Unmarshal(raw, &st); err != nil {
+		return st, fmt.Errorf("state of cluster %s: %w", id, err)
+	}
+	return st, nil
+}
+
+// Load implements Backend.
+func (e *Embedded) Load(_ context.Context, id string, since uint64, yield func(*Entry) error) (State, []Snapshot, error) {
+	var st State
+	var snapshots []Snapshot
+	err := e.view(func(tx *bolt.Tx) error {
+		var err error
+		if st, err = stateOf(tx, id); err != nil {
+			return err
+		}
+		if b := tx.Bucket(bucketSnapshots).Bucket([]byte(id)); b != nil {
+			err = b.ForEach(func(_, raw []byte) error {
+				var s Snapshot
+				if err := json.Unmarshal(raw, &s); err != nil {
+					return fmt.Errorf("snapshot of cluster %s: %w", id, err)
+				}
+				snapshots = append(snapshots, s)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		b := tx.Bucket(bucketEntries).Bucket([]byte(id))
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, raw []byte) error {
+			row := binary.BigEndian.Uint64(k)
+			if row >= st.NextRow { // of a change that was not finished
+				return nil
+			}
+			entry, err := decodeEntry(row, raw)
+			if err != nil {
+				return fmt.Errorf("entry %d of cluster %s: %w", row, id, err)
+			}
+			if entry.From <= since && entry.To <= since {
+				return nil
+			}
+			return yield(entry)
+		})
+	})
+	return st, snapshots, err
+}
+
+// Payloads implements Backend.
+func (e *Embedded) Payloads(_ context.Context, id string, rows []uint64) ([][]byte, error) {
+	out := make([][]byte, len(rows))
+	err := e.view(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketPayloads).Bucket([]byte(id))
+		if b == nil {
+			return nil
+		}
+		for i, row := range rows {
+			out[i] = bytes.Clone(b.Get(number(row)))
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Commit implements Backend.
+func (e *Embedded) Commit(_ context.Context, c *Change) error {
+	added := c.Added
+	for {
+		n, size := 0, 0
+		for n < len(added) && size < stageBytes {
+			size += len(added[n].Payload)
+			n++
+		}
+		last := n == len(added)
+		err := e.update(func(tx *bolt.Tx) error {
+			if err := expect(tx, c.State.ID, c.Expected); err != nil {
+				return err
+			}
+			if err := putEntries(tx, c.State.ID, added[:n]); err != nil || !last {
+				return err
+			}
+			return finish(tx, c)
+		})
+		if err != nil || last {
+			return err
+		}
+		added = added[n:]
+	}
+}
+
+func expect(tx *bolt.Tx, id string, revision uint64) error {
+	st, err := stateOf(tx, id)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if st.Revision != revision {
+		return ErrConflict
+	}
+	return nil
+}
+
+func putEntries(tx *bolt.Tx, id string, added []Added) error {
+	if len(added) == 0 {
+		return nil
+	}
+	entries, err := tx.Bucket(bucketEntries).CreateBucketIfNotExists([]byte(id))
+	if err != nil {
+		return err
+	}
+	payloads, err := tx.Bucket(bucketPayloads).CreateBucketIfNotExists([]byte(id))
+	if err != nil {
+		return err
+	}
+	// Rows only ever come at the end.
+	entries.FillPercent, payloads.FillPercent = 0.95, 0.95
+	for _, a := range added {
+		if err := entries.Put(number(a.Entry.Row), encodeEntry(a.Entry)); err != nil {
+			return err
+		}
+		if err := payloads.Put(number(a.Entry.Row), a.Payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish writes everything but the added entries, and so makes them visible.
+func finish(tx *bolt.Tx, c *Change) error {
+	id := []byte(c.State.ID)
+	if err := putJSON(tx.Bucket(bucketStates), id, c.State); err != nil {
+		return err
+	}
+	if c.Snapshot != nil {
+		b, err := tx.Bucket(bucketSnapshots).CreateBucketIfNotExists(id)
+		if err != nil {
+			return err
+		}
+		if err := putJSON(b, number(c.Snapshot.Seq), c.Snapshot); err != nil {
+			return err
+		}
+	}
+	entries := tx.Bucket(bucketEntries).Bucket(id)
+	for _, ended := range c.Ended {
+		if err := entries.Put(number(ended.Row), encodeEntry(ended)); err != nil {
+			return err
+		}
+	}
+	for _, row := range c.DroppedRows {
+		if err := errors.Join(entries.Delete(number(row)), tx.Bucket(bucketPayloads).Bucket(id).Delete(number(row))); err != nil {
+			return err
+		}
+	}
+	for _, seq := range c.DroppedSeqs {
+		if err := tx.Bucket(bucketSnapshots).Bucket(id).Delete(number(seq)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func putJSON(b *bolt.Bucket, key []byte, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Put(key, raw)
+}
+
+// Forget implements Backend.
+func (e *Embedded) Forget(_ context.Context, id string, expected uint64) error {
+	return e.update(func(tx *bolt.Tx) error {
+		if err := expect(tx, id, expected); err != nil {
+			return err
+		}
+		if err := tx.Bucket(bucketStates).Delete([]byte(id)); err != nil {
+			return err
+		}
+		for _, top := range [][]byte{bucketSnapshots, bucketEntries, bucketPayloads} {
+			if err := tx.Bucket(top).DeleteBucket([]byte(id)); err != nil && !errors.Is(err, bolt.ErrBucketNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Document implements Backend.
+func (e *Embedded) Document(_ context.Context, kind, key string) (Document, error) {
+	var d Document
+	err := e.view(func(tx *bolt.Tx) error {
+		var err error
+		d, err = document(tx, kind, key)
+		return err
+	})
+	return d, err
+}
+
+func document(tx *bolt.Tx, kind, key string) (Document, error) {
+	b := tx.Bucket(bucketDocuments).Bucket([]byte(kind))
+	if b == nil {
+		return Document{}, ErrNotFound
+	}
+	raw := b.Get([]byte(key))
+	if raw == nil {
+		return Document{}, ErrNotFound
+	}
+	return decodeDocument([]byte(key), raw)
+}
+
+func decodeDocument(key, raw []byte) (Document, error) {
+	if len(raw) < 8 {
+		return Document{}, fmt.Errorf("document %s is damaged", key)
+	}
+	return Document{Key: string(key), Revision: binary.BigEndian.Uint64(raw), Value: bytes.Clone(raw[8:])}, nil
+}
+
+// Documents implements Backend.
+func (e *Embedded) Documents(_ context.Context, kind string) ([]Document, error) {
+	var docs []Document
+	err := e.view(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketDocuments).Bucket([]byte(kind))
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(key, raw []byte) error {
+			d, err := decodeDocument(key, raw)
+			docs = append(docs, d)
+			return err
+		})
+	})
+	return docs, err
+}
+
+// PutDocument implements Backend.
+func (e *Embedded) PutDocument(_ context.Context, kind string, d Document) (uint64, error) {
+	var revision uint64
+	err := e.update(func(tx *bolt.Tx) error {
+		old, err := document(tx, kind, d.Key)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if old.Revision != d.Revision {
+			return ErrConflict
+		}
+		b, err := tx.Bucket(bucketDocuments).CreateBucketIfNotExists([]byte(kind))
+		if err != nil {
+			return err
+		}
+		if d.Value == nil {
+			revision = 0
+			return b.Delete([]byte(d.Key))
+		}
+		revision = d.Revision + 1
+		return b.Put([]byte(d.Key), append(number(revision), d.Value...))
+	})
+	return revision, err
+}
+
+// Check implements Backend.
+func (e *Embedded) Check(context.Context) error { return e.sameFile() }
+
+// Shared implements Backend.
+func (e *Embedded) Shared() bool { return false }
+
+// Close implements Backend.
+func (e *Embedded) Close() error { return e.db.Close() }
+
+// encodeEntry writes an entry for the database: numbers and hashes of fixed size, then three strings with their lengths.
+func encodeEntry(e *Entry) []byte {
+	b := make([]byte, 0, 64+3*2+len(e.Type)+len(e.Namespace)+len(e.Name))
+	b = binary.BigEndian.AppendUint64(b, e.From)
+	b = binary.BigEndian.AppendUint64(b, e.To)
+	b = append(b, e.Key[:]...)
+	b = append(b, e.Sum[:]...)
+	b = binary.BigEndian.AppendUint32(b, e.Size)
+	b = binary.BigEndian.AppendUint32(b, e.RawSize)
+	for _, s := range []string{e.Type, e.Namespace, e.Name} {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
+		b = append(b, s...)
+	}
+	return b
+}
+
+var errDamaged = errors.New("it is damaged")
+
+func decodeEntry(row uint64, b []byte) (*Entry, error) {
+	const fixed = 8 + 8 + 16 + 16 + 4 + 4
+	if len(b) < fixed {
+		return nil, errDamaged
+	}
+	e := &Entry{
+		Row: row, From: binary.BigEndian.Uint64(b), To: binary.BigEndian.Uint64(b[8:]),
+		Key: Key(b[16:32]), Sum: Sum(b[32:48]), Size: binary.BigEndian.Uint32(b[48:]), RawSize: binary.BigEndian.Uint32(b[52:]),
+	}
+	b = b[fixed:]
+	for _, s := range []*string{&e.Type, &e.Namespace, &e.Name} {
+		if len(b) < 2 || len(b) < 2+int(binary.BigEndian.Uint16(b)) {
+			return nil, errDamaged
+		}
+		n := 2 + int(binary.BigEndian.Uint16(b))
+		*s = string(b[2:n])
+		b = b[n:]
+	}
+	return e, nil
+}

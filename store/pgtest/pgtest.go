@@ -1,0 +1,190 @@
+// Package pgtest starts real PostgreSQL servers for tests.
+//
+// It relies on the binaries of Debian's package postgresql, found in PATH or below /usr/lib/postgresql, and skips the
+// test with a clear message where they are not installed. It promises that nothing of a server survives its test.
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Server is a PostgreSQL server of its own, with an empty database.
+type Server struct {
+	bin, dir, data string
+	port           int
+	cmd            *exec.Cmd
+	done           chan error
+}
+
+// Start starts a server that is stopped when the test ends. Extra are lines of postgresql.conf.
+func Start(t testing.TB, extra ...string) *Server {
+	t.Helper()
+	bin, err := binaries()
+	if err != nil {
+		t.Skipf("PostgreSQL is not installed (apt-get install postgresql): %v", err)
+	}
+	// Not t.TempDir, which a user that PostgreSQL accepts could not enter.
+	dir, err := os.MkdirTemp("", "pgtest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{bin: bin, dir: dir, data: filepath.Join(dir, "data")}
+	t.Cleanup(func() {
+		s.Kill()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("remove the database: %v", err)
+		}
+	})
+	if os.Getuid() == 0 {
+		uid, gid := unprivileged(t)
+		if err := os.Chown(dir, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	init := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+	if out, err := init.CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range extra {
+		if _, err := fmt.Fprintln(conf, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conf.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.port = freePort(t)
+	s.Restart(t)
+	return s
+}
+
+// DSN is the connection string of the database.
+func (s *Server) DSN() string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", s.port)
+}
+
+// Kill ends the server as a crash would, with all its processes. It does nothing if the server does not run.
+func (s *Server) Kill() {
+	if s.cmd == nil {
+		return
+	}
+	// The server leads a process group; its children would otherwise hold the data for a moment.
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+	<-s.done
+	s.cmd = nil
+}
+
+// Restart starts the server, which must not run, and waits until it answers.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.cmd = s.command("postgres", "-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal")
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		t.Fatalf("start postgres: %v", err)
+	}
+	s.done = make(chan error, 1)
+	go func(cmd *exec.Cmd, done chan error) {
+		done <- cmd.Wait()
+		_ = log.Close()
+	}(s.cmd, s.done)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, s.DSN())
+		if err == nil {
+			err = conn.Close(ctx)
+		}
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			out, _ := os.ReadFile(log.Name())
+			t.Fatalf("PostgreSQL does not answer: %v\n%s", err, out)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if os.Getuid() == 0 {
+		uid, gid, err := lookup()
+		if err == nil {
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		}
+	}
+	return cmd
+}
+
+// unprivileged returns a user for PostgreSQL, which refuses to run as root.
+func unprivileged(t testing.TB) (uid, gid int) {
+	t.Helper()
+	uid, gid, err := lookup()
+	if err != nil {
+		t.Skipf("PostgreSQL does not run as root, and there is no user postgres or nobody: %v", err)
+	}
+	return uid, gid
+}
+
+func lookup() (uid, gid int, err error) {
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		if u, err = user.Lookup("nobody"); err != nil {
+			return 0, 0, err
+		}
+	}
+	if uid, err = strconv.Atoi(u.Uid); err != nil {
+		return 0, 0, err
+	}
+	gid, err = strconv.Atoi(u.Gid)
+	return uid, gid, err
+}
+
+// binaries returns the folder that holds postgres and initdb.
+func binaries() (string, error) {
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err == nil && len(found) > 0 {
+		return filepath.Dir(found[len(found)-1]), nil
+	}
+	path, err := exec.LookPath("initdb")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Dir(path), nil
+}
+
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		t.Fatalf("address %v is not TCP", l.Addr())
+	}
+	return addr.Port
+}
