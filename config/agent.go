@@ -105,7 +105,7 @@ type AgentInputs struct {
 // AgentResources is inputs.resources of DeepFlow's agent-group configuration, as far as it concerns us.
 type AgentResources struct {
 	// PushInterval is the least time between two changed reports.
-	PushInterval time.Duration `mapstructure:"push_interval" min:"10s" max:"1h" live:"true" usage:"least time between two changed reports"`
+	PushInterval time.Duration `mapstructure:"push_interval" min:"10s" max:"1h" usage:"least time between two changed reports"`
 	// Kubernetes selects the objects.
 	Kubernetes KubernetesResources `mapstructure:"kubernetes"`
 }
@@ -117,25 +117,25 @@ type KubernetesResources struct {
 	// APIResources change the selection of resources (docs/protocol.md, section 5).
 	APIResources []resources.Request `mapstructure:"api_resources" live:"true" usage:"changes to the watched resources, as a YAML list"`
 	// APIListPageSize is the limit of one page of a list, in objects.
-	APIListPageSize int64 `mapstructure:"api_list_page_size" min:"10" max:"4294967295" live:"true" usage:"objects per page of a list"`
+	APIListPageSize int64 `mapstructure:"api_list_page_size" min:"10" max:"4294967295" usage:"objects per page of a list"`
 	// APIListMaxInterval is the longest time without a complete list of a resource.
-	APIListMaxInterval time.Duration `mapstructure:"api_list_max_interval" min:"10m" max:"30d" live:"true" usage:"longest time without a complete list"`
+	APIListMaxInterval time.Duration `mapstructure:"api_list_max_interval" min:"10m" max:"30d" usage:"longest time without a complete list"`
 }
 
 // AgentReport says when reports are sent. deepflow-server forgets a cluster 24 h after its last report, hence the
 // limits of the intervals.
 type AgentReport struct {
 	// Debounce is how long the first change after quiet waits for others.
-	Debounce time.Duration `mapstructure:"debounce" min:"0s" max:"1m" live:"true" usage:"how long a change waits for others"`
+	Debounce time.Duration `mapstructure:"debounce" min:"10ms" max:"1m" usage:"how long a change waits for others"`
 	// HeartbeatInterval is the time between two requests when nothing changes, if agent_id is not 0.
-	HeartbeatInterval time.Duration `mapstructure:"heartbeat_interval" min:"1s" max:"12h" why:"deepflow-server forgets a cluster after 24h without a request" live:"true" usage:"time between requests when nothing changes"`
+	HeartbeatInterval time.Duration `mapstructure:"heartbeat_interval" min:"1s" max:"12h" why:"deepflow-server forgets a cluster after 24h without a request" usage:"time between requests when nothing changes"`
 	// KeepaliveInterval is the time between two full reports when nothing changes, if agent_id is 0.
-	KeepaliveInterval time.Duration `mapstructure:"keepalive_interval" min:"10s" max:"12h" why:"deepflow-server forgets a cluster after 24h without a request" live:"true" usage:"time between full reports if agent_id is 0"`
+	KeepaliveInterval time.Duration `mapstructure:"keepalive_interval" min:"10s" max:"12h" why:"deepflow-server forgets a cluster after 24h without a request" usage:"time between full reports if agent_id is 0"`
 	// FullResyncInterval is the longest time without a full report under a new version: the server may have lost what
 	// it acknowledged.
-	FullResyncInterval time.Duration `mapstructure:"full_resync_interval" min:"1m" max:"24h" live:"true" usage:"longest time without a full report"`
+	FullResyncInterval time.Duration `mapstructure:"full_resync_interval" min:"1m" max:"12h" usage:"longest time without a full report"`
 	// ShutdownTimeout limits the sending of a pending change after SIGTERM.
-	ShutdownTimeout time.Duration `mapstructure:"shutdown_timeout" min:"0s" max:"10m" usage:"limit for sending a pending change at the end"`
+	ShutdownTimeout time.Duration `mapstructure:"shutdown_timeout" min:"100ms" max:"10m" usage:"limit for sending a pending change at the end"`
 }
 
 // AgentProjection says how much of each object is reported beyond what every deepflow-server reads.
@@ -150,7 +150,7 @@ type AgentProjection struct {
 	GenerateName bool `mapstructure:"generate_name" usage:"report generateName of Pods (harmful, see docs)"`
 	// AnnotationLimit is the longest annotation value that is reported, in bytes.
 	AnnotationLimit int `mapstructure:"annotation_limit" min:"1" max:"262144" usage:"longest annotation value to report, in bytes"`
-	// HashKeyFile holds the key of the hashes that stand for literal env values. Empty: derived from the cluster id.
+	// HashKeyFile holds the key of the hashes that stand for literal env values. Empty: derived from the apiserver's CA.
 	HashKeyFile string `mapstructure:"hash_key_file" usage:"file with the key of the hashes of env values"`
 }
 

@@ -256,7 +256,7 @@ func TestMistakeFields(t *testing.T) {
 			Source: Source{File: "own.yaml", Line: 4},
 		},
 		{
-			Key: "report.debounce", Value: "2m", Problem: "is too large", Allowed: "0s to 1m", Nearest: "1m",
+			Key: "report.debounce", Value: "2m", Problem: "is too large", Allowed: "10ms to 1m", Nearest: "1m",
 			Source: Source{Flag: "report-debounce"},
 		},
 	}
@@ -387,14 +387,14 @@ func TestChanges(t *testing.T) {
 	got := AgentChanges(&a, &b)
 	want := []Change{
 		{Key: "server.addresses", Old: "[]", New: `["a:1"]`},
-		{Key: "inputs.resources.push_interval", Old: "10s", New: "1m", Live: true},
+		{Key: "inputs.resources.push_interval", Old: "10s", New: "1m"},
 		{Key: "inputs.resources.kubernetes.api_resources", Old: "[]", New: `[{"name":"routes"}]`, Live: true},
 		{Key: "log.level", Old: `"info"`, New: `"debug"`, Live: true},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("wrong changes (-want +got):\n%s", d)
 	}
-	if got, want := NeedRestart(got), []string{"server.addresses"}; !slices.Equal(got, want) {
+	if got, want := NeedRestart(got), []string{"server.addresses", "inputs.resources.push_interval"}; !slices.Equal(got, want) {
 		t.Errorf("got %q that need a restart, want %q", got, want)
 	}
 	if got := AgentChanges(&b, &b); len(got) > 0 {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -261,6 +262,9 @@ func (l *leaf) inRange(path, s string, n float64, src Source) *Mistake {
 }
 
 func (l *leaf) parseText(path, s string, src Source) (any, *Mistake) {
+	if !utf8.ValidString(s) { // from the environment or a flag; YAML has no such text
+		return nil, l.mistake(path, strings.ToValidUTF8(s, "\uFFFD"), "is not valid UTF-8", "", src)
+	}
 	if word, ok := l.alias[s]; ok {
 		return word, nil
 	}
