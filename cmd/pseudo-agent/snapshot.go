@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,7 +107,7 @@ func collect(ctx context.Context, cfg *config.Agent, timeout time.Duration) (*on
 	if err != nil {
 		return nil, err
 	}
-	projection, err := projectionOf(cfg)
+	projection, err := projectionOptions(cfg.Projection, rest)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +140,9 @@ func objectName(wireType, namespace, name string) string {
 }
 
 // kindOf is a wire type as people write it: "*v1.Pod" is Pod.
-func kindOf(wireType string) string { return strings.TrimPrefix(strings.TrimPrefix(wireType, "*"), "v1.") }
+func kindOf(wireType string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(wireType, "*"), "v1.")
+}
 
 func lineOf(e *resources.Entry) (line, error) {
 	doc, err := e.JSON()
@@ -367,27 +368,4 @@ func flatten(path string, v any, into map[string]string) {
 		text = []byte("?") // what came from JSON can be written as JSON
 	}
 	into[path] = string(text)
-}
-
-// projectionOf says how much of the objects is reported.
-func projectionOf(cfg *config.Agent) (resources.Options, error) {
-	p := cfg.Projection
-	o := resources.Options{
-		PodEnv: p.PodEnv, ConfigMapData: p.ConfigMapData, LiteralEnv: p.LiteralEnv, GenerateName: p.GenerateName,
-		AnnotationLimit: p.AnnotationLimit,
-	}
-	if p.HashKeyFile == "" {
-		key := sha256.Sum256([]byte("pseudo-agent hash key\x00" + cfg.ClusterID))
-		o.HashKey = key[:]
-		return o, nil
-	}
-	key, err := os.ReadFile(p.HashKeyFile)
-	if err != nil {
-		return o, fmt.Errorf("projection.hash_key_file: %w; create the file, or leave the key out", err)
-	}
-	if len(key) == 0 {
-		return o, fmt.Errorf("projection.hash_key_file: %s is empty; put 32 random bytes into it, or leave the key out", p.HashKeyFile)
-	}
-	o.HashKey = key
-	return o, nil
 }

@@ -267,7 +267,7 @@ func (a *Advisor) publish(r Report) {
 type view struct {
 	pods, nodes, services, workloads []*resources.Entry
 	reported                         map[resources.UID]struct{} // workloads and ReplicaSets
-	splitReplicaSets                 []*resources.Entry // their owner is not reported
+	splitReplicaSets                 []*resources.Entry         // their owner is not reported
 }
 
 func sortOut(entries []*resources.Entry) view {

@@ -47,7 +47,7 @@ func checkServer(ctx context.Context, o *Options, address string) Server {
 		s.What, s.Advice = explainDial(err)
 		return s
 	}
-	creds := insecure.NewCredentials()
+	opts := []grpc.DialOption{grpc.WithNoProxy(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(address)}
 	if o.TLS != nil {
 		cfg := o.TLS.Clone()
 		if cfg.ServerName == "" {
@@ -57,9 +57,9 @@ func checkServer(ctx context.Context, o *Options, address string) Server {
 			s.What, s.Advice = explainTLS(err, cfg.ServerName)
 			return s
 		}
-		creds = credentials.NewTLS(cfg)
+		opts = []grpc.DialOption{grpc.WithNoProxy(), grpc.WithTransportCredentials(credentials.NewTLS(cfg))}
 	}
-	call(ctx, o, net.JoinHostPort(ip, port), address, creds, &s)
+	call(ctx, o, net.JoinHostPort(ip, port), opts, &s)
 	return s
 }
 
@@ -144,8 +144,8 @@ func explainTLS(err error, serverName string) (what, advice string) {
 }
 
 // call asks each service in turn what version it holds of the cluster.
-func call(ctx context.Context, o *Options, target, authority string, creds credentials.TransportCredentials, s *Server) {
-	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(creds), grpc.WithAuthority(authority), grpc.WithNoProxy())
+func call(ctx context.Context, o *Options, target string, opts []grpc.DialOption, s *Server) {
+	conn, err := grpc.NewClient("passthrough:///"+target, opts...)
 	if err != nil {
 		s.What, s.Advice = err.Error(), "report this as a bug of pseudo-agent"
 		return
