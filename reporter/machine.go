@@ -155,7 +155,7 @@ type machine struct {
 	cur          *snapshot.Snapshot // the latest that may be sent
 	taken        uint64             // version of the latest taken, sendable or not
 	takenAt      time.Time
-	fullAt       time.Time // last attempt to send a full report
+	newAt        time.Time // last attempt to send entries under a version that is not acknowledged
 	known        bool      // held is what the server answered in this session
 	held         uint64
 	told         string // error_msg that the server has acknowledged in this session
@@ -255,8 +255,8 @@ func (m *machine) step(now time.Time) (actions []action, wake time.Time) {
 			a := r.do(m)
 			a.deadline, a.session, a.at = m.capped(deadline), m.session, now
 			m.busy = true
-			if a.kind == doFull {
-				m.fullAt = now
+			if r := a.report; r != nil && r.entries != nil && r.version != m.acked {
+				m.newAt = now
 			}
 			actions = append(actions, a)
 		}
@@ -380,7 +380,7 @@ func (m *machine) changeDue() time.Time {
 }
 
 func (m *machine) nextTake() time.Time {
-	last := later(m.takenAt, m.fullAt)
+	last := later(m.takenAt, m.newAt)
 	if last.IsZero() {
 		return last
 	}

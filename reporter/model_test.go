@@ -329,11 +329,10 @@ func (h *history) event() {
 			ClusterId: proto.String(testCluster), Version: proto.Uint64(uint64(time.Now().Unix()) + h.rnd.Uint64N(100)),
 			AgentId: proto.Uint32(uint32(h.rnd.IntN(2))), Entries: []*agent.KubernetesAPIInfo{{Type: proto.String("*v1.Pod")}},
 		}
-		if r.GetAgentId() == 0 {
-			h.mu.Lock()
-			h.hidden = true
-			h.mu.Unlock()
-		}
+		h.mu.Lock()
+		h.answered[r.GetVersion()] = true
+		h.hidden = h.hidden || r.GetAgentId() == 0
+		h.mu.Unlock()
 		server.Treat(r, false)
 	}
 }
