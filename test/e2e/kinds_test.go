@@ -92,7 +92,13 @@ func update(t *testing.T, loader *sample.Loader, obj *unstructured.Unstructured)
 		patch(t, loader, obj, map[string]any{"spec": map[string]any{"replicas": 3}})
 	case "DaemonSet":
 		patch(t, loader, obj, map[string]any{"spec": map[string]any{"minReadySeconds": 7}})
-	case "Service", "ServiceRule":
+	case "Service":
+		patch(t, loader, obj, map[string]any{"spec": map[string]any{"ports": []any{
+			map[string]any{"name": "http", "port": 8088, "targetPort": "http", "protocol": "TCP"},
+			map[string]any{"name": "grpc", "port": 9099, "protocol": "TCP"},
+		}}})
+	case "ServiceRule":
+		// What no Service may have: a number as text, and no targetPort at all.
 		patch(t, loader, obj, map[string]any{"spec": map[string]any{"ports": []any{
 			map[string]any{"name": "http", "port": 8088, "targetPort": "8080", "protocol": "TCP"},
 			map[string]any{"name": "grpc", "port": 9099, "protocol": "TCP"},

@@ -42,7 +42,7 @@ type options struct {
 // newPair prepares a server, a service account and an agent. Nothing is started.
 func newPair(t *testing.T, o options) *pair {
 	t.Helper()
-	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	dir := t.TempDir()
 	p := &pair{t: t, ctx: t.Context(), clusterID: "d-e2e", sources: o.sources, namespace: o.namespace}
 	if p.sources == nil {

@@ -275,23 +275,28 @@ func (w *world) ingress(out, o map[string]any) {
 	put(out, rules, "spec", "rules")
 }
 
-// route writes a Route as an Ingress with one rule.
+// route writes a Route as an Ingress with one rule. Its targetPort is the name of a port of the Service, or the name or
+// number of a port of the Pods.
 func (w *world) route(out, o map[string]any) {
 	service := text(o, "spec", "to", "name")
-	ports := w.ports[text(o, "metadata", "namespace")+"/"+service]
 	target := at(o, "spec", "port", "targetPort")
-	backend := map[string]any{"name": service}
-	for _, item := range ports {
-		p, _ := item.(map[string]any)
+	ports := objects(map[string]any{"ports": w.ports[text(o, "metadata", "namespace")+"/"+service]}, "ports")
+	var port map[string]any
+	if name, ok := target.(string); ok {
+		port = map[string]any{"name": name} // as it is, if no port is found
+	}
+	for _, p := range slices.Backward(ports) {
 		if target == nil || p["name"] == target || fmt.Sprint(p["targetPort"]) == fmt.Sprint(target) {
-			backend["port"] = map[string]any{"number": p["port"]}
-			break
+			port = map[string]any{"number": p["port"]}
 		}
 	}
-	path := map[string]any{"backend": map[string]any{"service": backend}}
-	put(path, text(o, "spec", "path"), "path")
-	rule := map[string]any{"http": map[string]any{"paths": []any{path}}}
+	rule := map[string]any{}
 	put(rule, text(o, "spec", "host"), "host")
+	if port != nil {
+		path := map[string]any{"path": "/", "backend": map[string]any{"service": map[string]any{"name": service, "port": port}}}
+		put(path, text(o, "spec", "path"), "path")
+		put(rule, []any{path}, "http", "paths")
+	}
 	put(out, []any{rule}, "spec", "rules")
 }
 

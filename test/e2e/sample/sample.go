@@ -223,8 +223,8 @@ func (l *Loader) Delete(ctx context.Context, obj *unstructured.Unstructured) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	now := int64(0)
-	if err := res.Delete(ctx, obj.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+	now, background := int64(0), metav1.DeletePropagationBackground // the default of some kinds waits for a garbage collector
+	if err := res.Delete(ctx, obj.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now, PropagationPolicy: &background}); err != nil {
 		return fmt.Errorf("delete %s: %w", what, err)
 	}
 	if obj.GetKind() != "Namespace" {
