@@ -15,11 +15,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
+
+// init takes away apimachinery's pause after errors, which is kept in a global variable and so mixes up the clocks of
+// different bubbles.
+func init() { utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1] }
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
@@ -151,7 +156,9 @@ func (s *sink) contents(t *testing.T, id string) map[resources.UID]string {
 
 func nameOf(t *testing.T, object []byte) string {
 	t.Helper()
-	var o struct{ Metadata struct{ Namespace, Name string } }
+	var o struct {
+		Metadata struct{ Namespace, Name string }
+	}
 	if err := json.Unmarshal(object, &o); err != nil {
 		t.Fatalf("%v in %s", err, object)
 	}
@@ -184,8 +191,8 @@ func inBubble(t *testing.T, f func(t *testing.T, r *rig)) {
 		sim.Put(podsGVR, pod("default", "p1", ""))
 		r := &rig{t: t, sim: sim, net: sim.Listen(), sink: newSink(), reg: prometheus.NewRegistry()}
 		r.opts = Options{
-			Config:   &rest.Config{Host: "http://sim", Dial: r.net.Dial, UserAgent: "test", QPS: -1},
-			Sink:     r.sink, Registerer: r.reg,
+			Config: &rest.Config{Host: "http://sim", Dial: r.net.Dial, UserAgent: "test", QPS: -1},
+			Sink:   r.sink, Registerer: r.reg,
 			Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 			Selected: selected(t, ""),
 		}

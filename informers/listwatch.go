@@ -123,6 +123,9 @@ func (lw *listWatch) ListWithContext(ctx context.Context, opts metav1.ListOption
 	if err != nil {
 		lw.src.store.abandon()
 		lw.fail(now, "list", err)
+		if classify(err) == classRefused && params.Get("resourceVersion") != "" {
+			lw.relist() // perhaps it is the resourceVersion that was refused, which the reflector would repeat for ever
+		}
 		return nil, err
 	}
 	return &emptyList{ListMeta: metav1.ListMeta{ResourceVersion: rv}}, nil

@@ -78,6 +78,7 @@ type Server struct {
 	faults      func(Request) Fault
 	streaming   Streaming
 	aggregated  bool
+	starting    bool
 	bookmarks   time.Duration
 	gitVersion  string
 	uids        uint64
@@ -132,6 +133,13 @@ func (s *Server) SetGitVersion(v string) { s.set(func() { s.gitVersion = v }) }
 
 // SetBroken makes the server of one API group fail, as an aggregated API does whose backend is away.
 func (s *Server) SetBroken(group string, broken bool) { s.set(func() { s.broken[group] = broken }) }
+
+// SetStarting makes the server behave as one that has just been started: discovery does not name CRDs yet, and their
+// paths, as all that it does not know, answer 503.
+func (s *Server) SetStarting(on bool) { s.set(func() { s.starting = on }) }
+
+// custom tells the groups of CRDs from those of Kubernetes itself.
+func custom(group string) bool { return strings.Contains(group, ".") && !strings.HasSuffix(group, ".k8s.io") }
 
 func (s *Server) set(f func()) {
 	s.mu.Lock()
@@ -328,6 +336,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.counts[Count{req.Verb, req.Resource.Resource}]++
 	faults, broken := s.faults, s.broken[req.Resource.Group] && req.Verb != "discovery"
+	broken = broken || s.starting && (custom(req.Resource.Group) || res == nil && req.Resource.Resource != "")
 	s.mu.Unlock()
 	var fault Fault
 	if faults != nil {
@@ -479,7 +488,7 @@ func (s *Server) list(w *writer, r *http.Request, c *collection, req Request) {
 	}
 	list := []byte(`{"kind":` + strconv.Quote(c.Kind+"List") + `,"apiVersion":` + strconv.Quote(c.GroupVersion().String()) +
 		`,"metadata":` + string(mustMarshal(meta)) + `,"items":` + string(mustMarshal(items)) + `}`)
-	if strings.Contains(c.Group, ".") && !strings.HasSuffix(c.Group, ".k8s.io") {
+	if custom(c.Group) {
 		list = mustMarshal(map[string]any{ // lists of CRDs have their keys sorted
 			"kind": c.Kind + "List", "apiVersion": c.GroupVersion().String(), "metadata": meta, "items": items,
 		})

@@ -178,7 +178,7 @@ func (s *Server) discover(w *writer, r *http.Request) {
 	s.mu.Lock()
 	groups := map[string]map[string][]Resource{}
 	for gvr, c := range s.collections {
-		if (gvr.Group == "") != core {
+		if (gvr.Group == "") != core || s.starting && custom(gvr.Group) {
 			continue
 		}
 		if groups[gvr.Group] == nil {

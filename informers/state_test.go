@@ -1,0 +1,130 @@
+package informers
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+var (
+	forbidden = failure{class: classForbidden, reason: "no"}
+	away      = failure{class: classConnection, reason: "away"}
+)
+
+// TestVerdict walks through the times of invariant 4.
+func TestVerdict(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	at := func(s float64) time.Time { return start.Add(time.Duration(s * float64(time.Second))) }
+	synced := func(r *record) { r.listed(at(1)) }
+	tests := []struct {
+		name     string
+		required bool
+		do       func(r *record)
+		at       float64
+		state    State
+		complete bool
+		told     bool
+		standing bool
+	}{
+		{name: "pending", at: 3600, state: Pending},
+		{name: "listing", do: func(r *record) { r.listing() }, at: 3600, state: Listing},
+		{name: "synced", do: synced, at: 3600, state: Synced, complete: true},
+		{name: "optional, not served", do: func(r *record) { r.gone(at(1)) }, at: 1, state: NotServed, complete: true},
+		{name: "required, not served", required: true, do: func(r *record) { r.gone(at(1)) }, at: 1, state: NotServed, told: true},
+		{
+			name: "required, served and then not", required: true, at: 40, state: Failing, complete: true, told: true,
+			do: func(r *record) { synced(r); r.gone(at(9)) },
+		},
+
+		{name: "optional forbidden from the start", do: func(r *record) { r.failed(at(1), forbidden) }, at: 299, state: Forbidden, told: true},
+		{name: "… for five minutes", do: func(r *record) { r.failed(at(1), forbidden) }, at: 300, state: Forbidden, complete: true, standing: true},
+		{name: "optional failing from the start", do: func(r *record) { r.failed(at(1), away) }, at: 30, state: Failing},
+		{name: "… for 30 s", do: func(r *record) { r.failed(at(1), away) }, at: 31, state: Failing, told: true},
+		{name: "… for five minutes", do: func(r *record) { r.failed(at(1), away) }, at: 300, state: Failing, complete: true, standing: true},
+		{
+			name: "given up, then listed again in vain", at: 700, state: Forbidden, complete: true, standing: true,
+			do: func(r *record) {
+				r.failed(at(1), forbidden)
+				r.refresh(at(301))
+				r.listing()
+				r.failed(at(600), forbidden)
+			},
+		},
+		{
+			name: "late CRD that may not be listed", at: 700, state: Forbidden, complete: true, standing: true,
+			do: func(r *record) { r.gone(at(1)); r.listing(); r.failed(at(600), forbidden) },
+		},
+		{name: "required forbidden from the start", required: true, do: func(r *record) { r.failed(at(1), forbidden) }, at: 1, state: Forbidden, told: true},
+		{name: "… for a day", required: true, do: func(r *record) { r.failed(at(1), forbidden) }, at: 86400, state: Forbidden, told: true},
+		{name: "required failing from the start", required: true, do: func(r *record) { r.failed(at(1), away) }, at: 30, state: Failing},
+		{name: "… for 30 s", required: true, do: func(r *record) { r.failed(at(1), away) }, at: 31, state: Failing, told: true},
+
+		{name: "required, revoked later", required: true, do: func(r *record) { synced(r); r.failed(at(100), forbidden) }, at: 129, state: Failing, complete: true},
+		{name: "… 30 s ago", required: true, do: func(r *record) { synced(r); r.failed(at(100), forbidden) }, at: 130, state: Failing, complete: true, told: true},
+		{name: "… a day ago", required: true, do: func(r *record) { synced(r); r.failed(at(100), forbidden) }, at: 86400, state: Failing, complete: true, told: true},
+		{name: "optional, revoked 30 s ago", do: func(r *record) { synced(r); r.failed(at(100), forbidden) }, at: 130, state: Failing, complete: true, told: true},
+		{name: "… ten minutes ago", do: func(r *record) { synced(r); r.failed(at(100), forbidden) }, at: 700, state: Failing, complete: true, standing: true},
+
+		{
+			name: "interrupted by success", required: true, at: 140, state: Failing, complete: true,
+			do: func(r *record) {
+				synced(r)
+				r.failed(at(100), away)
+				r.opened(at(115))
+				r.heard(at(116), true)
+				r.failed(at(120), away)
+			},
+		},
+		{
+			name: "watch accepted and broken at once", required: true, at: 130, state: Failing, complete: true, told: true,
+			do: func(r *record) { synced(r); r.failed(at(100), away); r.opened(at(115)); r.failed(at(116), away) },
+		},
+		{
+			name: "watch accepted and silent, but open", required: true, at: 131, state: Synced, complete: true,
+			do: func(r *record) { synced(r); r.failed(at(100), away); r.opened(at(126)) },
+		},
+		{
+			name: "another failure without success between", required: true, at: 130, state: Failing, complete: true, told: true,
+			do: func(r *record) { synced(r); r.failed(at(100), away); r.failed(at(128), forbidden) },
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRecord("x", tt.required, start)
+			if tt.do != nil {
+				tt.do(r)
+			}
+			now := at(tt.at)
+			if got := r.current(now); got != tt.state {
+				t.Errorf("state: got %s, want %s", got, tt.state)
+			}
+			for _, when := range []string{"before", "after"} {
+				v := Verdict{Complete: true}
+				r.judge(now, &v)
+				if v.Complete != tt.complete || v.Complete == slices.Contains(v.Waiting, "x") {
+					t.Errorf("%s refresh: complete: got %v, waiting for %v, want %v", when, v.Complete, v.Waiting, tt.complete)
+				}
+				if told := len(v.Errors) > 0; told != tt.told {
+					t.Errorf("%s refresh: told: got %v, want %v", when, v.Errors, tt.told)
+				}
+				if standing := len(v.Standing) > 0; standing != tt.standing {
+					t.Errorf("%s refresh: standing: got %v, want %v", when, v.Standing, tt.standing)
+				}
+				r.refresh(now)
+			}
+		})
+	}
+}
+
+func TestErrorTextStaysTheSame(t *testing.T) {
+	now := time.Unix(0, 0)
+	r := newRecord("pods", true, now)
+	r.failed(now, failure{class: classConnection, reason: "read tcp 1.2.3.4:5001: reset", advice: "look"})
+	r.failed(now.Add(time.Minute), failure{class: classConnection, reason: "read tcp 1.2.3.4:5002: reset", advice: "look"})
+	var v Verdict
+	r.judge(now.Add(2*time.Minute), &v)
+	want := "pods: read tcp 1.2.3.4:5001: reset; look"
+	if len(v.Errors) != 1 || v.Errors[0] != want {
+		t.Errorf("errors: got %q, want %q", v.Errors, want)
+	}
+}
