@@ -296,12 +296,25 @@ func fromText(from, to reflect.Type, data any) (any, error) {
 		return out, nil
 	case boolean:
 		return strings.EqualFold(s, "true"), nil
+	case integer: // mapstructure's own conversion would take 010 for 8
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("parse number: %w", err)
+		}
+		return n, nil
+	case number:
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return nil, fmt.Errorf("parse number: %w", err)
+		}
+		return n, nil
 	}
 	return data, nil
 }
 
 func kindOfOrText(t reflect.Type) kind {
-	if t == reflect.TypeFor[time.Duration]() || t.Kind() == reflect.Bool || t.Kind() == reflect.Slice {
+	switch t.Kind() {
+	case reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64, reflect.Slice:
 		return kindOf(t)
 	}
 	return text

@@ -26,7 +26,7 @@ const (
 	items         // a slice of structs
 )
 
-// names say in messages and in the flags' help what kind of value a key takes.
+// kindNames say in messages and in the flags' help what a key takes.
 var kindNames = map[kind]string{
 	text: "text", boolean: "true or false", integer: "a whole number", number: "a number", duration: "a duration",
 	texts: "a list of texts", items: "a list of sections",
