@@ -9,12 +9,14 @@ package preflight
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"slices"
 	"time"
 
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/advisor"
+	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -85,6 +87,11 @@ type Report struct {
 	Objects Finding `json:"objects"`
 	// Pods is what the server would make of them; nil if the objects could not be collected.
 	Pods *advisor.Report `json:"pods,omitempty"`
+	// Kept is what deepflow-server would hold after a report, Dropped how often it would leave something out, by the
+	// reasons of docs/inventory.md, and Failures is what would make it refuse the whole. Nil like Pods.
+	Kept     *inventory.Counts        `json:"kept,omitempty"`
+	Dropped  map[inventory.Reason]int `json:"dropped,omitempty"`
+	Failures []inventory.Finding      `json:"failures,omitempty"`
 	// Verdict is that of the whole: ok, problem or unknown.
 	Verdict Verdict `json:"verdict"`
 }
@@ -161,6 +168,26 @@ func checkObjects(ctx context.Context, o *Options, k *apiserver, r *Report) {
 		r.Pods = &report
 	}
 	r.Watchers = watchers(entries, o.ClaimWatcher)
+	if err := r.serverView(entries); err != nil {
+		r.Objects.Verdict, r.Objects.What = Unknown, err.Error()
+		r.Objects.Advice = "report this as a bug of pseudo-agent"
+	}
+}
+
+// serverView says what deepflow-server makes of the entries.
+func (r *Report) serverView(entries []*resources.Entry) error {
+	changes := make([]inventory.Change, 0, len(entries))
+	for _, e := range entries {
+		doc, err := e.JSON()
+		if err != nil {
+			return fmt.Errorf("read entry of type %s: %w", e.WireType(), err)
+		}
+		uid := e.UID()
+		changes = append(changes, inventory.Change{Type: e.WireType(), ID: string(uid[:]), JSON: doc})
+	}
+	s := inventory.Build(inventory.Options{}, changes).Summary()
+	r.Kept, r.Dropped, r.Failures = &s.Counts, s.Dropped, s.Failures
+	return nil
 }
 
 // judge returns the verdict of the whole: what could not be checked outweighs what is wrong.
@@ -184,6 +211,9 @@ func (r *Report) judge() Verdict {
 				verdicts = append(verdicts, Problem)
 			}
 		}
+	}
+	if len(r.Failures) > 0 {
+		verdicts = append(verdicts, Problem)
 	}
 	switch {
 	case slices.Contains(verdicts, Unknown):

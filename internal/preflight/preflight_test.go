@@ -543,6 +543,7 @@ func TestPrint(t *testing.T) {
 		"forbidden: list\n    → the first report waits 5 minutes",
 		"DaemonSet df/agents",
 		"2: 0 bound to a workload, 2 dropped",
+		"The report holds no *version.Info entry",
 		pasteResources + "\n- name: clonesets\n  group: apps.kruise.io\n- name: statefulsets\n  group: apps\n- name: statefulsets\n  group: apps.kruise.io\n",
 		pasteRules + "\n- apiGroups:\n  - apps.kruise.io\n  resources:\n  - clonesets\n",
 		"verdict: problem\n",

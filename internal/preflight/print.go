@@ -71,6 +71,13 @@ func (r *Report) Print(w io.Writer) error {
 			t.add(f.Advice, string(f.Problem), string(verdict), what)
 		}
 	}
+	if c := r.Kept; c != nil {
+		t.add("", "server keeps", string(OK), fmt.Sprintf("%d nodes, %d namespaces, %d workloads, %d Pods, %d Services with %d ports, %d ingress backends",
+			c.Nodes, c.Namespaces, c.Workloads, c.Pods, c.Services, c.ServicePorts, c.IngressBackends))
+	}
+	for _, f := range r.Failures {
+		t.add(f.Advice, "server fails", string(Problem), strings.TrimSpace(f.Sentence+" "+f.Name))
+	}
 	t.print(&b)
 
 	if r.Pods != nil {
