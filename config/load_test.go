@@ -323,6 +323,22 @@ func TestFileLimits(t *testing.T) {
 	}
 }
 
+// A file that is wrong throughout costs a bounded number of messages, and no more than seconds.
+func TestManyMistakes(t *testing.T) {
+	for name, data := range map[string]string{
+		"keys":     strings.Repeat("inputs: {resources: {a: 1}}\nzzz: 1\n", 20000),
+		"entries":  "inputs: {resources: {kubernetes: {api_resources: [" + strings.Repeat("{name: pod}, ", maxElements) + "]}}}",
+		"elements": "inputs: {resources: {kubernetes: {api_resources: [" + strings.Repeat("{name: pod}, ", maxElements+1) + "]}}}",
+		"scalars":  "inputs: {resources: {kubernetes: {api_resources: [" + strings.Repeat("pods, ", maxElements) + "]}}}",
+	} {
+		write(t, map[string]string{"own.yaml": data})
+		_, err := LoadAgent(flagsOf(t, agentProgram, "--config=own.yaml"))
+		if got := len(mistakes(t, err)); got == 0 || got > maxMistakes+1 {
+			t.Errorf("%s: got %d mistakes, want 1 to %d", name, got, maxMistakes+1)
+		}
+	}
+}
+
 func TestParseAgentID(t *testing.T) {
 	for _, c := range []struct {
 		s    string

@@ -11,6 +11,9 @@ import (
 	"unicode/utf8"
 )
 
+// maxMistakes bounds how many mistakes are told: more of them are one mistake, such as a wrong file.
+const maxMistakes = 200
+
 // Mistake is one thing that is wrong with a configuration, told so that an operator can mend it.
 type Mistake struct {
 	// Key is the dotted key, with [n] for the n-th element of a list (from 0). Empty if a file cannot be read at all.
@@ -91,13 +94,30 @@ func (s Source) String() string {
 // independent returns the mistakes that do not merely follow from earlier ones about the same key, about an element of it
 // or about what contains it.
 func independent(mistakes, earlier []*Mistake) []*Mistake {
+	keys, containers := map[string]bool{}, map[string]bool{}
+	for _, e := range earlier {
+		if key := e.about(); key != "" {
+			keys[key] = true
+			for ; key != ""; key = container(key) {
+				containers[key] = true
+			}
+		}
+	}
 	return slices.DeleteFunc(mistakes, func(m *Mistake) bool {
-		return slices.ContainsFunc(earlier, func(e *Mistake) bool {
-			a, b := m.about(), e.about()
-			return a != "" && b != "" && (within(a, b) || within(b, a))
-		})
+		if containers[m.about()] {
+			return true
+		}
+		for key := m.about(); key != ""; key = container(key) {
+			if keys[key] {
+				return true
+			}
+		}
+		return false
 	})
 }
+
+// container is the key of the list or section that a key lies in, "" at the root.
+func container(key string) string { return key[:max(0, strings.LastIndexAny(key, ".["))] }
 
 // within tells whether key is parent or lies below it.
 func within(key, parent string) bool {
@@ -123,12 +143,20 @@ func joined(mistakes []*Mistake, files []string) error {
 		return cmp.Or(cmp.Compare(place(a.Source), place(b.Source)), cmp.Compare(a.Source.Line, b.Source.Line))
 	})
 	var errs []error
+	more := 0
 	seen := map[Mistake]bool{}
 	for _, m := range mistakes {
-		if !seen[*m] {
+		switch {
+		case seen[*m]:
+		case len(errs) == maxMistakes:
+			more++
+		default:
 			seen[*m] = true
 			errs = append(errs, m)
 		}
+	}
+	if more > 0 {
+		errs = append(errs, &Mistake{Problem: fmt.Sprintf("and at least %d more mistakes", more)})
 	}
 	return errors.Join(errs...)
 }

@@ -32,6 +32,9 @@ var kindNames = map[kind]string{
 	texts: "a list of texts", items: "a list of sections",
 }
 
+// maxElements bounds a list.
+const maxElements = 10000
+
 // section is a struct of the configuration: keys with a value (leaf) and keys with a section.
 type section struct {
 	names    []string // in the order of the struct
@@ -297,7 +300,23 @@ func newReader(src func(line int) Source) *reader {
 	return &reader{src: src, values: map[string]any{}, origin: map[string]Source{}}
 }
 
-func (r *reader) fail(m ...*Mistake) { r.mistakes = append(r.mistakes, m...) }
+// fail keeps a mistake, if it may still be told.
+func (r *reader) fail(m ...*Mistake) {
+	if len(r.mistakes) <= maxMistakes {
+		r.mistakes = append(r.mistakes, m...)
+	}
+}
+
+// fits refuses a list that is too long to be meant.
+func (r *reader) fits(n *yaml.Node, l *leaf, path string) bool {
+	if len(n.Content) <= maxElements {
+		return true
+	}
+	m := l.mistake(path, "", fmt.Sprintf("has %d elements", len(n.Content)), "", r.src(n.Line))
+	m.Allowed = fmt.Sprintf("at most %d elements", maxElements)
+	r.fail(m)
+	return false
+}
 
 // section reads a mapping whose keys are those of s.
 func (r *reader) section(n *yaml.Node, s *section, path string) {
@@ -372,6 +391,9 @@ func (r *reader) texts(n *yaml.Node, l *leaf, path string) (any, bool) {
 		r.fail(l.mistake(path, scalar(n), "is "+describe(n)+", not a list", bracketed(n), r.src(n.Line)))
 		return nil, false
 	}
+	if !r.fits(n, l, path) {
+		return nil, false
+	}
 	out, ok := []string{}, true
 	for i, e := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
@@ -391,6 +413,9 @@ func (r *reader) texts(n *yaml.Node, l *leaf, path string) (any, bool) {
 func (r *reader) items(n *yaml.Node, l *leaf, path string) (any, bool) {
 	if n.Kind != yaml.SequenceNode {
 		r.fail(l.mistake(path, scalar(n), "is "+describe(n)+", not a list", "", r.src(n.Line)))
+		return nil, false
+	}
+	if !r.fits(n, l, path) {
 		return nil, false
 	}
 	out := []any{}
