@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zlib"
@@ -76,10 +77,18 @@ func dial(t testing.TB, address string) *grpc.ClientConn {
 	return conn
 }
 
+// writers are used again: a new one costs more than what it compresses here.
+var writers = sync.Pool{New: func() any { return zlib.NewWriter(nil) }}
+
 func compressed(t testing.TB, s string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w := zlib.NewWriter(&b)
+	w, ok := writers.Get().(*zlib.Writer)
+	if !ok {
+		t.Fatal("no writer")
+	}
+	defer writers.Put(w)
+	w.Reset(&b)
 	if _, err := w.Write([]byte(s)); err != nil {
 		t.Fatal(err)
 	}

@@ -93,36 +93,51 @@ func (s *Server) Kill() {
 // Restart starts the server, which must not run, and waits until it answers.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	s.cmd = s.command("postgres", "-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		t.Fatalf("start postgres: %v", err)
-	}
-	s.done = make(chan error, 1)
-	go func(cmd *exec.Cmd, done chan error) {
-		done <- cmd.Wait()
-		_ = log.Close()
-	}(s.cmd, s.done)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
+	defer func() { _ = log.Close() }()
 	for {
-		conn, err := pgx.Connect(ctx, s.DSN())
-		if err == nil {
-			err = conn.Close(ctx)
+		s.cmd = s.command("postgres", "-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal")
+		s.cmd.Stdout, s.cmd.Stderr = log, log
+		if err := s.cmd.Start(); err != nil {
+			t.Fatalf("start postgres: %v", err)
 		}
-		if err == nil {
-			return
+		s.done = make(chan error, 1)
+		go func(cmd *exec.Cmd, done chan error) { done <- cmd.Wait() }(s.cmd, s.done)
+		for s.running() {
+			if s.answers(ctx) {
+				return
+			}
+			if ctx.Err() != nil {
+				out, _ := os.ReadFile(log.Name())
+				t.Fatalf("PostgreSQL does not answer: %s", out)
+			}
 		}
-		if ctx.Err() != nil {
-			out, _ := os.ReadFile(log.Name())
-			t.Fatalf("PostgreSQL does not answer: %v\n%s", err, out)
-		}
-		time.Sleep(20 * time.Millisecond)
+		// After a crash the processes of the one before may hold its shared memory for a moment.
 	}
+}
+
+// running tells whether the server has not ended by itself within a moment.
+func (s *Server) running() bool {
+	select {
+	case err := <-s.done:
+		s.done <- err
+		return false
+	case <-time.After(20 * time.Millisecond):
+		return true
+	}
+}
+
+func (s *Server) answers(ctx context.Context) bool {
+	conn, err := pgx.Connect(ctx, s.DSN())
+	if err != nil {
+		return false
+	}
+	return conn.Close(ctx) == nil
 }
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
