@@ -125,10 +125,10 @@ func (m *machine) setWanted(wanted bool) {
 	if m.wanted == wanted {
 		return
 	}
-	m.wanted = wanted
+	m.wanted, m.known = wanted, false
 	if !wanted {
 		// What comes after the next start is a list of its own; nothing of this one may go under a later decision.
-		m.cur, m.known, m.complete, m.problems = nil, false, false, nil
+		m.cur, m.taken, m.complete, m.problems = nil, 0, false, nil
 		m.errText, m.tooLarge, m.dirtyAt, m.unackedSince = "", "", time.Time{}, time.Time{}
 		m.told, m.toldFull, m.resyncAt = "", false, time.Time{}
 	}

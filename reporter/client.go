@@ -142,7 +142,7 @@ func (c *client) connect(ctx context.Context) (session, error) {
 			break
 		}
 		if st == connectivity.TransientFailure || !conn.WaitForStateChange(ctx, st) {
-			err := connectError(ctx, once.err(), secure.err())
+			err := connectError(ctx, once.err(), secure.err(), c.opts.TLS != nil)
 			_ = conn.Close()
 			return nil, fmt.Errorf("%s (%s): %w", s.info.server, address, err)
 		}
@@ -161,7 +161,7 @@ func (c *client) connect(ctx context.Context) (session, error) {
 	return s, nil
 }
 
-func connectError(ctx context.Context, dialErr, tlsErr error) error {
+func connectError(ctx context.Context, dialErr, tlsErr error, encrypted bool) error {
 	switch {
 	case tlsErr != nil:
 		return &stageError{causeTLS, fmt.Errorf("TLS handshake: %w", tlsErr)}
@@ -169,6 +169,9 @@ func connectError(ctx context.Context, dialErr, tlsErr error) error {
 		return &stageError{causeConnect, dialErr}
 	case ctx.Err() != nil:
 		return &stageError{causeConnect, fmt.Errorf("no HTTP/2 server answered: %w", ctx.Err())}
+	case encrypted:
+		return &stageError{causeTLS, errors.New("the server closed the connection after the TLS handshake; perhaps it does not accept " +
+			"the client certificate, or asks for one")}
 	default:
 		return &stageError{causeConnect, errors.New("no HTTP/2 server answered; perhaps the server wants TLS")}
 	}

@@ -402,7 +402,7 @@ func (m *machine) take(now time.Time) {
 		return
 	}
 	m.taken, m.takenAt = s.Version(), now
-	if at := s.ChangedAt(); !at.IsZero() && (m.unackedSince.IsZero() || at.Before(m.unackedSince)) {
+	if at := s.ChangedAt(); !at.IsZero() && s.Version() != m.acked && (m.unackedSince.IsZero() || at.Before(m.unackedSince)) {
 		m.unackedSince = at
 	}
 	if size := s.Size() + headerRoom; size > m.opts.MaxMessageSize {
