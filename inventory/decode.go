@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"encoding/json"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -1062,4 +1063,15 @@ func (d *decoder) backend() backend {
 		b.number = oldNumber
 	}
 	return b
+}
+
+// WorkloadTypes are the types, in lower case, that a Mapping may have.
+func WorkloadTypes() []string {
+	return slices.Sorted(maps.Keys(pluginTypes))
+}
+
+// KnownWorkloadType tells whether a Mapping may have this type, whose case does not matter.
+func KnownWorkloadType(typ string) bool {
+	_, ok := pluginTypes[strings.ToLower(typ)]
+	return ok
 }
