@@ -144,6 +144,9 @@ func (p *Projector) Project(buf []byte, known func(Key) *Entry) (obj Object, n i
 	}
 
 	p.owner, p.ownerKind = UID{}, ""
+	if cap(p.out) > keptOutput {
+		p.out = nil
+	}
 	p.out = append(p.out[:0], '{')
 	p.emit(p.root, root)
 	p.out = append(p.out, '}')
@@ -221,7 +224,10 @@ func (p *Projector) emitField(f *field, v jsonscan.Value) bool {
 	return len(p.out) > mark+1
 }
 
-const maxStrings = 4096
+const (
+	maxStrings = 4096
+	keptOutput = 1 << 20 // bytes kept for the next object, so that one giant does not cost memory for ever
+)
 
 // intern returns b as a string that is shared with earlier objects.
 func (p *Projector) intern(b []byte) string {

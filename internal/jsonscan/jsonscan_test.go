@@ -229,3 +229,16 @@ func TestReusedTreeDoesNotAllocate(t *testing.T) {
 		t.Errorf("got %v allocations, want 0", got)
 	}
 }
+
+func TestTreeForgetsGiants(t *testing.T) {
+	var tree Tree
+	giant := []byte("[" + strings.Repeat("0,", 2*keptNodes) + "0]")
+	for _, doc := range [][]byte{giant, []byte("{}")} {
+		if _, err := tree.Parse(doc, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cap(tree.nodes) > keptNodes {
+		t.Errorf("got memory for %d nodes after a giant, want at most %d", cap(tree.nodes), keptNodes)
+	}
+}

@@ -84,7 +84,7 @@ type node struct {
 }
 
 // Tree is an index of the wanted values of one document. Its zero value is ready to be used, and reused: Parse keeps
-// the memory of earlier documents. It is not safe for concurrent use.
+// the memory of earlier documents, unless one was a giant. It is not safe for concurrent use.
 type Tree struct {
 	buf     []byte
 	text    []byte // decoded keys
@@ -93,9 +93,15 @@ type Tree struct {
 	scratch []byte
 }
 
+// keptNodes bounds what a Tree keeps after a giant document: 2 MiB, enough for any usual one.
+const keptNodes = 1 << 16
+
 // Parse reads the value that begins at or after i and indexes what f wants of it. The whole value is checked, wanted or
 // not. Errors are those of SkipValue; the tree is empty then. The tree refers to buf until the next Parse.
 func (t *Tree) Parse(buf []byte, i int, f *Filter) (end int, err error) {
+	if cap(t.nodes) > keptNodes {
+		*t = Tree{}
+	}
 	t.buf, t.text, t.members = buf, t.text[:0], t.members[:0]
 	t.nodes = append(t.nodes[:0], node{})
 	if len(buf) > math.MaxInt32 {
