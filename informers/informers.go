@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/resources"
@@ -59,7 +60,8 @@ type Options struct {
 	// SilentWatch is how long a watch may deliver neither event nor bookmark before it is opened anew. Apiservers send a
 	// bookmark about every minute. Default 3 min.
 	SilentWatch time.Duration
-	// Beat, if given, is called on every turn of the loop, at least every second: for a liveness probe.
+	// Beat, if given, is called by the loop as long as it is not stuck, for a liveness probe: every second, and while the
+	// apiserver does not answer at least every minute.
 	Beat func()
 }
 
@@ -83,6 +85,9 @@ func (o *Options) complete() error {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Beat == nil {
+		o.Beat = func() {}
 	}
 	setDefault(&o.PageSize, 1000)
 	setDefault(&o.RelistInterval, 10*time.Minute)
@@ -227,12 +232,14 @@ func (s *Set) loop(ctx context.Context) {
 	var last time.Time
 	due := true
 	for {
-		if s.opts.Beat != nil {
-			s.opts.Beat()
-		}
+		s.opts.Beat()
 		now := time.Now()
 		if interval := l.interval(); due && now.Sub(last) >= pokedDiscovery || now.Sub(last) >= interval {
 			due = false
+			select {
+			case <-s.poked: // answered by this look
+			default:
+			}
 			l.look(ctx)
 			last = time.Now()
 		}
@@ -325,6 +332,7 @@ func (l *loop) look(ctx context.Context) {
 	ordered := slices.Clone(sources)
 	slices.SortStableFunc(ordered, func(a, b *source) int { return a.wanted().rank - b.wanted().rank })
 	for _, src := range ordered {
+		l.set.opts.Beat()
 		l.place(ctx, src)
 	}
 	l.mapOwners()
@@ -349,14 +357,14 @@ func (l *loop) place(ctx context.Context, src *source) {
 		return
 	}
 	if ok && best == r.target {
-		src.absent = 0
+		src.absentSince = time.Time{}
 		return
 	}
 	_, still, unsure := l.discovery.find(r.target.gvr)
 	switch {
 	case !still && unsure != nil:
 		return
-	case !still && !l.confirmed(ctx, src, r.lw.path):
+	case !still && !l.confirmed(ctx, src, r.target.gvr, r.lw.namespace):
 		return
 	case ok:
 		l.set.opts.Logger.Info("resource moves to another group or version", "resource", src.id,
@@ -374,7 +382,7 @@ func (l *loop) place(ctx context.Context, src *source) {
 func (l *loop) begin(ctx context.Context, src *source, want spec, best target, ok bool, err error) {
 	switch {
 	case ok:
-		src.absent = 0
+		src.absentSince = time.Time{}
 		src.start(ctx, want, best)
 	case err != nil:
 		f := failureOf(err)
@@ -384,32 +392,34 @@ func (l *loop) begin(ctx context.Context, src *source, want spec, best target, o
 		src.failed(time.Now(), f)
 		l.set.gate.attempted(src.id)
 	default:
-		path := "/apis/" + want.sel.Candidates[0].Group
-		if first := want.sel.Candidates[0]; first.Version != "" {
-			path = resourcePath(first, want.scope.namespace)
-		}
-		if src.state() == NotServed || l.confirmed(ctx, src, path) {
+		if src.state() == NotServed || l.confirmed(ctx, src, want.sel.Candidates[0], want.scope.namespace) {
 			l.vanish(src)
 		}
 	}
 }
 
 // confirmed makes sure that a resource which discovery does not name is really not served. Discovery is built up while
-// an apiserver starts, and names CRDs late; the resource's own path answers 404 only when the apiserver is sure.
-func (l *loop) confirmed(ctx context.Context, src *source, path string) bool {
-	src.absent++
-	_, err := l.set.client.get(ctx, src.id, path, "limit=1", runtime.ContentTypeJSON, "")
-	switch {
-	case apierrors.IsNotFound(err):
-		return true
-	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		// Permissions are looked at before existence, so that this says nothing; discovery has to say it twice.
-		if src.absent > 1 {
-			return true
-		}
+// an apiserver starts, and names CRDs late; a path answers 404 only when the apiserver is sure.
+func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersionResource, namespace string) bool {
+	now := time.Now()
+	if src.absentSince.IsZero() {
+		src.absentSince = now
 	}
-	l.set.poke()
-	return false
+	l.restless = true
+	look := func(path string) error {
+		_, err := l.set.client.get(ctx, src.id, path, "limit=1", runtime.ContentTypeJSON, "")
+		return err
+	}
+	if c.Version == "" {
+		return apierrors.IsNotFound(look("/apis/" + c.Group))
+	}
+	err := look(resourcePath(c, namespace))
+	if !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) {
+		return apierrors.IsNotFound(err)
+	}
+	// Permissions are looked at before existence, so that this says nothing. Discovery may be read by all.
+	err = look(groupVersionPath(c.GroupVersion()))
+	return apierrors.IsNotFound(err) || err == nil && now.Sub(src.absentSince) >= l.set.opts.DiscoveryInterval
 }
 
 // vanish: the resource is not served.

@@ -45,8 +45,10 @@ type listWatch struct {
 	gvr  schema.GroupVersionResource
 	rank int
 	path string
-	base url.Values
-	proj projector
+	base url.Values // parameters of every request
+
+	namespace string // in path, empty if there is none
+	proj      projector
 
 	running sync.WaitGroup // goroutines and calls that the reflector does not wait for
 

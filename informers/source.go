@@ -20,7 +20,7 @@ type source struct {
 	set   *Set
 	store *store // nil for version.Info
 
-	absent int // looks at discovery in a row without the resource; used by the Set's loop only
+	absentSince time.Time // when discovery first did not name the resource; used by the Set's loop only
 
 	mu      sync.Mutex
 	spec    spec
@@ -62,7 +62,7 @@ func (s *source) start(ctx context.Context, want spec, t target) {
 	}
 	lw := &listWatch{
 		src: s, set: s.set, gvr: t.gvr, rank: want.rank,
-		path: resourcePath(t.gvr, namespace),
+		path: resourcePath(t.gvr, namespace), namespace: namespace,
 		proj: s.set.newProjector(want.sel),
 		base: map[string][]string{},
 	}

@@ -88,6 +88,13 @@ type Server struct {
 // Count is the key under which requests are counted.
 type Count struct{ Verb, Resource string }
 
+func count(req Request) Count {
+	if req.Streaming {
+		return Count{"stream", req.Resource.Resource}
+	}
+	return Count{req.Verb, req.Resource.Resource}
+}
+
 type collection struct {
 	Resource
 	base    map[string]stored // as of the last compaction
@@ -139,7 +146,9 @@ func (s *Server) SetBroken(group string, broken bool) { s.set(func() { s.broken[
 func (s *Server) SetStarting(on bool) { s.set(func() { s.starting = on }) }
 
 // custom tells the groups of CRDs from those of Kubernetes itself.
-func custom(group string) bool { return strings.Contains(group, ".") && !strings.HasSuffix(group, ".k8s.io") }
+func custom(group string) bool {
+	return strings.Contains(group, ".") && !strings.HasSuffix(group, ".k8s.io")
+}
 
 func (s *Server) set(f func()) {
 	s.mu.Lock()
@@ -270,7 +279,8 @@ func (s *Server) Compact() {
 	s.wake()
 }
 
-// Counts returns how many requests there were by verb and resource. Streaming lists count as watches.
+// Counts returns how many requests there were by verb and resource. The verb of a streaming list, which for an apiserver
+// is a watch, is "stream" here.
 func (s *Server) Counts() map[Count]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -334,7 +344,7 @@ func mustMarshal(v any) []byte {
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	req, res, name := s.parse(r)
 	s.mu.Lock()
-	s.counts[Count{req.Verb, req.Resource.Resource}]++
+	s.counts[count(req)]++
 	faults, broken := s.faults, s.broken[req.Resource.Group] && req.Verb != "discovery"
 	broken = broken || s.starting && (custom(req.Resource.Group) || res == nil && req.Resource.Resource != "")
 	s.mu.Unlock()

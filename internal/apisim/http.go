@@ -186,7 +186,7 @@ func (s *Server) discover(w *writer, r *http.Request) {
 		}
 		groups[gvr.Group][gvr.Version] = append(groups[gvr.Group][gvr.Version], c.Resource)
 	}
-	broken, together := maps.Clone(s.broken), s.aggregated
+	broken, together, starting := maps.Clone(s.broken), s.aggregated, s.starting
 	s.mu.Unlock()
 	for _, versions := range groups {
 		for _, list := range versions {
@@ -212,6 +212,8 @@ func (s *Server) discover(w *writer, r *http.Request) {
 		writeStatus(w, http.StatusServiceUnavailable, "the server is currently unable to handle the request", 0)
 	case depth == 3 && !core && groups[parts[1]][parts[2]] != nil:
 		plainResources(w, schema.GroupVersion{Group: parts[1], Version: parts[2]}, groups[parts[1]][parts[2]])
+	case starting:
+		writeStatus(w, http.StatusServiceUnavailable, "the server is starting", 1)
 	default:
 		writeStatus(w, http.StatusNotFound, "the server could not find the requested resource", 0)
 	}

@@ -1,0 +1,269 @@
+package informers
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+// TestRandom plays random sequences of changes, faults, outages and reconfigurations. PSEUDO_SEED repeats one sequence
+// (as far as the scheduler lets it), PSEUDO_ROUNDS sets how many are played.
+func TestRandom(t *testing.T) {
+	first, rounds := uint64(time.Now().UnixNano()), 12
+	if s := os.Getenv("PSEUDO_SEED"); s != "" {
+		seed, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, rounds = seed, 1
+	}
+	if s := os.Getenv("PSEUDO_ROUNDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rounds = n
+	}
+	for i := range rounds {
+		seed := first + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Logf("PSEUDO_SEED=%d repeats this", seed)
+			inBubble(t, func(t *testing.T, r *rig) { newGame(t, r, seed).play() })
+		})
+	}
+}
+
+// game is one sequence.
+type game struct {
+	t   *testing.T
+	r   *rig
+	rng *rand.Rand
+
+	mu      sync.Mutex
+	faults  *rand.Rand
+	odds    float64
+	refused map[string]bool            // resources that are forbidden
+	live    map[resources.UID]string   // objects that must not be removed
+	uids    map[string][]resources.UID // by resource
+}
+
+func newGame(t *testing.T, r *rig, seed uint64) *game {
+	g := &game{
+		t: t, r: r, rng: rand.New(rand.NewPCG(seed, 1)), faults: rand.New(rand.NewPCG(seed, 2)), //nolint:gosec // a test
+		refused: map[string]bool{}, live: map[resources.UID]string{}, uids: map[string][]resources.UID{},
+	}
+	r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"})
+	r.opts.PageSize = int64(1 + g.rng.IntN(5))
+	r.sim.SetFaults(g.fault)
+	r.sink.onCall = func(call, id string, uid resources.UID) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if name, alive := g.live[uid]; call == "delete" && alive {
+			t.Errorf("%s was removed although it lives", name)
+		}
+	}
+	return g
+}
+
+// fault draws what goes wrong with one request.
+func (g *game) fault(req apisim.Request) apisim.Fault {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.refused[req.Resource.Resource] {
+		return apisim.Fault{Status: http.StatusForbidden}
+	}
+	if g.faults.Float64() >= g.odds {
+		return apisim.Fault{}
+	}
+	size := 1 + g.faults.IntN(3000)
+	switch g.faults.IntN(12) {
+	case 0:
+		return apisim.Fault{Status: http.StatusTooManyRequests, RetryAfter: 1 + g.faults.IntN(20)}
+	case 1:
+		return apisim.Fault{Status: http.StatusInternalServerError}
+	case 2:
+		return apisim.Fault{Status: http.StatusGone}
+	case 3:
+		return apisim.Fault{Status: http.StatusUnauthorized}
+	case 4:
+		return apisim.Fault{Hang: true}
+	case 5, 6:
+		return apisim.Fault{Cut: size}
+	case 7:
+		return apisim.Fault{Freeze: size}
+	case 8:
+		return apisim.Fault{NoFinalBookmark: true}
+	case 9:
+		return apisim.Fault{ResourceVersion: []string{"999999999", "abc", "0"}[g.faults.IntN(3)]}
+	case 10:
+		return apisim.Fault{Garble: func(b []byte) []byte { return b[:len(b)/2] }}
+	default:
+		return apisim.Fault{Garble: func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"metadata"`), []byte(`"metadata",`)) }}
+	}
+}
+
+func (g *game) play() {
+	g.r.start()
+	g.r.pass(time.Duration(g.rng.IntN(5)) * time.Second)
+	for range 80 {
+		g.step()
+		if g.rng.IntN(2) == 0 {
+			g.r.pass(time.Duration(g.rng.ExpFloat64() * float64(20*time.Second)))
+		}
+	}
+	g.calm()
+	g.r.pass(25 * time.Minute) // two relists, for faults that only those can mend
+	for _, id := range []string{"pods", "nodes", "namespaces", "replicasets", "clonesets"} {
+		g.compare(id)
+	}
+	g.r.wantComplete(true)
+	if v := g.r.set.Verdict(time.Now()); len(v.Errors)+len(v.Standing) != 0 {
+		g.t.Errorf("in the end: got errors %v and standing %v, want none", v.Errors, v.Standing)
+	}
+}
+
+// calm ends everything that goes wrong.
+func (g *game) calm() {
+	g.mu.Lock()
+	g.odds = 0
+	clear(g.refused)
+	g.mu.Unlock()
+	g.r.net.SetDown(true) // ends what still hangs
+	g.r.net.SetDown(false)
+	g.r.sim.SetStarting(false)
+	g.r.sim.SetBroken("apps.kruise.io", false)
+}
+
+func (g *game) step() {
+	sim := g.r.sim
+	switch g.rng.IntN(24) {
+	default:
+		g.change()
+	case 0:
+		g.mu.Lock()
+		g.odds = []float64{0, 0, 0.2, 0.7, 1}[g.rng.IntN(5)]
+		g.mu.Unlock()
+	case 1:
+		g.r.net.SetDown(true)
+		g.r.pass(time.Duration(g.rng.IntN(60)) * time.Second)
+		g.r.net.SetDown(false)
+	case 2:
+		sim.Compact()
+	case 3:
+		sim.SetStreaming(apisim.Streaming(g.rng.IntN(3)))
+	case 4:
+		sim.SetAggregated(g.rng.IntN(2) == 0)
+	case 5:
+		sim.SetStarting(g.rng.IntN(3) == 0)
+	case 6:
+		sim.SetBroken("apps.kruise.io", g.rng.IntN(2) == 0)
+	case 7, 8:
+		sim.Serve(cloneSets)
+	case 9:
+		g.mu.Lock()
+		for _, uid := range g.uids["clonesets"] {
+			delete(g.live, uid)
+		}
+		g.mu.Unlock()
+		sim.Remove(cloneSetsGVR)
+	case 10:
+		id := []string{"pods", "clonesets", "nodes"}[g.rng.IntN(3)]
+		g.mu.Lock()
+		g.refused[id] = !g.refused[id]
+		g.mu.Unlock()
+	case 11:
+		reqs := []resources.Request{{Name: "clonesets"}}
+		if g.rng.IntN(2) == 0 {
+			reqs = append(reqs, resources.Request{Name: "configmaps"})
+		}
+		g.r.set.Apply(selected(g.t, "", reqs...))
+	}
+}
+
+// change creates, updates or deletes an object.
+func (g *game) change() {
+	name := fmt.Sprint("x", g.rng.IntN(12))
+	label := fmt.Sprint(g.rng.IntN(3))
+	type kind struct {
+		id, object string
+		res        apisim.Resource
+		namespace  string
+	}
+	kinds := []kind{
+		{"pods", pod("default", name, label), builtin[2], "default"},
+		{"nodes", node(name), builtin[0], ""},
+		{"replicasets", fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default"},"spec":{"replicas":%s}}`, name, label), builtin[8], "default"},
+		{"clonesets", workload("CloneSet", "default", name), cloneSets, "default"},
+	}
+	k := kinds[g.rng.IntN(len(kinds))]
+	gvr := k.res.GroupVersionResource
+	if k.id == "clonesets" {
+		g.r.sim.Serve(cloneSets)
+	}
+	if g.rng.IntN(3) == 0 {
+		g.mu.Lock()
+		for uid, alive := range g.live {
+			if alive == k.id+" "+name {
+				delete(g.live, uid)
+			}
+		}
+		g.mu.Unlock()
+		g.r.sim.Delete(gvr, k.namespace, name)
+		return
+	}
+	g.r.sim.Put(gvr, k.object)
+	for _, raw := range g.r.sim.Objects(gvr) {
+		var o struct{ Metadata struct{ Name, UID string } }
+		if err := json.Unmarshal(raw, &o); err != nil {
+			g.t.Fatal(err)
+		}
+		// A ReplicaSet may leave the report alive, when it has no replicas.
+		if o.Metadata.Name == name && k.id != "replicasets" {
+			uid := resources.ParseUID(o.Metadata.UID)
+			g.mu.Lock()
+			g.live[uid] = k.id + " " + name
+			g.uids[k.id] = append(g.uids[k.id], uid)
+			g.mu.Unlock()
+		}
+	}
+}
+
+// compare holds the entries of id against the simulator's objects, projected here and now.
+func (g *game) compare(id string) {
+	g.t.Helper()
+	want := map[resources.UID]string{}
+	for _, sel := range g.r.opts.Selected {
+		if sel.ID != id {
+			continue
+		}
+		p := resources.NewProjector(sel, resources.Options{})
+		for _, raw := range g.r.sim.Objects(sel.Candidates[0]) {
+			obj, _, err := p.Project(raw, nil)
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			if obj.Entry == nil {
+				continue
+			}
+			b, err := obj.Entry.JSON()
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			want[obj.UID] = string(b)
+		}
+	}
+	if got := g.r.sink.contents(g.t, id); !maps.Equal(got, want) {
+		g.t.Errorf("entries of %s (%s):\ngot  %v\nwant %v", id, g.r.state(id).State, got, want)
+	}
+}
