@@ -136,7 +136,7 @@ func (p *Projector) Project(buf []byte, known func(Key) *Entry) (obj Object, n i
 	if root.Kind() != jsonscan.ObjectKind {
 		return Object{}, n, fmt.Errorf("project %s: %w", p.id, ErrNotObject)
 	}
-	if err := p.identify(root.Get("metadata"), &obj); err != nil {
+	if err = p.identify(root.Get("metadata"), &obj); err != nil {
 		return obj, n, fmt.Errorf("project %s: %q in namespace %q: %w", p.id, obj.Name, obj.Namespace, err)
 	}
 	if p.reported != nil && !p.reported(root) {

@@ -25,7 +25,7 @@ func ServicePorts(doc []byte) (service string, ports []ServicePort, err error) {
 		Metadata struct{ Namespace, Name string }
 		Spec     struct{ Ports []any }
 	}
-	if err := decodeEntry(doc, &o); err != nil {
+	if err = decodeEntry(doc, &o); err != nil {
 		return "", nil, fmt.Errorf("read ports of a Service: %w", err)
 	}
 	for _, p := range o.Spec.Ports {
@@ -47,7 +47,7 @@ func ServicePorts(doc []byte) (service string, ports []ServicePort, err error) {
 // that is unknown the Route has no backend.
 func ResolveBackends(doc []byte, lookup func(service string) []ServicePort) (out []byte, services []string, err error) {
 	var o map[string]any
-	if err := decodeEntry(doc, &o); err != nil {
+	if err = decodeEntry(doc, &o); err != nil {
 		return nil, nil, fmt.Errorf("resolve backends: %w", err)
 	}
 	namespace, _ := object(o["metadata"])["namespace"].(string)
