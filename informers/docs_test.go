@@ -15,7 +15,9 @@ type costRow struct {
 	bounds   map[string][2]int
 }
 
-func (r costRow) matches(c apisim.Count) bool { return r.resource == c.Resource || r.resource == "each" }
+func (r costRow) matches(c apisim.Count) bool {
+	return r.resource == c.Resource || r.resource == "each"
+}
 
 // costTable reads the table that follows the heading "What it costs the apiserver".
 func costTable(t *testing.T, doc string) []costRow {

@@ -482,7 +482,7 @@ func (w *watcher) run() {
 	defer func() { _ = w.body.Close() }()
 	opened := time.Now()
 	var told time.Time
-	d := newDecoder(w.body, watchBuffer, 1)
+	d := newWatchDecoder(w.body, w.initial)
 	for {
 		ev, err := d.nextEvent(lw.proj, lw.src.store.known)
 		if err != nil {
@@ -501,6 +501,9 @@ func (w *watcher) run() {
 		}
 		if !w.pass(ev) {
 			return
+		}
+		if !w.initial {
+			d.rest = watchRest
 		}
 	}
 }

@@ -15,8 +15,9 @@ import (
 
 const (
 	listBuffer  = 256 << 10 // few objects are cut by the buffer's end, and those have to be scanned twice
-	watchBuffer = 16 << 10
-	maxObject   = 64 << 20 // far above etcd's limit; bounds what a broken server can make us hold
+	watchBuffer = 16 << 10  // of a watch that has nothing large to say
+	watchRest   = 64 << 10  // what a watch may keep of a buffer that has grown
+	maxObject   = 64 << 20  // far above etcd's limit; bounds what a broken server can make us hold
 )
 
 // projector is what resources.Projector promises. On io.ErrUnexpectedEOF it wants more bytes. With any other error,
@@ -32,6 +33,7 @@ type decoder struct {
 	pos  int
 	end  int
 	fill int // a refill reads until that many bytes are unread; 1 for a watch, whose next byte may come tomorrow
+	rest int // a larger buffer is given back when it is empty; 0: never
 	err  error
 }
 
@@ -49,8 +51,8 @@ func (d *decoder) more(want int) error {
 		d.end -= d.pos
 		d.pos = 0
 	}
-	if d.pos == d.end && d.fill == 1 && len(d.buf) > listBuffer {
-		d.buf = make([]byte, watchBuffer) // one large object must not cost its memory for as long as the watch lives
+	if d.pos == d.end && d.rest > 0 && len(d.buf) > d.rest {
+		d.buf = make([]byte, watchBuffer) // a large object must not cost its memory for as long as the watch lives
 	}
 	if d.end == len(d.buf) {
 		if len(d.buf) >= maxObject {
@@ -357,6 +359,16 @@ type bookmark struct {
 		ResourceVersion string            `json:"resourceVersion"`
 		Annotations     map[string]string `json:"annotations"`
 	} `json:"metadata"`
+}
+
+// newWatchDecoder returns a decoder for a watch; one that begins with a streaming list reads in larger pieces.
+func newWatchDecoder(r io.Reader, initial bool) *decoder {
+	d := newDecoder(r, watchBuffer, 1)
+	d.rest = watchRest
+	if initial {
+		d.buf, d.rest = make([]byte, listBuffer), listBuffer
+	}
+	return d
 }
 
 // nextEvent reads one event; io.EOF says that the stream has ended between two.

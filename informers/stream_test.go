@@ -181,15 +181,15 @@ func TestDecoderBounds(t *testing.T) {
 	if !errors.As(err, &data) {
 		t.Errorf("endless string: got %v, want an error of the data", err)
 	}
-	d := newDecoder(strings.NewReader(`{"type":"ADDED","object":`+podJSON(1, 300_000)+`}`+strings.Repeat(" ", 1<<20)), watchBuffer, 1)
+	d := newWatchDecoder(strings.NewReader(`{"type":"ADDED","object":`+podJSON(1, 300_000)+`}`+strings.Repeat(" ", 1<<20)), false)
 	if _, err := d.nextEvent(podProjector(t), nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.peek(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
-	if len(d.buf) > listBuffer {
-		t.Errorf("buffer after a large object: got %d bytes, want at most %d", len(d.buf), listBuffer)
+	if len(d.buf) > watchRest {
+		t.Errorf("buffer after a large object: got %d bytes, want at most %d", len(d.buf), watchRest)
 	}
 }
 

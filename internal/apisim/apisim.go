@@ -79,6 +79,7 @@ type Server struct {
 	streaming   Streaming
 	aggregated  bool
 	starting    bool
+	token       string
 	bookmarks   time.Duration
 	gitVersion  string
 	uids        uint64
@@ -144,6 +145,9 @@ func (s *Server) SetBroken(group string, broken bool) { s.set(func() { s.broken[
 // SetStarting makes the server behave as one that has just been started: discovery does not name CRDs yet, and their
 // paths, as all that it does not know, answer 503.
 func (s *Server) SetStarting(on bool) { s.set(func() { s.starting = on }) }
+
+// SetToken makes the server refuse every request that does not bear this token with 401; empty lets all in.
+func (s *Server) SetToken(token string) { s.set(func() { s.token = token }) }
 
 // custom tells the groups of CRDs from those of Kubernetes itself.
 func custom(group string) bool {
@@ -347,10 +351,14 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	s.counts[count(req)]++
 	faults, broken := s.faults, s.broken[req.Resource.Group] && req.Verb != "discovery"
 	broken = broken || s.starting && (custom(req.Resource.Group) || res == nil && req.Resource.Resource != "")
+	token := s.token
 	s.mu.Unlock()
 	var fault Fault
 	if faults != nil {
 		fault = faults(req)
+	}
+	if token != "" && r.Header.Get("Authorization") != "Bearer "+token {
+		fault = Fault{Status: http.StatusUnauthorized}
 	}
 	if fault.Hang {
 		wait(r, fault)
