@@ -100,7 +100,7 @@ func check(t *testing.T, data []byte) {
 }
 
 func isNumber(data []byte) bool {
-	i := SkipSpace(data, 0)
+	i := skipSpace(data, 0)
 	return i < len(data) && (data[i] == '-' || data[i] >= '0' && data[i] <= '9')
 }
 
@@ -185,33 +185,6 @@ func TestValue(t *testing.T) {
 	}
 	if _, err := tree.Parse([]byte(`{"s":`), 0, nil); !errors.Is(err, io.ErrUnexpectedEOF) || tree.Root().Kind() != Absent {
 		t.Errorf("after a failed Parse: error %v, root of kind %d; want %v and nothing", err, tree.Root().Kind(), io.ErrUnexpectedEOF)
-	}
-}
-
-func TestString(t *testing.T) {
-	tests := []struct {
-		in, text string
-		plain    bool
-		end      int
-	}{
-		{` "abc",`, "abc", true, 6},
-		{`"é"`, "é", true, 4},
-		{`"a\n"`, "a\n", false, 5},
-		{"\"\xff\"", "\ufffd", false, 3},
-	}
-	for _, tt := range tests {
-		raw, plain, end, err := String([]byte(tt.in), 0)
-		if err != nil || plain != tt.plain || end != tt.end {
-			t.Errorf("%q: got plain %t, end %d, error %v, want %t, %d, nil", tt.in, plain, end, err, tt.plain, tt.end)
-		}
-		if got := string(AppendText(nil, raw)); got != tt.text {
-			t.Errorf("%q: got text %q, want %q", tt.in, got, tt.text)
-		}
-	}
-	for in, want := range map[string]string{"": io.ErrUnexpectedEOF.Error(), "7": "not a string at byte 0", `"a`: io.ErrUnexpectedEOF.Error()} {
-		if _, _, _, err := String([]byte(in), 0); err == nil || err.Error() != want {
-			t.Errorf("%q: got error %v, want %s", in, err, want)
-		}
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package jsonscan reads JSON (RFC 8259) straight from a byte buffer, in one pass, without building Go values.
 //
-// It holds the primitives for walking over a buffer that may end anywhere (SkipValue, String) and Tree, an index
-// of the few values of a document that somebody wants. It accepts exactly the documents that encoding/json accepts, and
+// It holds SkipValue, which finds the end of a value in a buffer that may end anywhere, and Tree, an index of the few
+// values of a document that somebody wants. It accepts exactly the documents that encoding/json accepts, and
 // reads them as encoding/json does into map[string]any with UseNumber: of equal keys the last wins, invalid UTF-8 and
 // lone surrogates become U+FFFD, numbers stay as they are written, nesting ends at MaxDepth.
 //
@@ -30,8 +30,8 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("%s at byte %d", e.Rea
 
 func syntaxError(i int, reason string) error { return &SyntaxError{Offset: i, Reason: reason} }
 
-// SkipSpace returns the offset of the first byte at or after i that is not white space; len(buf) if there is none.
-func SkipSpace(buf []byte, i int) int {
+// skipSpace returns the offset of the first byte at or after i that is not white space; len(buf) if there is none.
+func skipSpace(buf []byte, i int) int {
 	for i < len(buf) && (buf[i] == ' ' || buf[i] == '\n' || buf[i] == '\t' || buf[i] == '\r') {
 		i++
 	}
@@ -42,7 +42,7 @@ func SkipSpace(buf []byte, i int) int {
 // last byte. The error is io.ErrUnexpectedEOF if the buffer ends before the value does; a number that touches the end of
 // the buffer counts as unfinished, because more digits may follow.
 func SkipValue(buf []byte, i int) (end int, err error) {
-	return skip(buf, SkipSpace(buf, i), 0)
+	return skip(buf, skipSpace(buf, i), 0)
 }
 
 func skip(buf []byte, i, depth int) (int, error) {
@@ -75,7 +75,7 @@ func skipObject(buf []byte, i, depth int) (int, error) {
 	if depth > MaxDepth {
 		return i, syntaxError(i, "nested too deeply")
 	}
-	i = SkipSpace(buf, i+1)
+	i = skipSpace(buf, i+1)
 	if i < len(buf) && buf[i] == '}' {
 		return i + 1, nil
 	}
@@ -107,7 +107,7 @@ func skipArray(buf []byte, i, depth int) (int, error) {
 	if depth > MaxDepth {
 		return i, syntaxError(i, "nested too deeply")
 	}
-	i = SkipSpace(buf, i+1)
+	i = skipSpace(buf, i+1)
 	if i < len(buf) && buf[i] == ']' {
 		return i + 1, nil
 	}
@@ -125,26 +125,32 @@ func skipArray(buf []byte, i, depth int) (int, error) {
 
 // scanColon reads the colon after a key and returns the beginning of the value.
 func scanColon(buf []byte, i int) (int, error) {
-	i = SkipSpace(buf, i)
+	if i+1 < len(buf) && buf[i] == ':' && buf[i+1] > ' ' {
+		return i + 1, nil // the way apiservers write
+	}
+	i = skipSpace(buf, i)
 	if i >= len(buf) {
 		return i, io.ErrUnexpectedEOF
 	}
 	if buf[i] != ':' {
 		return i, syntaxError(i, "missing colon after object key")
 	}
-	return SkipSpace(buf, i+1), nil
+	return skipSpace(buf, i+1), nil
 }
 
 // scanMore reads what follows a member or element: a comma (more is true, the offset is that of the next one) or the
 // closing bracket (the offset is behind it).
 func scanMore(buf []byte, i int, closing byte) (next int, more bool, err error) {
-	i = SkipSpace(buf, i)
+	if i+1 < len(buf) && buf[i] == ',' && buf[i+1] > ' ' {
+		return i + 1, true, nil // the way apiservers write
+	}
+	i = skipSpace(buf, i)
 	if i >= len(buf) {
 		return i, false, io.ErrUnexpectedEOF
 	}
 	switch buf[i] {
 	case ',':
-		return SkipSpace(buf, i+1), true, nil
+		return skipSpace(buf, i+1), true, nil
 	case closing:
 		return i + 1, false, nil
 	default:
@@ -233,9 +239,16 @@ func special(w uint64) uint64 {
 
 // scanString reads a string whose opening quote is before i and returns the offset behind the closing quote.
 func scanString(buf []byte, i int) (end int, flags uint8, err error) {
+	var nonASCII uint64
 	for {
-		var nonASCII uint64
-		for i+8 <= len(buf) {
+		for {
+			if i+8 > len(buf) {
+				for i < len(buf) && buf[i] != '"' && buf[i] != '\\' && buf[i] >= 0x20 {
+					nonASCII |= uint64(buf[i] & 0x80)
+					i++
+				}
+				break
+			}
 			w := binary.LittleEndian.Uint64(buf[i:])
 			if m := special(w); m != 0 {
 				n := bits.TrailingZeros64(m) &^ 7
@@ -245,10 +258,6 @@ func scanString(buf []byte, i int) (end int, flags uint8, err error) {
 			}
 			nonASCII |= w & highs
 			i += 8
-		}
-		for i < len(buf) && buf[i] != '"' && buf[i] != '\\' && buf[i] >= 0x20 {
-			nonASCII |= uint64(buf[i] & 0x80)
-			i++
 		}
 		if nonASCII != 0 {
 			flags |= hasNonASCII

@@ -1,36 +1,17 @@
 package jsonscan
 
 import (
-	"io"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// String reads the string that begins at or after i (white space may precede it). It returns the bytes between the
-// quotes, a part of buf, and whether they stand for themselves; if not (escapes, invalid UTF-8), AppendText gives the
-// text. Errors are those of SkipValue.
-func String(buf []byte, i int) (raw []byte, plain bool, end int, err error) {
-	i = SkipSpace(buf, i)
-	if i >= len(buf) {
-		return nil, false, i, io.ErrUnexpectedEOF
-	}
-	if buf[i] != '"' {
-		return nil, false, i, syntaxError(i, "not a string")
-	}
-	end, flags, err := scanString(buf, i+1)
-	if err != nil {
-		return nil, false, end, err
-	}
-	raw = buf[i+1 : end-1]
-	return raw, standsForItself(raw, flags), end, nil
-}
-
+// standsForItself tells whether the bytes between the quotes are the text.
 func standsForItself(raw []byte, flags uint8) bool {
 	return flags&hasEscape == 0 && (flags&hasNonASCII == 0 || utf8.Valid(raw))
 }
 
-// AppendText appends the text of a string, given the bytes between its quotes as String returned them.
-func AppendText(dst, raw []byte) []byte {
+// appendText appends the text of a string, given the bytes between its quotes, which scanString has checked.
+func appendText(dst, raw []byte) []byte {
 	for i := 0; i < len(raw); {
 		c := raw[i]
 		switch {

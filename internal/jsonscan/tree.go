@@ -107,7 +107,7 @@ func (t *Tree) Parse(buf []byte, i int, f *Filter) (end int, err error) {
 	if len(buf) > math.MaxInt32 {
 		return i, errors.New("document larger than 2 GiB")
 	}
-	_, end, err = t.value(SkipSpace(buf, i), f, 0)
+	_, end, err = t.value(skipSpace(buf, i), f, 0)
 	if err != nil {
 		t.nodes = t.nodes[:1]
 	}
@@ -168,7 +168,7 @@ func (t *Tree) array(n int32, i int, f *Filter, depth int) (int, error) {
 	if depth > MaxDepth {
 		return i, syntaxError(i, "nested too deeply")
 	}
-	i = SkipSpace(t.buf, i+1)
+	i = skipSpace(t.buf, i+1)
 	if i < len(t.buf) && t.buf[i] == ']' {
 		return i + 1, nil
 	}
@@ -196,7 +196,7 @@ func (t *Tree) object(n int32, i int, f *Filter, depth int) (int, error) {
 		return i, syntaxError(i, "nested too deeply")
 	}
 	base := len(t.members)
-	i = SkipSpace(t.buf, i+1)
+	i = skipSpace(t.buf, i+1)
 	if i < len(t.buf) && t.buf[i] == '}' {
 		return i + 1, nil
 	}
@@ -214,7 +214,7 @@ func (t *Tree) object(n int32, i int, f *Filter, depth int) (int, error) {
 		key, keyStart, inText := t.buf[i+1:end-1], i+1, false
 		if flags != 0 && !standsForItself(key, flags) {
 			keyStart, inText = len(t.text), true
-			t.text = AppendText(t.text, key)
+			t.text = appendText(t.text, key)
 			key = t.text[keyStart:]
 		}
 		keyEnd := keyStart + len(key)
@@ -372,7 +372,7 @@ func (v Value) Text() []byte {
 	if standsForItself(raw, flags) {
 		return raw
 	}
-	v.t.scratch = AppendText(v.t.scratch[:0], raw)
+	v.t.scratch = appendText(v.t.scratch[:0], raw)
 	return v.t.scratch
 }
 
