@@ -53,7 +53,8 @@ func (s *scanner) rawString() (raw []byte, escaped bool) {
 			s.i++
 		}
 	}
-	return s.b[start:], escaped
+	s.i = len(s.b)
+	return s.b[min(start, len(s.b)):], escaped
 }
 
 func unescape(raw []byte) string {
@@ -125,7 +126,7 @@ func (s *scanner) object(f func(key []byte)) bool {
 				raw = []byte(unescape(raw))
 			}
 			s.space()
-			s.i++ // the colon
+			s.i = min(s.i+1, len(s.b)) // the colon
 			f(raw)
 		case ',':
 			s.i++
