@@ -463,7 +463,10 @@ func TestRelist(t *testing.T) {
 // TestFailedRelist: whatever happens to the lists that follow the first, nothing is removed; then a good one without
 // objects removes everything.
 func TestFailedRelist(t *testing.T) {
-	objects := func(body []byte) []byte { return bytes.Replace(body, []byte(`"items":[{`), []byte(`"items":[{]`), 1) }
+	objects := func(body []byte) []byte {
+		body = bytes.Replace(body, []byte(`"items":[{`), []byte(`"items":[{]`), 1)
+		return bytes.Replace(body, []byte(`"object":{`), []byte(`"object":{]`), 1)
+	}
 	faults := map[string]apisim.Fault{
 		"half a page": {Cut: 300}, "broken JSON": {Garble: objects}, "no answer": {Hang: true},
 		"error 500": {Status: 500}, "not found": {Status: 404}, "too large": {Status: 504}, "expired": {Status: 410},
@@ -491,6 +494,7 @@ func TestFailedRelist(t *testing.T) {
 					if calls := r.sink.reset(); len(calls) != 0 {
 						t.Errorf("calls while no list succeeded: got %v, want none", calls)
 					}
+					r.wantState("pods", Failing)
 					for i := range 5 {
 						r.sim.Delete(podsGVR, "default", fmt.Sprintf("q%d", i))
 					}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/url"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -97,9 +98,14 @@ func classify(err error) class {
 	return classConnection
 }
 
-func failureOf(err error) failure {
+// failureOf says what went wrong with doing, for example "cannot list".
+func failureOf(doing string, err error) failure {
 	c := classify(err)
-	return failure{class: c, reason: shorten(err.Error()), advice: advices[c]}
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err // the address says nothing that is not known, and differs with every retry
+	}
+	return failure{class: c, reason: shorten(doing + ": " + err.Error()), advice: advices[c]}
 }
 
 // shorten bounds a text that comes from outside.

@@ -4,7 +4,8 @@
 //
 // It relies on the apiserver's resourceVersion semantics and on a Sink that takes entries in. It promises that a Sink
 // never loses a live object's entry because a list failed, was cut short or was refused; that an unchanged object causes
-// no call; that a resource that cannot be read holds up no other; and that no goroutine outlives Run.
+// no call; that a resource that cannot be read delays the others by no more than one timeout; and that no goroutine
+// outlives Run.
 package informers
 
 import (
@@ -385,7 +386,7 @@ func (l *loop) begin(ctx context.Context, src *source, want spec, best target, o
 		src.absentSince = time.Time{}
 		src.start(ctx, want, best)
 	case err != nil:
-		f := failureOf(err)
+		f := failureOf("cannot find out whether it is served", err)
 		if f.class == classServer || f.class == classNotFound || f.class == classForbidden {
 			f = failure{class: classDiscovery, reason: f.reason, advice: advices[classDiscovery]}
 		}

@@ -59,6 +59,7 @@ type listWatch struct {
 	refusals    int                     // definite answers in a row
 	interrupted int                     // streaming lists in a row that broke off
 	slow        int                     // lists in a row that did not keep their deadline
+	expired     int                     // answers 410 in a row
 	leave       func()                  // the gate, held from a refused streaming list over to the list that follows it
 
 	// Used by the reflector's calls only.
@@ -228,7 +229,7 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watcher{
-		lw: lw, ctx: ctx, cancel: cancel, initial: initial, leave: leave,
+		lw: lw, ctx: ctx, cancel: cancel, initial: initial, rv: opts.ResourceVersion, leave: leave,
 		events: make(chan watch.Event), stopped: make(chan struct{}),
 		idle: time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) }),
 	}
@@ -252,7 +253,9 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		cancel(errRelist)
 	}
 	lw.mu.Unlock()
-	lw.src.opened(time.Now())
+	if !initial {
+		lw.src.opened(time.Now())
+	}
 	lw.running.Add(1)
 	go w.run()
 	return w, nil
@@ -369,7 +372,7 @@ func (lw *listWatch) listed() {
 	lw.synced, lw.cause = true, ""
 	lw.mu.Lock()
 	defer lw.mu.Unlock()
-	lw.interrupted, lw.refusals, lw.slow = 0, 0, 0
+	lw.interrupted, lw.refusals, lw.slow, lw.expired = 0, 0, 0, 0
 }
 
 // relist makes the reflector list again, consistently, as soon as it can.
@@ -404,7 +407,7 @@ func (lw *listWatch) fail(now time.Time, verb string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return // by ourselves
 	}
-	f := failureOf(fmt.Errorf("cannot %s: %w", verb, err))
+	f := failureOf("cannot "+verb, err)
 	wait := retryAfter(err)
 	lw.mu.Lock()
 	if f.class.definite() || f.class == classNotFound {
@@ -420,13 +423,21 @@ func (lw *listWatch) fail(now time.Time, verb string, err error) {
 	}
 	lw.mu.Unlock()
 	lw.set.metrics.errors.WithLabelValues(lw.src.id, verb, string(f.class)).Inc()
-	if f.class == classExpired {
-		return // the way of things
+	if f.class == classExpired && lw.expiredAgain() < 3 {
+		return // the way of things: the next list will be from the present
 	}
 	lw.src.failed(now, f)
 	if f.class == classNotFound {
 		lw.set.poke()
 	}
+}
+
+// expiredAgain counts the answers 410 since the last complete list.
+func (lw *listWatch) expiredAgain() int {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.expired++
+	return lw.expired
 }
 
 // watcher reads one watch. The events of a streaming list go into the store; the reflector only gets the bookmark that
@@ -436,7 +447,8 @@ type watcher struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	body     io.ReadCloser
-	initial  bool
+	initial  bool   // the streaming list is not complete yet
+	rv       string // from which the watch was asked for
 	leave    func()
 	idle     *time.Timer
 	deadline *time.Timer // of a streaming list, else nil
@@ -497,7 +509,9 @@ func (w *watcher) run() {
 		if now := time.Now(); ev.kind == "BOOKMARK" || now.Sub(told) >= toldInterval {
 			told = now
 			w.idle.Reset(w.silence)
-			lw.src.heard(now, ev.kind == "BOOKMARK")
+			if !w.initial { // until it is complete, a streaming list proves nothing
+				lw.src.heard(now, ev.kind == "BOOKMARK")
+			}
 		}
 		if !w.pass(ev) {
 			return
@@ -568,8 +582,8 @@ func (w *watcher) refused(status *metav1.Status) {
 	} else {
 		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
 	}
-	if w.initial && !expired {
-		// Under any other reason the reflector might wait without heeding its context.
+	if w.initial && (!expired || w.rv == "") {
+		// Under other reasons the reflector might wait without heeding its context, or try again at once for ever.
 		status = ownStatus(metav1.StatusReasonUnknown, err.Error())
 	}
 	w.send(watch.Event{Type: watch.Error, Object: status})

@@ -199,8 +199,9 @@ func klogger(l *slog.Logger) klog.Logger { return logr.FromSlogHandler(&debugHan
 
 type debugHandler struct{ slog.Handler }
 
-func (h *debugHandler) Enabled(ctx context.Context, _ slog.Level) bool {
-	return h.Handler.Enabled(ctx, slog.LevelDebug)
+// Enabled lets through what client-go says at verbosity 2 and below; each step of verbosity is one level less.
+func (h *debugHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo-2 && h.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
 func (h *debugHandler) Handle(ctx context.Context, r slog.Record) error {

@@ -28,7 +28,7 @@ func (s *Set) watchVersion(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			f := failureOf(err)
+			f := failureOf("cannot get /version", err)
 			s.metrics.errors.WithLabelValues(VersionID, "get", string(f.class)).Inc()
 			s.version.failed(now, f)
 			wait = max(versionRetry, retryAfter(err))
