@@ -1,19 +1,20 @@
 package receiver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // object is what the receiver itself needs to know of an entry's JSON.
 type object struct {
-	uid, name, namespace string
-	gitVersion           string
+	uid, name, namespace []byte
+	gitVersion           []byte
 	// shape is "object", "List", "array", "null" or "scalar".
 	shape string
-	// items are the raw elements of an array or a List.
+	// count is the number of elements of an array or a List, items are the first of them, undecoded.
+	count int
 	items [][]byte
 }
 
@@ -24,9 +25,10 @@ var errTooDeep = fmt.Errorf("nested deeper than %d levels", maxDepth)
 
 // inspect checks that data is one JSON value and nothing else (RFC 8259; UTF-8 is checked elsewhere) and reads what
 // object needs, with keys compared exactly, as deepflow-server does. It does not build the value, because that takes
-// ten times as long. The items are parts of data.
-func inspect(data []byte) (object, error) {
-	s := scanner{data: data}
+// ten times as long. At most so many items are collected. What object holds may be
+// part of data.
+func inspect(data []byte, collect int) (object, error) {
+	s := scanner{data: data, collect: collect}
 	var o object
 	s.space()
 	var err error
@@ -36,7 +38,7 @@ func inspect(data []byte) (object, error) {
 		err = s.top(&o)
 	case '[':
 		o.shape = "array"
-		o.items, err = s.elements()
+		o.items, o.count, err = s.elements()
 	case 'n':
 		o.shape = "null"
 		err = s.value(0)
@@ -58,13 +60,14 @@ func inspect(data []byte) (object, error) {
 
 // top reads the outermost object.
 func (s *scanner) top(o *object) error {
-	var kind string
+	var kind []byte
 	var items [][]byte
+	var count int
 	listed := false
-	err := s.object(0, func(key string) error {
-		switch key {
+	err := s.object(0, func(key []byte) error {
+		switch string(key) {
 		case "metadata":
-			o.uid, o.name, o.namespace = "", "", ""
+			o.uid, o.name, o.namespace = nil, nil, nil
 			return s.metadata(o)
 		case "gitVersion":
 			return s.text(&o.gitVersion, 1)
@@ -76,14 +79,14 @@ func (s *scanner) top(o *object) error {
 				return s.value(1)
 			}
 			var err error
-			items, err = s.elements()
+			items, count, err = s.elements()
 			return err
 		default:
 			return s.value(1)
 		}
 	})
-	if listed && o.uid == "" && strings.HasSuffix(kind, "List") {
-		o.shape, o.items = "List", items
+	if listed && len(o.uid) == 0 && bytes.HasSuffix(kind, []byte("List")) {
+		o.shape, o.items, o.count = "List", items, count
 	}
 	return err
 }
@@ -92,8 +95,8 @@ func (s *scanner) metadata(o *object) error {
 	if s.peek() != '{' {
 		return s.value(1)
 	}
-	return s.object(1, func(key string) error {
-		switch key {
+	return s.object(1, func(key []byte) error {
+		switch string(key) {
 		case "uid":
 			return s.text(&o.uid, 2)
 		case "name":
@@ -108,8 +111,9 @@ func (s *scanner) metadata(o *object) error {
 
 // scanner walks over JSON text.
 type scanner struct {
-	data []byte
-	pos  int
+	data    []byte
+	pos     int
+	collect int
 }
 
 var errEnd = errors.New("the text ends too early")
@@ -141,8 +145,8 @@ func (s *scanner) peek() byte {
 }
 
 // text reads a value into dst if it is a string, and passes over it otherwise.
-func (s *scanner) text(dst *string, depth int) error {
-	*dst = ""
+func (s *scanner) text(dst *[]byte, depth int) error {
+	*dst = nil
 	if s.peek() != '"' {
 		return s.value(depth)
 	}
@@ -155,21 +159,19 @@ func (s *scanner) text(dst *string, depth int) error {
 }
 
 // unquote returns the text of a valid JSON string literal.
-func unquote(raw []byte) (string, error) {
-	for _, b := range raw {
-		if b == '\\' {
-			var out string
-			if err := json.Unmarshal(raw, &out); err != nil {
-				return "", fmt.Errorf("string: %w", err)
-			}
-			return out, nil
-		}
+func unquote(raw []byte) ([]byte, error) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return raw[1 : len(raw)-1], nil
 	}
-	return string(raw[1 : len(raw)-1]), nil
+	var out string
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return nil, fmt.Errorf("string: %w", err)
+	}
+	return []byte(out), nil
 }
 
 // object passes over an object; for each member it calls field, which must pass over the value.
-func (s *scanner) object(depth int, field func(key string) error) error {
+func (s *scanner) object(depth int, field func(key []byte) error) error {
 	if depth >= maxDepth {
 		return errTooDeep
 	}
@@ -196,7 +198,7 @@ func (s *scanner) object(depth int, field func(key string) error) error {
 		if field == nil {
 			err = s.value(depth + 1)
 		} else {
-			var key string
+			var key []byte
 			if key, err = unquote(raw); err == nil {
 				err = field(key)
 			}
@@ -218,18 +220,22 @@ func (s *scanner) object(depth int, field func(key string) error) error {
 	}
 }
 
-// elements passes over an array and returns its elements.
-func (s *scanner) elements() ([][]byte, error) {
+// elements passes over an array and returns its first elements and how many there are.
+func (s *scanner) elements() ([][]byte, int, error) {
 	var out [][]byte
+	n := 0
 	err := s.array(0, func() error {
 		start := s.pos
 		if err := s.value(1); err != nil {
 			return err
 		}
-		out = append(out, s.data[start:s.pos])
+		if n < s.collect {
+			out = append(out, s.data[start:s.pos])
+		}
+		n++
 		return nil
 	})
-	return out, err
+	return out, n, err
 }
 
 func (s *scanner) array(depth int, element func() error) error {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,7 +39,16 @@ type validator struct {
 	// known finds entries that were accepted before; their payloads are not looked into again.
 	known func(store.Sum) *store.Entry
 
-	rawBytes atomic.Int64
+	rawBytes     atomic.Int64
+	splitObjects atomic.Int64
+}
+
+// collect is how many elements of an array or List are of interest.
+func (v *validator) collect() int {
+	if v.lenient {
+		return v.limits.MaxEntries
+	}
+	return 0
 }
 
 // entries checks all entries on all processors.
@@ -47,37 +57,43 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 		return nil, r
 	}
 	const chunk = 256
-	results := make([][]store.Incoming, (len(raw)+chunk-1)/chunk)
+	// Each entry has its place, so that nothing has to be put together in the end; only arrays and Lists, which are
+	// split where that is allowed, give more than one.
+	all := make([]store.Incoming, len(raw))
 	var next atomic.Int64
 	// The message names the first bad entry, so that the same request always gets the same answer.
 	var mu sync.Mutex
 	first := len(raw)
 	var firstErr error
+	var more []store.Incoming
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), len(results)) {
+	for range min(runtime.GOMAXPROCS(0), (len(raw)+chunk-1)/chunk) {
 		g.Go(func() error {
-			var d decoder
+			d := decoder{namespaces: map[string]string{}}
 			for ctx.Err() == nil {
-				n := int(next.Add(1)) - 1
-				if n >= len(results) {
+				from := int(next.Add(chunk)) - chunk
+				if from >= len(raw) {
 					return nil
 				}
-				end := min((n+1)*chunk, len(raw))
-				out := make([]store.Incoming, 0, end-n*chunk)
-				for i := n * chunk; i < end; i++ {
-					var err error
-					if out, err = v.entry(&d, out, i, raw[i]); err != nil {
+				for i := from; i < min(from+chunk, len(raw)); i++ {
+					found, err := v.entry(&d, i, raw[i])
+					if err != nil {
 						mu.Lock()
 						if i < first {
 							first, firstErr = i, err
 						}
 						mu.Unlock()
 						// Earlier entries are with other goroutines, which end their chunks; later ones are not begun.
-						next.Store(int64(len(results)))
+						next.Store(int64(len(raw)))
 						return nil
 					}
+					if found.split != nil {
+						mu.Lock()
+						more = append(more, found.split...)
+						mu.Unlock()
+					}
+					all[i] = found.one
 				}
-				results[n] = out
 			}
 			return context.Cause(ctx)
 		})
@@ -88,15 +104,17 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 	if firstErr != nil {
 		return nil, firstErr
 	}
-	total := 0
-	for _, r := range results {
-		total += len(r)
-	}
-	all := make([]store.Incoming, 0, total)
-	for _, r := range results {
-		all = append(all, r...)
+	if v.lenient {
+		all = slices.DeleteFunc(all, func(in store.Incoming) bool { return in.Known == nil && in.Entry == nil })
+		all = append(all, more...)
 	}
 	return v.whole(all)
+}
+
+// found is what one entry holds: an object, or the objects of an array or List.
+type found struct {
+	one   store.Incoming
+	split []store.Incoming
 }
 
 // types checks the wire types, of which there are few.
@@ -164,47 +182,51 @@ func describe(e *store.Entry) string {
 	return strings.TrimSpace(e.Type + " " + name)
 }
 
-// entry checks one entry and appends what it holds to out.
-func (v *validator) entry(d *decoder, out []store.Incoming, i int, raw rawEntry) ([]store.Incoming, error) {
+// entry checks one entry.
+func (v *validator) entry(d *decoder, i int, raw rawEntry) (found, error) {
 	sum := store.SumOf(raw.wireType, raw.payload)
 	if known := v.known(sum); known != nil {
 		if r := v.count(i, raw.wireType, int64(known.RawSize)); r != nil {
-			return nil, r
+			return found{}, r
 		}
-		return append(out, store.Incoming{Known: known}), nil
+		return found{one: store.Incoming{Known: known}}, nil
 	}
 	data, r := d.decompress(i, raw, v.limits.MaxEntrySize)
 	if r == nil {
 		r = v.count(i, raw.wireType, int64(len(data)))
 	}
 	if r != nil {
-		return nil, r
+		return found{}, r
 	}
 	if !utf8.Valid(data) {
-		return nil, invalid(ruleUTF8, "send the object's JSON as the apiserver gives it", "entry %d (%s): its JSON is not UTF-8", i, raw.wireType)
+		return found{}, invalid(ruleUTF8, "send the object's JSON as the apiserver gives it", "entry %d (%s): its JSON is not UTF-8", i, raw.wireType)
 	}
-	o, err := inspect(data)
+	o, err := inspect(data, v.collect())
 	if err != nil {
-		return nil, invalid(ruleJSON, "send one complete JSON object in each entry; deepflow-server would fail the whole cluster",
+		return found{}, invalid(ruleJSON, "send one complete JSON object in each entry; deepflow-server would fail the whole cluster",
 			"entry %d (%s): its content is not valid JSON: %v", i, raw.wireType, err)
 	}
 	if o.shape == "object" {
-		e, r := makeEntry(i, raw.wireType, o)
+		e, r := d.makeEntry(i, raw.wireType, o)
 		if r != nil {
-			return nil, r
+			return found{}, r
 		}
 		e.Sum, e.Size, e.RawSize = sum, uint32(len(raw.payload)), uint32(len(data))
-		return append(out, store.Incoming{Entry: e, Payload: raw.payload}), nil
+		return found{one: store.Incoming{Entry: e, Payload: raw.payload}}, nil
 	}
 	if !v.lenient || o.shape == "null" || o.shape == "scalar" {
 		advice := "send one JSON object in each entry"
 		if o.shape == "array" || o.shape == "List" {
 			advice = "send each object as an entry of its own, or let an operator of pseudo-server name the cluster in validation.lenient_clusters"
 		}
-		return nil, invalid(ruleObject, advice, "entry %d (%s): its content is %s and not one object; deepflow-server would drop it silently",
+		return found{}, invalid(ruleObject, advice, "entry %d (%s): its content is %s and not one object; deepflow-server would drop it silently",
 			i, raw.wireType, article(o.shape))
 	}
-	return v.split(d, out, i, raw.wireType, o.items)
+	if o.count > v.limits.MaxEntries || v.splitObjects.Add(int64(o.count)) > int64(v.limits.MaxEntries) {
+		return found{}, v.tooManyEntries()
+	}
+	split, err := v.split(d, i, raw.wireType, o.items)
+	return found{split: split}, err
 }
 
 func article(shape string) string {
@@ -219,15 +241,16 @@ func article(shape string) string {
 }
 
 // split makes an entry of each element of an array or List.
-func (v *validator) split(d *decoder, out []store.Incoming, i int, wireType string, items [][]byte) ([]store.Incoming, error) {
+func (v *validator) split(d *decoder, i int, wireType string, items [][]byte) ([]store.Incoming, error) {
+	out := make([]store.Incoming, 0, len(items))
 	// The items lie in the decoder's buffer, which compressing them does not touch.
 	for n, item := range items {
-		o, err := inspect(item)
+		o, err := inspect(item, 0)
 		if err != nil || o.shape != "object" {
 			return nil, invalid(ruleObject, "send each object as an entry of its own",
 				"entry %d (%s): element %d is not an object", i, wireType, n)
 		}
-		e, r := makeEntry(i, wireType, o)
+		e, r := d.makeEntry(i, wireType, o)
 		if r != nil {
 			return nil, r
 		}
@@ -237,9 +260,6 @@ func (v *validator) split(d *decoder, out []store.Incoming, i int, wireType stri
 			out = append(out, store.Incoming{Known: known})
 		} else {
 			out = append(out, store.Incoming{Entry: e, Payload: payload})
-		}
-		if len(out) > v.limits.MaxEntries {
-			return nil, v.tooManyEntries()
 		}
 	}
 	return out, nil
@@ -254,27 +274,33 @@ func (v *validator) count(i int, wireType string, n int64) *refusal {
 		"entry %d (%s): the report has more than %d bytes decompressed", i, wireType, v.limits.MaxSnapshotSize)
 }
 
-func makeEntry(i int, wireType string, o object) (*store.Entry, *refusal) {
+func (d *decoder) makeEntry(i int, wireType string, o object) (*store.Entry, *refusal) {
 	if wireType == versionInfo {
-		if o.gitVersion == "" {
+		if len(o.gitVersion) == 0 {
 			return nil, invalid(ruleVersionInfo, "send the JSON of the apiserver's /version",
 				"entry %d (%s): it has no gitVersion", i, wireType)
 		}
-		return &store.Entry{Key: store.KeyOf(wireType, ""), Type: wireType}, nil
+		return &store.Entry{Key: store.KeyOf(wireType, nil), Type: wireType}, nil
 	}
-	for _, f := range []struct{ field, value string }{
-		{"uid", o.uid}, {"name", o.name}, {"namespace", o.namespace},
-	} {
-		if f.value == "" && f.field != "namespace" {
+	for _, f := range []struct {
+		field string
+		value []byte
+	}{{"uid", o.uid}, {"name", o.name}, {"namespace", o.namespace}} {
+		if len(f.value) == 0 && f.field != "namespace" {
 			return nil, invalid(ruleMetadata, "send the object with its metadata; deepflow-server would drop it silently",
 				"entry %d (%s): metadata.%s is missing", i, wireType, f.field)
 		}
-		if len(f.value) > maxNameLength || strings.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
+		if len(f.value) > maxNameLength || bytes.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
 			return nil, invalid(ruleMetadata, "send the object as the apiserver gives it",
-				"entry %d (%s): metadata.%s %q is longer than %d bytes or has control characters", i, wireType, f.field, clip(f.value), maxNameLength)
+				"entry %d (%s): metadata.%s %q is longer than %d bytes or has control characters", i, wireType, f.field, clip(string(f.value)), maxNameLength)
 		}
 	}
-	return &store.Entry{Key: store.KeyOf(wireType, o.uid), Type: wireType, Namespace: o.namespace, Name: o.name}, nil
+	namespace, ok := d.namespaces[string(o.namespace)]
+	if !ok {
+		namespace = string(o.namespace)
+		d.namespaces[namespace] = namespace
+	}
+	return &store.Entry{Key: store.KeyOf(wireType, o.uid), Type: wireType, Namespace: namespace, Name: string(o.name)}, nil
 }
 
 // clip shortens what a sender chose for a message.
@@ -288,6 +314,9 @@ func clip(s string) string {
 
 // decoder holds what decompressing needs, to be used again for the next entry.
 type decoder struct {
+	// namespaces are shared by the entries in them.
+	namespaces map[string]string
+
 	in  bytes.Reader
 	zr  io.ReadCloser
 	buf []byte

@@ -80,9 +80,13 @@ const maxHeaderString = 1 << 20
 // parseRequest reads a KubernetesAPISyncRequest with at most maxEntries entries. The payloads are valid as long as
 // the message's buffers are.
 func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
+	n, err := countEntries(data, maxEntries)
+	if err != nil {
+		return nil, err
+	}
 	c := cursor{rest: data, left: data.Len()}
 	types := map[string]string{}
-	var r request
+	r := request{entries: make([]rawEntry, 0, n)}
 	for !c.end() {
 		num, typ, err := c.tag()
 		if err != nil {
@@ -90,9 +94,6 @@ func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
 		}
 		switch {
 		case num == 10 && typ == protowire.BytesType:
-			if len(r.entries) == maxEntries {
-				return nil, errTooManyEntries
-			}
 			b, err := c.bytes()
 			if err != nil {
 				return nil, fmt.Errorf("entry %d: %w", len(r.entries), err)
@@ -137,6 +138,27 @@ func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
 		}
 	}
 	return &r, nil
+}
+
+// countEntries passes over a request, so that its entries are then collected without memory being wasted.
+func countEntries(data mem.BufferSlice, maxEntries int) (int, error) {
+	c := cursor{rest: data, left: data.Len()}
+	n := 0
+	for !c.end() {
+		num, typ, err := c.tag()
+		if err != nil {
+			return 0, err
+		}
+		if num == 10 && typ == protowire.BytesType {
+			if n++; n > maxEntries {
+				return 0, errTooManyEntries
+			}
+		}
+		if err := c.skip(num, typ); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
 }
 
 func parseEntry(b []byte, types map[string]string) (rawEntry, error) {
@@ -260,24 +282,36 @@ func (c *cursor) take(n int) []byte {
 
 // skip passes over a field that we do not know. Groups are not part of any message here.
 func (c *cursor) skip(num protowire.Number, typ protowire.Type) error {
-	n := 0
+	var n uint64
+	var err error
 	switch typ {
 	case protowire.VarintType:
-		_, err := c.varint()
-		return err
+		_, err = c.varint()
 	case protowire.BytesType:
-		_, err := c.bytes()
-		return err
+		n, err = c.varint()
 	case protowire.Fixed32Type:
 		n = 4
 	case protowire.Fixed64Type:
 		n = 8
 	default:
-		return fmt.Errorf("field %d has wire type %d", num, typ)
+		err = fmt.Errorf("field %d has wire type %d", num, typ)
 	}
-	if n > c.left {
+	if err != nil {
+		return err
+	}
+	if n > uint64(c.left) {
 		return io.ErrUnexpectedEOF
 	}
-	c.take(n)
+	c.discard(int(n))
 	return nil
+}
+
+// discard passes over the next n bytes, which must be there.
+func (c *cursor) discard(n int) {
+	c.left -= n
+	for n > 0 && !c.end() {
+		m := min(n, c.rest[0].Len()-c.off)
+		c.off += m
+		n -= m
+	}
 }

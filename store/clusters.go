@@ -236,7 +236,7 @@ func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
 func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) error {
 	changed := map[uint64]*Entry{}
 	intern := map[string]string{}
-	state, snapshots, err := s.backend.Load(ctx, id, old.State.Latest.Seq, func(e *Entry) error {
+	state, snapshots, err := s.backend.Load(ctx, id, Since{Seq: old.State.Latest.Seq, Row: old.State.NextRow}, func(e *Entry) error {
 		e.Type, e.Namespace = share(intern, e.Type), share(intern, e.Namespace)
 		changed[e.Row] = e
 		return nil
@@ -344,7 +344,7 @@ func (tx *Tx) Compare(incoming []Incoming) (added, changed, removed int) {
 }
 
 func (tx *Tx) difference(incoming []Incoming) (news []Incoming, ended []*Entry) {
-	kept := make(map[*Entry]struct{}, len(incoming))
+	kept := make(map[*Entry]struct{}, min(len(incoming), len(tx.view.Entries)))
 	for _, in := range incoming {
 		if in.Known != nil {
 			kept[in.Known] = struct{}{}
@@ -392,7 +392,7 @@ func (tx *Tx) Save(ctx context.Context, version uint64, t Touch, incoming []Inco
 		snap.Bytes += int64(e.Size)
 		snap.RawBytes += int64(e.RawSize)
 	}
-	c := &Change{Expected: tx.view.State.Revision, Snapshot: &snap}
+	c := &Change{Expected: tx.view.State.Revision, Snapshot: &snap, Added: make([]Added, 0, len(news))}
 	for _, in := range news {
 		in.Entry.Row, in.Entry.From = st.NextRow, snap.Seq
 		st.NextRow++
@@ -497,7 +497,7 @@ func (tx *Tx) commit(ctx context.Context, c *Change, next *View) error {
 		next = &same
 	}
 	if tx.c.known == nil {
-		tx.c.known = map[Sum]*Entry{}
+		tx.c.known = make(map[Sum]*Entry, len(c.Added))
 	}
 	for _, e := range c.Ended {
 		delete(tx.c.known, e.Sum)

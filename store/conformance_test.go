@@ -76,7 +76,7 @@ func incoming(tx *store.Tx, c content) []store.Incoming {
 			continue
 		}
 		out = append(out, store.Incoming{Payload: []byte(payload), Entry: &store.Entry{
-			Key: store.KeyOf(part[0], part[1]+"/"+part[2]), Sum: sum, Type: part[0], Namespace: part[1], Name: part[2],
+			Key: store.KeyOf(part[0], []byte(part[1]+"/"+part[2])), Sum: sum, Type: part[0], Namespace: part[1], Name: part[2],
 			Size: uint32(len(payload)), RawSize: uint32(2 * len(payload)),
 		}})
 	}

@@ -207,7 +207,7 @@ func stateOf(tx *bolt.Tx, id string) (State, error) {
 }
 
 // Load implements Backend.
-func (e *Embedded) Load(_ context.Context, id string, since uint64, yield func(*Entry) error) (State, []Snapshot, error) {
+func (e *Embedded) Load(_ context.Context, id string, since Since, yield func(*Entry) error) (State, []Snapshot, error) {
 	var st State
 	var snapshots []Snapshot
 	err := e.view(func(tx *bolt.Tx) error {
@@ -241,7 +241,7 @@ func (e *Embedded) Load(_ context.Context, id string, since uint64, yield func(*
 			if err != nil {
 				return fmt.Errorf("entry %d of cluster %s: %w", row, id, err)
 			}
-			if entry.From <= since && entry.To <= since {
+			if since.has(entry) {
 				return nil
 			}
 			return yield(entry)

@@ -51,7 +51,7 @@ func (m *Memory) State(_ context.Context, id string) (State, error) {
 }
 
 // Load implements Backend.
-func (m *Memory) Load(_ context.Context, id string, since uint64, yield func(*Entry) error) (State, []Snapshot, error) {
+func (m *Memory) Load(_ context.Context, id string, since Since, yield func(*Entry) error) (State, []Snapshot, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	c := m.clusters[id]
@@ -59,7 +59,7 @@ func (m *Memory) Load(_ context.Context, id string, since uint64, yield func(*En
 		return State{}, nil, ErrNotFound
 	}
 	for _, stored := range c.entries {
-		if stored.From <= since && stored.To <= since {
+		if since.has(stored) {
 			continue
 		}
 		e := *stored

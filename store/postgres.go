@@ -29,7 +29,6 @@ CREATE TABLE IF NOT EXISTS pseudo_entry (
 	key bytea NOT NULL, sum bytea NOT NULL, type text NOT NULL, namespace text NOT NULL, name text NOT NULL,
 	size bigint NOT NULL, raw_size bigint NOT NULL, payload bytea NOT NULL, PRIMARY KEY (cluster, row_id));
 ALTER TABLE pseudo_entry ALTER COLUMN payload SET STORAGE EXTERNAL;
-CREATE INDEX IF NOT EXISTS pseudo_entry_from ON pseudo_entry (cluster, from_seq);
 CREATE INDEX IF NOT EXISTS pseudo_entry_to ON pseudo_entry (cluster, to_seq) WHERE to_seq > 0;
 CREATE TABLE IF NOT EXISTS pseudo_document (
 	kind text NOT NULL, key text NOT NULL, revision bigint NOT NULL, value bytea NOT NULL, PRIMARY KEY (kind, key));
@@ -150,7 +149,7 @@ func oneState(ctx context.Context, rows pgx.Rows) (State, error) {
 }
 
 // Load implements Backend.
-func (p *Postgres) Load(ctx context.Context, id string, since uint64, yield func(*Entry) error) (State, []Snapshot, error) {
+func (p *Postgres) Load(ctx context.Context, id string, since Since, yield func(*Entry) error) (State, []Snapshot, error) {
 	var st State
 	var snapshots []Snapshot
 	err := p.transact(ctx, pgx.ReadOnly, func(tx pgx.Tx) error {
@@ -169,7 +168,7 @@ func (p *Postgres) Load(ctx context.Context, id string, since uint64, yield func
 			return err
 		}
 		rows, err = tx.Query(ctx, `SELECT row_id, from_seq, to_seq, key, sum, type, namespace, name, size, raw_size
-			FROM pseudo_entry WHERE cluster = $1 AND (from_seq > $2 OR to_seq > $2 AND to_seq > 0)`, id, int64(since))
+			FROM pseudo_entry WHERE cluster = $1 AND (row_id >= $2 OR to_seq > $3 AND to_seq > 0)`, id, int64(since.Row), int64(since.Seq))
 		if err != nil {
 			return err
 		}

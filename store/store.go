@@ -11,6 +11,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"hash"
+	"io"
+	"sync"
 	"time"
 )
 
@@ -27,24 +30,33 @@ var (
 // Sum identifies the content of an entry: its type and its compressed bytes.
 type Sum [16]byte
 
+var hashers = sync.Pool{New: func() any { return sha256.New() }}
+
 // SumOf returns the Sum of an entry as it came over the wire.
 func SumOf(wireType string, payload []byte) Sum {
-	h := sha256.New()
-	_, _ = h.Write([]byte(wireType))
-	_, _ = h.Write([]byte{0})
+	h, ok := hashers.Get().(hash.Hash)
+	if !ok {
+		h = sha256.New()
+	}
+	defer hashers.Put(h)
+	h.Reset()
+	// Writing to a hash cannot fail.
+	_, _ = io.WriteString(h, wireType)
+	_, _ = h.Write(zero)
 	_, _ = h.Write(payload)
 	var all [sha256.Size]byte
-	var s Sum
-	copy(s[:], h.Sum(all[:0]))
-	return s
+	return Sum(h.Sum(all[:0])[:len(Sum{})])
 }
+
+// zero ends the type in what is hashed.
+var zero = []byte{0}
 
 // Key identifies an object within a cluster: its wire type and UID.
 type Key [16]byte
 
-// KeyOf returns the Key of an object; the uid of the entry "*version.Info", which has none, is "".
-func KeyOf(wireType, uid string) Key {
-	return Key(SumOf(wireType, []byte(uid)))
+// KeyOf returns the Key of an object; the uid of the entry "*version.Info", which has none, is empty.
+func KeyOf(wireType string, uid []byte) Key {
+	return Key(SumOf(wireType, uid))
 }
 
 // Entry is one object of a snapshot, without its payload. It is never changed.
@@ -136,6 +148,15 @@ type Added struct {
 	Payload []byte
 }
 
+// Since is how far a reader has read: the sequence number of the latest snapshot and the first row that it does not
+// have. The zero Since is the beginning.
+type Since struct {
+	Seq, Row uint64
+}
+
+// has tells whether the reader has the entry as it is.
+func (s Since) has(e *Entry) bool { return e.Row < s.Row && e.To <= s.Seq }
+
 // Change is one write to a cluster.
 type Change struct {
 	// Expected is the revision upon which the change was made, 0 for a new cluster; State.Revision is the next one.
@@ -155,9 +176,9 @@ type Backend interface {
 	Clusters(ctx context.Context) ([]State, error)
 	// State returns a cluster's state, or ErrNotFound.
 	State(ctx context.Context, id string) (State, error)
-	// Load returns a cluster's state and snapshots (oldest first) and calls yield for each entry whose From or To is
-	// greater than since, all as of one moment; ErrNotFound if there is no such cluster.
-	Load(ctx context.Context, id string, since uint64, yield func(*Entry) error) (State, []Snapshot, error)
+	// Load returns a cluster's state and snapshots (oldest first) and calls yield for each entry whose Row is at least
+	// since.Row or whose To is greater than since.Seq, all as of one moment; ErrNotFound if there is no such cluster.
+	Load(ctx context.Context, id string, since Since, yield func(*Entry) error) (State, []Snapshot, error)
 	// Payloads returns the payloads of rows, nil for a row that is gone. The result belongs to the caller.
 	Payloads(ctx context.Context, id string, rows []uint64) ([][]byte, error)
 	// Commit applies a change, or returns ErrConflict if the revision is not the expected one.

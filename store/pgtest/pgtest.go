@@ -22,6 +22,10 @@ import (
 
 // Server is a PostgreSQL server of its own, with an empty database.
 type Server struct {
+	// MaxFile, if not 0, is the largest file in KiB that the server can write after the next Restart: a full disk. The
+	// write-ahead log needs files of 16 MiB.
+	MaxFile int
+
 	bin, dir, data string
 	port           int
 	cmd            *exec.Cmd
@@ -142,6 +146,10 @@ func (s *Server) answers(ctx context.Context) bool {
 
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	if s.MaxFile > 0 {
+		script := fmt.Sprintf(`ulimit -f %d; exec "$0" "$@"`, s.MaxFile)
+		cmd = exec.Command("/bin/bash", append([]string{"-c", script, filepath.Join(s.bin, name)}, args...)...)
+	}
 	cmd.Dir = s.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if os.Getuid() == 0 {
