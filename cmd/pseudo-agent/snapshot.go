@@ -18,6 +18,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/internal/oneshot"
+	"github.com/pseudo-agent/pseudo-agent/internal/preflight"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -97,6 +98,9 @@ func showSnapshot(cmd *cobra.Command, output, object, diff string, timeout time.
 	}
 }
 
+// reachTimeout is how long an apiserver may take to tell its version.
+const reachTimeout = 10 * time.Second
+
 func collect(ctx context.Context, cfg *config.Agent, timeout time.Duration) (*oneshot.Result, error) {
 	k := cfg.Inputs.Resources.Kubernetes
 	selected, err := resources.Select(k.APIResources, k.KubernetesNamespace)
@@ -105,6 +109,9 @@ func collect(ctx context.Context, cfg *config.Agent, timeout time.Duration) (*on
 	}
 	rest, err := informers.RESTConfig(cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Context, userAgent())
 	if err != nil {
+		return nil, err
+	}
+	if err := preflight.Reach(ctx, rest, reachTimeout); err != nil {
 		return nil, err
 	}
 	projection, err := projectionOptions(cfg.Projection, rest)

@@ -95,7 +95,7 @@ func wait(ctx context.Context, set *informers.Set, patience time.Duration) (miss
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for %s: %w", strings.Join(st.Verdict.Waiting, ", "), context.Cause(ctx))
+			return nil, fmt.Errorf("waiting for %s: %w", strings.Join(waiting(st), ", "), context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
@@ -120,6 +120,21 @@ func given(st informers.Status, limit time.Time) (required []string, final bool)
 		}
 	}
 	return required, true
+}
+
+// waiting names what is waited for, with the reason where there is one.
+func waiting(st informers.Status) []string {
+	var out []string
+	for _, r := range st.Resources {
+		switch {
+		case !slices.Contains(st.Verdict.Waiting, r.Resource):
+		case r.Reason != "" || r.LastError != "":
+			out = append(out, describe(r))
+		default:
+			out = append(out, r.Resource)
+		}
+	}
+	return out
 }
 
 func absent(st informers.Status) []string {

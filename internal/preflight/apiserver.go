@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,33 +48,24 @@ func checkApiserver(ctx context.Context, o *Options, r *Report) *apiserver {
 		r.Apiserver.Advice = "set kubernetes.kubeconfig (or KUBECONFIG), or run where a service account is mounted"
 		return nil
 	}
-	cfg := rest.CopyConfig(o.REST)
-	cfg.Timeout = o.RequestTimeout
-	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	// Some fifty requests in all, one after the other: nothing that an apiserver needs to be protected from.
-	cfg.QPS = -1
-	r.Apiserver.Subject = cfg.Host
-	client, err := kubernetes.NewForConfig(cfg)
+	r.Apiserver.Subject = o.REST.Host
+	k, err := connect(o.REST, o.RequestTimeout)
 	if err != nil {
 		r.Apiserver.What = err.Error()
 		r.Apiserver.Advice = "mend the kubeconfig: `kubectl config view` shows it"
 		return nil
 	}
-	k := &apiserver{
-		client: client, rest: client.CoreV1().RESTClient(), discovery: client.DiscoveryClient,
-		versions: map[string]string{}, lists: map[string]*apiResources{},
-	}
-	var version struct{ GitVersion string }
-	if err := k.get(ctx, "/version", &version); err != nil {
+	gitVersion, err := k.version(ctx)
+	if err != nil {
 		r.Apiserver.What, r.Apiserver.Advice = explainApiserver(err)
 		return nil
 	}
-	if version.GitVersion == "" {
+	if gitVersion == "" {
 		r.Apiserver.Verdict, r.Apiserver.What = Problem, "/version has no gitVersion; the server refuses a cluster without it"
 		r.Apiserver.Advice = "check that kubernetes.kubeconfig names an apiserver, not a proxy in front of it"
 		return k
 	}
-	r.Apiserver.Verdict, r.Apiserver.What = OK, version.GitVersion
+	r.Apiserver.Verdict, r.Apiserver.What = OK, gitVersion
 	k.groups(ctx)
 	for _, s := range o.Selected {
 		r.Resources = append(r.Resources, k.check(ctx, o, s))
@@ -82,6 +74,41 @@ func checkApiserver(ctx context.Context, o *Options, r *Report) *apiserver {
 		r.Lease = k.checkLease(ctx, o)
 	}
 	return k
+}
+
+// Reach returns nil if the apiserver answers, otherwise an error that says what to do.
+func Reach(ctx context.Context, cfg *rest.Config, timeout time.Duration) error {
+	k, err := connect(cfg, timeout)
+	if err != nil {
+		return fmt.Errorf("%w; mend the kubeconfig", err)
+	}
+	if _, err := k.version(ctx); err != nil {
+		_, advice := explainApiserver(err)
+		return fmt.Errorf("apiserver %s: %w; %s", cfg.Host, err, advice)
+	}
+	return nil
+}
+
+func connect(cfg *rest.Config, timeout time.Duration) (*apiserver, error) {
+	cfg = rest.CopyConfig(cfg)
+	cfg.Timeout = timeout
+	cfg.ContentType, cfg.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	// Some fifty requests in all, one after the other: nothing that an apiserver needs to be protected from.
+	cfg.QPS = -1
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)
+	}
+	return &apiserver{
+		client: client, rest: client.CoreV1().RESTClient(), discovery: client.DiscoveryClient,
+		versions: map[string]string{}, lists: map[string]*apiResources{},
+	}, nil
+}
+
+func (k *apiserver) version(ctx context.Context) (gitVersion string, err error) {
+	var v struct{ GitVersion string }
+	err = k.get(ctx, "/version", &v)
+	return v.GitVersion, err
 }
 
 // explainApiserver says what an operator can do about an apiserver that does not answer.

@@ -562,6 +562,7 @@ func TestThreeUnconfiguredPlatforms(t *testing.T) {
 	if r.code != 1 {
 		t.Errorf("check: got status %d, want 1:\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	t.Logf("check says:\n%s", r.stdout)
 	for _, want := range []string{"apps.kruise.io/v1alpha1 CloneSet", "apps.kruise.io/v1beta1 StatefulSet", "argoproj.io/v1alpha1 Rollout"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("check does not name %s:\n%s", want, r.stdout)
