@@ -39,16 +39,19 @@ func TestGateOrder(t *testing.T) {
 			leave()
 			leave() // has no further effect
 		}
+		var done sync.WaitGroup
 		for _, rank := range []int{3, 2} {
-			go come(rank)
+			done.Go(func() { come(rank) })
 			synctest.Wait()
 		}
+		mu.Lock()
 		if len(order) != 0 {
 			t.Errorf("got in before those expected first: %v", order)
 		}
+		mu.Unlock()
 		g.attempted("b") // has failed without coming
 		come(0)
-		time.Sleep(10 * time.Second)
+		done.Wait()
 		if want := []string{"a", "c", "d"}; !slices.Equal(order, want) {
 			t.Errorf("order: got %v, want %v", order, want)
 		}
