@@ -46,8 +46,9 @@ type Options struct {
 
 // Inventory is the incremental result. It is safe for concurrent use.
 type Inventory struct {
-	mu      sync.RWMutex
-	options Options
+	applying sync.Mutex   // held by Apply
+	mu       sync.RWMutex // held while the following is read or changed, not while entries are parsed and plugins asked
+	options  Options      // constant
 
 	entries    map[string]map[string]entity
 	broken     int // entries that are not valid JSON
@@ -132,36 +133,38 @@ func Build(options Options, entries []Change) *Inventory {
 }
 
 // Apply takes changes over, in their order, and brings everything that depends on them up to date. A Change of an
-// unknown ID without JSON does nothing.
+// unknown ID without JSON does nothing. Readers see the state before or after all changes, and wait only for the
+// shorter part of the work.
 func (inv *Inventory) Apply(changes []Change) {
+	inv.applying.Lock()
+	defer inv.applying.Unlock()
+	decoded := make([]entity, len(changes))
+	namespaces := make([]string, len(changes))
+	for i := range changes {
+		if c := &changes[i]; c.JSON != nil {
+			decoded[i], namespaces[i] = decode(c.Type, c.ID, c.JSON, &inv.options)
+		}
+	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	for i := range changes {
-		inv.apply(&changes[i])
+		inv.apply(&changes[i], decoded[i], namespaces[i])
 	}
 	inv.settle()
 }
 
-func (inv *Inventory) apply(c *Change) {
+// apply replaces an entry by e, or removes it if e is nil.
+func (inv *Inventory) apply(c *Change, e entity, namespace string) {
 	old := inv.entries[c.Type][c.ID]
-	if c.JSON == nil {
-		if old != nil {
-			inv.remove(old)
-		}
-		return
-	}
-	id := c.ID
 	if old != nil {
-		id = old.base().id
-	}
-	e, namespace := decode(c.Type, id, c.JSON, &inv.options)
-	if old != nil {
-		if inv.update(old, e, namespace) {
+		if e != nil && inv.update(old, e, namespace) {
 			return
 		}
 		inv.remove(old)
 	}
-	inv.insert(e, namespace)
+	if e != nil {
+		inv.insert(e, namespace)
+	}
 }
 
 // update replaces a workload or ReplicaSet in place if it is the same object, so that the Pods bound to it need not

@@ -71,6 +71,9 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// DefaultLimits are the Limits that the zero value stands for.
+func DefaultLimits() Limits { return Limits{}.withDefaults() }
+
 // Options configure a Registry.
 type Options struct {
 	Store      Store // required

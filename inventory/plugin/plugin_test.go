@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -379,5 +380,46 @@ func BenchmarkMap(b *testing.B) {
 		i++
 		r.Map(fmt.Appendf(nil, `{"uid":"%d","name":"web-5d9c7b8f6-%d","namespace":"team","labels":{"app":"web","pod-template-hash":"5d9c7b8f6"},`+
 			`"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-5d9c7b8f6","uid":"x","controller":true}]}`, i, i))
+	}
+}
+
+// TestDocument runs the script of docs/plugins.md and holds the table of limits against the defaults.
+func TestDocument(t *testing.T) {
+	b, err := os.ReadFile("../../docs/plugins.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document := string(b)
+	_, rest, _ := strings.Cut(document, "```lua\n")
+	script, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("the document has no script")
+	}
+	r := open(t, &files{}, plugin.Limits{})
+	create(t, r, "games", script)
+	want := inventory.Mapping{Plugin: "games", Type: "StatefulSet", Name: "gs"}
+	if got, _ := r.Map([]byte(`{"ownerReferences":[{"kind":"GameServerSet","name":"gs"}]}`)); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got, ok := r.Map([]byte(`{"ownerReferences":[{"kind":"ReplicaSet","name":"gs"}]}`)); ok {
+		t.Errorf("got %+v, want no answer", got)
+	}
+	l := plugin.DefaultLimits()
+	for _, row := range []string{
+		fmt.Sprintf("| instructions of one call, loading included | %d |", l.Instructions),
+		fmt.Sprintf("| heap of the script's process | %d MiB |", l.Memory>>20),
+		fmt.Sprintf("| wall clock of one call | %s |", l.CallTime),
+		fmt.Sprintf("| size of a script | %d KiB |", l.ScriptBytes>>10),
+		fmt.Sprintf("| number of plugins | %d |", l.Plugins),
+		fmt.Sprintf("| failed calls in a row | %d |", l.Failures),
+	} {
+		if !strings.Contains(document, row) {
+			t.Errorf("the document lacks the row %s", row)
+		}
+	}
+	for _, typ := range inventory.WorkloadTypes() {
+		if !strings.Contains(document, "`"+typ+"`") {
+			t.Errorf("the document does not name the workload type %s", typ)
+		}
 	}
 }
