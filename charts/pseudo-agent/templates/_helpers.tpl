@@ -1,0 +1,146 @@
+{{- define "pseudo-agent.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pseudo-agent.selector" -}}
+app.kubernetes.io/name: pseudo-agent
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "pseudo-agent.labels" -}}
+{{ include "pseudo-agent.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "pseudo-agent.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "pseudo-agent.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed if serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The configuration file: config, and what follows from other values. */ -}}
+{{- define "pseudo-agent.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- if gt (int .Values.replicas) 1 -}}
+{{- $ha := dict "enabled" true "lease_name" (include "pseudo-agent.fullname" .) "lease_namespace" .Release.Namespace -}}
+{{- $_ := set $config "high_availability" (mergeOverwrite $ha (default dict $config.high_availability)) -}}
+{{- end -}}
+{{- if .Values.deepflowFiles -}}
+{{- $files := list -}}
+{{- range $name := keys .Values.deepflowFiles | sortAlpha -}}
+{{- $files = append $files (printf "/etc/pseudo-agent/%s" $name) -}}
+{{- end -}}
+{{- $_ := set $config "deepflow_files" $files -}}
+{{- end -}}
+{{- if .Values.tls.secretName -}}
+{{- $tls := dict "enabled" true "ca_file" "/etc/pseudo-agent-tls/ca.crt" -}}
+{{- if .Values.tls.clientCertificate -}}
+{{- $_ := set $tls "cert_file" "/etc/pseudo-agent-tls/tls.crt" -}}
+{{- $_ := set $tls "key_file" "/etc/pseudo-agent-tls/tls.key" -}}
+{{- end -}}
+{{- $server := default dict $config.server -}}
+{{- $_ := set $server "tls" (mergeOverwrite $tls (default dict $server.tls)) -}}
+{{- $_ := set $config "server" $server -}}
+{{- end -}}
+{{- if not (or (dig "server" "addresses" list $config) .Values.deepflowFiles (eq (dig "watch_policy" "" $config) "watch-disabled")) -}}
+{{- fail "config.server.addresses is needed, for example --set 'config.server.addresses={deepflow-server.deepflow:20035}'" -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{- /*
+The needs of the selection as a JSON list of {resource, groups, kind}; kind is node, namespace or namespaced. The
+rules are those of resources.Select and internal/rbac; files/catalogue.yaml is generated from the former.
+*/ -}}
+{{- define "pseudo-agent.needs" -}}
+{{- $catalogue := (.Files.Get "files/catalogue.yaml" | fromYaml).resources -}}
+{{- $k := dig "inputs" "resources" "kubernetes" dict .Values.config -}}
+{{- $requests := default list $k.api_resources -}}
+{{- $byName := dict -}}
+{{- range $catalogue -}}{{- $_ := set $byName .name . -}}{{- end -}}
+{{- $replaced := dict -}}
+{{- $needs := list -}}
+{{- range $r := $requests -}}
+{{- $row := get $byName $r.name -}}
+{{- $group := default "" $r.group -}}
+{{- if eq $group "core" -}}{{- $group = "" -}}{{- end -}}
+{{- if $r.as -}}
+{{- if $row -}}{{- range $row.served -}}{{- if and (eq .group $group) (eq .resource $r.name) -}}{{- $_ := set $replaced $r.name true -}}{{- end -}}{{- end -}}{{- end -}}
+{{- if not $r.disabled -}}{{- $needs = append $needs (dict "resource" $r.name "groups" (list $group) "scope" "namespaced") -}}{{- end -}}
+{{- else -}}
+{{- if not $row -}}{{- fail (printf "config.inputs.resources.kubernetes.api_resources: %q is not a known resource; add `as` if it is a workload CRD" $r.name) -}}{{- end -}}
+{{- $_ := set $replaced $r.name true -}}
+{{- if not $r.disabled -}}
+{{- $served := list -}}
+{{- range $row.served -}}
+{{- if and (or (not (hasKey $r "group")) (eq (default "" $r.group) "") (eq .group $group)) (or (not $r.version) (eq .version $r.version)) -}}{{- $served = append $served . -}}{{- end -}}
+{{- end -}}
+{{- $needs = concat $needs (include "pseudo-agent.served" (dict "served" $served "scope" $row.scope) | fromJsonArray) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $catalogue -}}
+{{- if and .default (not (hasKey $replaced .name)) -}}
+{{- $needs = concat $needs (include "pseudo-agent.served" (dict "served" .served "scope" .scope) | fromJsonArray) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $needs -}}
+{{- end -}}
+
+{{- /* One need per plural name; the apps and core groups, which every apiserver serves, end the search. */ -}}
+{{- define "pseudo-agent.served" -}}
+{{- $scope := .scope -}}
+{{- $groups := dict -}}
+{{- $order := list -}}
+{{- $end := false -}}
+{{- range .served -}}
+{{- if not $end -}}
+{{- if not (hasKey $groups .resource) -}}{{- $order = append $order .resource -}}{{- $_ := set $groups .resource list -}}{{- end -}}
+{{- if not (has .group (get $groups .resource)) -}}{{- $_ := set $groups .resource (append (get $groups .resource) .group) -}}{{- end -}}
+{{- if or (eq .group "") (eq .group "apps") -}}{{- $end = true -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $needs := list -}}
+{{- range $order -}}{{- $needs = append $needs (dict "resource" . "groups" (get $groups .) "scope" $scope) -}}{{- end -}}
+{{- toJson $needs -}}
+{{- end -}}
+
+{{- /* The rules of the needs of some scopes; name restricts them to one object. */ -}}
+{{- define "pseudo-agent.rules" -}}
+{{- $seen := dict -}}
+{{- $name := .name -}}
+{{- $scopes := .scopes -}}
+{{- $byGroups := dict -}}
+{{- range .needs -}}
+{{- if has .scope $scopes -}}
+{{- $key := join "," .groups -}}
+{{- $_ := set $byGroups $key (append (default list (get $byGroups $key)) .resource) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key := keys $byGroups | sortAlpha }}
+- apiGroups:
+  {{- range splitList "," $key }}
+  - {{ . | quote }}
+  {{- end }}
+  resources:
+  {{- range get $byGroups $key | uniq | sortAlpha }}
+  - {{ . }}
+  {{- end }}
+  {{- if $name }}
+  resourceNames:
+  - {{ $name }}
+  {{- end }}
+  verbs:
+  - get
+  - list
+  - watch
+{{- end -}}
+{{- end -}}
