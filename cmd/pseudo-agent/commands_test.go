@@ -225,8 +225,4 @@ current-context: c
 			}
 		})
 	}
-	out, errOut, code := execute(t, newSnapshotCommand(), "--config", config, "--object", "Pod/shop/web")
-	if code != 2 {
-		t.Errorf("got status %d, %s%s, want 2", code, out, errOut)
-	}
 }

@@ -173,17 +173,24 @@ func (a *Advisor) Configure(requests []resources.Request, selected []resources.S
 	a.requests, a.selected = slices.Clone(requests), slices.Clone(selected)
 }
 
-// Run looks once per interval until ctx ends. It returns nil.
+// firstLook is how often Run asks whether there is something complete to look at.
+const firstLook = time.Second
+
+// Run looks as soon as everything is listed, and then once per interval, until ctx ends. It returns nil.
 func (a *Advisor) Run(ctx context.Context) error {
-	tick := time.NewTicker(a.o.Interval)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		a.Look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-timer.C:
 		}
+		next := a.o.Interval
+		if _, ok := a.Look(ctx); !ok {
+			next = min(next, firstLook)
+		}
+		timer.Reset(next)
 	}
 }
 

@@ -415,7 +415,7 @@ func TestRun(t *testing.T) {
 		}
 		check("nothing listed yet", "waiting", Pods{}, 0)
 		entries = append(base(), pod("log-x", "apps/v1/DaemonSet", "log"))
-		time.Sleep(time.Minute)
+		time.Sleep(time.Second)
 		check("owner late", "ok", Pods{Total: 2, Bound: 1, Settling: 1}, 0)
 		time.Sleep(time.Minute)
 		check("owner missing", "failure", Pods{Total: 2, Bound: 1, Dropped: 1}, 1)

@@ -28,8 +28,8 @@ type Options struct {
 	Selected   []resources.Selected
 	Projection resources.Options
 	PageSize   int64
-	// Patience is how long a resource may fail before it is given up; 0 means 5 s. A resource that is still being listed
-	// is waited for until the context ends.
+	// Patience is how long a resource may fail, other than by being refused, before it is given up; 0 means 5 s. A resource
+	// that is still being listed is waited for until the context ends.
 	Patience time.Duration
 	Log      *slog.Logger // nil: discarded
 }
@@ -108,11 +108,12 @@ func given(st informers.Status, limit time.Time) (required []string, final bool)
 			continue
 		}
 		switch r.State {
-		case informers.Forbidden, informers.Failing, informers.NotServed:
-		default:
-			return nil, false
-		}
-		if r.Since.After(limit) {
+		case informers.Forbidden, informers.NotServed: // the apiserver has said so; asking again would not change it
+		case informers.Failing:
+			if r.Since.After(limit) {
+				return nil, false
+			}
+		case informers.Pending, informers.Listing, informers.Synced:
 			return nil, false
 		}
 		if r.Required {

@@ -462,6 +462,23 @@ func (d *deployment) bound(want func(bindings) error) {
 	}
 }
 
+// dropped waits until the daemon says that so many Pods will be dropped, and why.
+func (d *deployment) dropped(n float64, reason string) {
+	d.c.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for {
+		got, err := d.agent.Metric(d.c.ctx, "pseudo_agent_advisor_pods", `fate="dropped"`)
+		status, err2 := d.agent.Status(d.c.ctx)
+		if err = errors.Join(err, err2); err == nil && got == n && strings.Contains(status, reason) {
+			return
+		}
+		if time.Now().After(deadline) {
+			d.c.t.Fatalf("the daemon says %v Pods will be dropped (%v), want %v and %q in its status:\n%s", got, err, n, reason, status)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 func wantAll(what string, got, want map[string]string) error {
 	for name, w := range want {
 		if got[name] != w {
@@ -568,6 +585,11 @@ func TestThreeUnconfiguredPlatforms(t *testing.T) {
 			t.Errorf("check does not name %s:\n%s", want, r.stdout)
 		}
 	}
+	// The daemon says the same in its status and metrics.
+	c.must(d.agent.Start(c.ctx))
+	d.dropped(2, "apps.kruise.io/v1alpha1 CloneSet")
+	d.agent.Kill()
+
 	_, paste, ok := strings.Cut(r.stdout, "# append to inputs.resources.kubernetes.api_resources:\n")
 	if !ok {
 		t.Fatalf("check prints nothing to append:\n%s", r.stdout)
@@ -599,5 +621,52 @@ func TestThreeUnconfiguredPlatforms(t *testing.T) {
 	out := command(t, "rbac", "--advised", "--config", d.agent.ConfigFile)
 	if out.code != 0 || strings.Contains(out.stdout, "# With these") {
 		t.Errorf("rbac --advised: got status %d, want 0 and nothing more to append:\n%s%s", out.code, out.stdout, out.stderr)
+	}
+}
+
+// TestCheckNamesWrongInputs: each mistake is named, with what to do next.
+func TestCheckNamesWrongInputs(t *testing.T) {
+	c := &platformCluster{Cluster: cluster, t: t, ctx: t.Context()}
+	var err error
+	c.loader, err = sample.NewLoader(cluster.Dynamic, cluster.Client.Discovery())
+	c.must(err)
+	d := c.deploy("wrong", nil)
+	d.grantPrinted()
+	t.Cleanup(func() {
+		// The shared cluster goes on without them; the test's own context has ended.
+		for _, err := range []error{
+			cluster.Client.RbacV1().ClusterRoles().Delete(context.Background(), "wrong", metav1.DeleteOptions{}),
+			cluster.Client.RbacV1().ClusterRoleBindings().Delete(context.Background(), "wrong", metav1.DeleteOptions{}),
+		} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for _, tt := range []struct {
+		name, entries, id, what, advice string
+	}{
+		{
+			"a CRD that does not exist", "[{name: nothings, group: example.com, as: deployments}]",
+			"nothings.example.com", "not served", "install the CRD",
+		},
+		{
+			"no permission", "[{name: configmaps}]",
+			"configmaps", "forbidden: get, list, watch", `add to the ClusterRole: {"verbs":["get","list","watch"],"apiGroups":[""],"resources":["configmaps"]}`,
+		},
+		{
+			"a field that cannot be selected by", "[{name: deployments, field_selector: spec.replicas=1}]",
+			"deployments", `refuses field_selector "spec.replicas=1"`, "metadata.name and metadata.namespace always work",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, report := d.check("--quick", "--inputs-resources-kubernetes-api-resources", tt.entries)
+			found := slices.ContainsFunc(report.Resources, func(r struct{ ID, Verdict, What, Advice string }) bool {
+				return r.ID == tt.id && r.Verdict == "problem" && strings.Contains(r.What, tt.what) && strings.Contains(r.Advice, tt.advice)
+			})
+			if r.code != 1 || !found {
+				t.Errorf("got status %d, want 1 and %s: %s → %s:\n%s", r.code, tt.id, tt.what, tt.advice, r.stdout)
+			}
+		})
 	}
 }
