@@ -131,6 +131,9 @@ type Options struct {
 	// MaySend, if set, is asked before each request: false forbids it, and the request's deadline is not later than the
 	// returned one (zero: no bound). High availability uses it to let requests end before the lease does.
 	MaySend func() (deadline time.Time, ok bool)
+	// Beat, if set, is called in every turn of the reporter's loop, at least once a second, whatever the policy and
+	// state: a liveness probe can tell by it that the loop is not stuck.
+	Beat func()
 }
 
 var clusterIDPattern = regexp.MustCompile(`^[0-9a-zA-Z][-0-9a-zA-Z]{0,31}$`)
@@ -307,6 +310,9 @@ func (r *Reporter) Run(ctx context.Context) error {
 			r.locked(func(now time.Time) { r.m.stop(now) })
 		}
 
+		if r.opts.Beat != nil {
+			r.opts.Beat()
+		}
 		var actions []action
 		var wake time.Time
 		var finished, advance bool

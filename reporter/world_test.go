@@ -94,7 +94,7 @@ func testEntry(wireType string, n int, content string) *resources.Entry {
 	testEncoder.Lock()
 	defer testEncoder.Unlock()
 	return testEncoder.Encode(resources.Content{
-		WireType: wireType, UID: testUID(n), JSON: fmt.Appendf(nil, `{"metadata":{"uid":"%d","name":"n%d"},"c":%q}`, n, n, content),
+		WireType: wireType, UID: testUID(n), JSON: fmt.Appendf(nil, `{"gitVersion":"v1","metadata":{"uid":"%d","name":"n%d","namespace":"ns"},"c":%q}`, n, n, content),
 	}, nil)
 }
 
