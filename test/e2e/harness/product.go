@@ -47,9 +47,10 @@ type Daemon struct {
 	// ConfigFile is the configuration that it is started with.
 	ConfigFile string
 
-	path string
-	dir  string
-	proc *Process
+	path     string
+	dir      string
+	settings Settings
+	proc     *Process
 }
 
 // Server is a pseudo-server.
@@ -80,8 +81,7 @@ func NewServer(bins Binaries, dir, name string, settings Settings) (*Server, err
 		// Tests send heartbeats more often than agents do.
 		"limits.requests_per_minute": 6000,
 	}
-	maps.Copy(all, settings)
-	return s, all.write(s.ConfigFile)
+	return s, s.Configure(all, settings)
 }
 
 // NewAgent prepares a pseudo-agent that reports the cluster of kubeconfig to the server under the cluster id.
@@ -101,8 +101,18 @@ func NewAgent(bins Binaries, dir, name, kubeconfig, server, clusterID string, se
 		"kubernetes.kubeconfig": kubeconfig,
 		"http.address":          strings.TrimPrefix(a.HTTP, "http://"),
 	}
-	maps.Copy(all, settings)
-	return a, all.write(a.ConfigFile)
+	return a, a.Configure(all, settings)
+}
+
+// Configure changes settings and writes the configuration file anew. A running program sees the file change.
+func (d *Daemon) Configure(changes ...Settings) error {
+	if d.settings == nil {
+		d.settings = Settings{}
+	}
+	for _, c := range changes {
+		maps.Copy(d.settings, c)
+	}
+	return d.settings.write(d.ConfigFile)
 }
 
 // Start starts the program and waits until it answers on its HTTP port, which does not yet mean that it is ready.

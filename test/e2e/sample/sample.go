@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -75,20 +76,15 @@ func (c CRD) Install(ctx context.Context, client dynamic.Interface) error {
 	if c.ClusterScoped {
 		scope = "Cluster"
 	}
-	anything := map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
 	obj := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "apiextensions.k8s.io/v1",
 		"kind":       "CustomResourceDefinition",
 		"metadata":   map[string]any{"name": c.Plural + "." + c.Group},
 		"spec": map[string]any{
-			"group": c.Group,
-			"scope": scope,
-			"names": map[string]any{"plural": c.Plural, "kind": c.Kind},
-			"versions": []any{map[string]any{
-				"name": c.Version, "served": true, "storage": true,
-				"subresources": map[string]any{"status": map[string]any{}},
-				"schema":       map[string]any{"openAPIV3Schema": anything},
-			}},
+			"group":    c.Group,
+			"scope":    scope,
+			"names":    map[string]any{"plural": c.Plural, "kind": c.Kind},
+			"versions": c.versions([]string{c.Version}),
 		},
 	}}
 	if _, err := client.Resource(crdResource).Create(ctx, obj, metav1.CreateOptions{}); err != nil {
@@ -97,6 +93,44 @@ func (c CRD) Install(ctx context.Context, client dynamic.Interface) error {
 	return poll(ctx, func() error {
 		_, err := client.Resource(c.Resource()).List(ctx, metav1.ListOptions{Limit: 1})
 		return err
+	})
+}
+
+// versions are the definition's versions: c.Version, in which objects are stored, and the served ones, best first.
+func (c CRD) versions(served []string) []any {
+	names := served
+	if !slices.Contains(served, c.Version) {
+		names = append(slices.Clone(served), c.Version)
+	}
+	out := make([]any, 0, len(names))
+	for _, name := range names {
+		out = append(out, map[string]any{
+			"name": name, "served": slices.Contains(served, name), "storage": name == c.Version,
+			"subresources": map[string]any{"status": map[string]any{}},
+			"schema": map[string]any{"openAPIV3Schema": map[string]any{
+				"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+			}},
+		})
+	}
+	return out
+}
+
+// Serve makes the apiserver serve these versions and no others.
+func (c CRD) Serve(ctx context.Context, client dynamic.Interface, versions ...string) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"versions": c.versions(versions)}})
+	if err != nil {
+		return err
+	}
+	_, err = client.Resource(crdResource).Patch(ctx, c.Plural+"."+c.Group, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("serve %v of %s.%s: %w", versions, c.Plural, c.Group, err)
+	}
+	return poll(ctx, func() error {
+		_, err := client.Resource(c.Resource()).List(ctx, metav1.ListOptions{Limit: 1})
+		if served := slices.Contains(versions, c.Version); served == (err == nil) || !served && apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("serving %v of %s.%s has no effect yet", versions, c.Plural, c.Group)
 	})
 }
 
