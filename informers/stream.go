@@ -56,7 +56,8 @@ func (d *decoder) more(want int) error {
 	}
 	if d.end == len(d.buf) {
 		if len(d.buf) >= maxObject {
-			return &dataError{fmt.Sprintf("a JSON value of more than %d bytes", maxObject)}
+			d.err = &dataError{fmt.Sprintf("a JSON value of more than %d bytes", maxObject)}
+			return d.err
 		}
 		grown := make([]byte, 2*len(d.buf))
 		copy(grown, d.buf[d.pos:d.end])
@@ -118,39 +119,37 @@ func (d *decoder) value(f func(buf []byte) (n int, err error)) error {
 		return unexpected(err)
 	}
 	for tried := 0; ; {
-		// Scanning a value again with every packet would cost the square of its size. A value that ends the stream so
-		// far ends with a bracket, a quote or a letter of its own; numbers do not occur there.
-		if have := d.end - d.pos; tried == 0 || have >= 2*tried || d.fill == 1 && d.mayEnd() || d.err != nil {
+		// Scanning a value again with every packet would cost the square of its size.
+		have := d.end - d.pos
+		if tried == 0 || have >= 2*tried || have > tried && (d.err != nil || d.fill == 1 && d.mayEnd(tried)) {
 			tried = have
 			n, err := f(d.buf[d.pos:d.end])
 			if !errors.Is(err, io.ErrUnexpectedEOF) {
 				d.pos += n
 				return err
 			}
-			if d.err != nil {
-				return unexpected(d.err)
-			}
+		}
+		if d.err != nil {
+			return unexpected(d.err)
 		}
 		want := d.fill
 		if d.fill > 1 {
 			want = max(d.fill, 2*tried)
 		}
-		if err := d.more(want); err != nil {
+		if err := d.more(want); err != nil && d.end-d.pos == tried {
 			return unexpected(err)
 		}
 	}
 }
 
-// mayEnd tells whether the last byte that is not white space may be the end of an event.
-func (d *decoder) mayEnd() bool {
-	for i := d.end - 1; i >= d.pos; i-- {
-		switch d.buf[i] {
-		case ' ', '\n', '\r', '\t':
-		default:
-			return d.buf[i] == '}'
-		}
+// mayEnd tells whether an event may end after the first tried bytes: apiservers put a new line between events and none
+// into them, and an event that is the last so far ends with a bracket.
+func (d *decoder) mayEnd(tried int) bool {
+	if bytes.Contains(d.buf[d.pos+tried:d.end], []byte("}\n")) {
+		return true
 	}
-	return false
+	last := bytes.TrimRight(d.buf[d.pos:d.end], " \r\n\t")
+	return last[len(last)-1] == '}'
 }
 
 // unexpected: the stream ended within a value.
@@ -449,7 +448,13 @@ func (d *decoder) nextEvent(p projector, known func(resources.Key) *resources.En
 	return ev, nil
 }
 
+// unquote returns the text of a string, without allocating for those of which every event is made.
 func unquote(raw []byte) (string, error) {
+	for _, s := range [...]string{`"type"`, `"object"`, `"ADDED"`, `"MODIFIED"`, `"DELETED"`} {
+		if string(raw) == s {
+			return s[1 : len(s)-1], nil
+		}
+	}
 	if n := len(raw); n >= 2 && raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 {
 		return string(raw[1 : n-1]), nil
 	}
