@@ -34,21 +34,28 @@ func composeErrors(problems []string) string {
 	}
 	var b strings.Builder
 	for i, p := range list {
-		more := fmt.Sprintf("; and %d more", len(list)-i)
-		if room := maxErrorMsg - b.Len() - len("; ") - len(more); len(p) <= room {
-			if i > 0 {
-				b.WriteString("; ")
+		// The sentence that counts the rest may become necessary after any problem.
+		if room := maxErrorMsg - len("; ") - len(more(len(list))); b.Len()+len(p) > room {
+			if i == 0 {
+				b.WriteString(truncate(p, room))
+				i++
 			}
-			b.WriteString(p)
-			continue
+			b.WriteString(more(len(list) - i))
+			break
 		}
-		if i == 0 {
-			return truncate(p, maxErrorMsg-len(more)) + strings.TrimSuffix(more, "; and 1 more")
+		if i > 0 {
+			b.WriteString("; ")
 		}
-		b.WriteString(more)
-		break
+		b.WriteString(p)
 	}
 	return b.String()
+}
+
+func more(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; and %d more", n)
 }
 
 // truncate cuts s to at most n bytes at a rune boundary, with an ellipsis.
