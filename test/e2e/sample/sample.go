@@ -264,8 +264,16 @@ func (l *Loader) Delete(ctx context.Context, obj *unstructured.Unstructured) err
 	if obj.GetKind() != "Namespace" {
 		return nil
 	}
+	return FinishNamespace(ctx, l.client, obj.GetName())
+}
+
+var namespaceResource = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+
+// FinishNamespace finishes the deletion of a Namespace that has been deleted and is empty, as a controller would.
+func FinishNamespace(ctx context.Context, client dynamic.Interface, name string) error {
+	res := client.Resource(namespaceResource)
 	return poll(ctx, func() error {
-		current, err := res.Get(ctx, obj.GetName(), metav1.GetOptions{})
+		current, err := res.Get(ctx, name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/apisim/contract"
+	"github.com/pseudo-agent/pseudo-agent/test/e2e/sample"
+)
+
+// The simulator, against which the informers are tested with faults that a real apiserver cannot be made to have, passes
+// the same test.
+func TestApiserverContract(t *testing.T) {
+	client, err := rest.HTTPClientFor(cluster.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.Background() // the test's own has ended
+		list, err := cluster.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, ns := range list.Items {
+			if !strings.HasPrefix(ns.Name, "contract-") {
+				continue
+			}
+			if err := sample.FinishNamespace(ctx, cluster.Dynamic, ns.Name); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	contract.Run(t, cluster.URL, client)
+}
+
+// What is expected must not be computed by what is tested.
+func TestProductIsNotImported(t *testing.T) {
+	const product, own, shared = "github.com/pseudo-agent/pseudo-agent/", product + "test/e2e", product + "internal/apisim/contract"
+	out, err := exec.Command("go", "list", "-deps", "-test", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.Lines(string(out)) {
+		path, _, _ = strings.Cut(strings.TrimSpace(path), " ")
+		if strings.HasPrefix(path, product) && !strings.HasPrefix(path, own) && path != shared {
+			t.Errorf("the end-to-end tests import %s", path)
+		}
+	}
+}
