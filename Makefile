@@ -50,7 +50,7 @@ bench: ## runs the benchmarks
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
 
 .PHONY: generate
-generate: generate-protocol ## makes all generated files again
+generate: generate-protocol generate-docs ## makes all generated files again
 
 .PHONY: generate-protocol
 generate-protocol: OUT = .
@@ -59,6 +59,10 @@ generate-protocol:
 	@# buf compiles the definitions as protoc does, but is fetched like any other Go module.
 	go run $(BUF) generate --path protocol --template \
 	  '{"version": "v2", "plugins": [$(call plugin,$(PROTOC_GEN_GO)), $(call plugin,$(PROTOC_GEN_GO_GRPC))]}'
+
+.PHONY: generate-docs
+generate-docs:
+	go run ./internal/docgen
 
 .PHONY: kubernetes
 kubernetes: ## pins the apiserver of the e2e tests to another release: make kubernetes KUBERNETES=v1.35.4
@@ -78,6 +82,7 @@ verify-generated:
 	for f in $$(cd "$$tmp/ours" && find . -type f); do \
 	  diff -u "$$f" "$$tmp/ours/$$f" || { echo "$$f is not what its source says: run make generate" >&2; exit 1; }; \
 	done; \
+	go run ./internal/docgen -check; \
 	cp test/e2e/kube/update.sh "$$tmp/kube"; "$$tmp/kube/update.sh" $(KUBERNETES); \
 	for f in go.mod go.sum; do \
 	  diff -u "test/e2e/kube/$$f" "$$tmp/kube/$$f" || { echo "test/e2e/kube/$$f has drifted: run make kubernetes" >&2; exit 1; }; \

@@ -9,6 +9,16 @@ import (
 // "pseudo_agent".
 func NewRegistry(prefix string, build Build) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		NewBuildInfo(prefix, build),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return reg
+}
+
+// NewBuildInfo returns the metric that tells the build.
+func NewBuildInfo(prefix string, build Build) prometheus.Collector {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: prefix + "_build_info",
 		Help: "Always 1; the labels tell which build runs.",
@@ -19,10 +29,5 @@ func NewRegistry(prefix string, build Build) *prometheus.Registry {
 		},
 	})
 	info.Set(1)
-	reg.MustRegister(
-		info,
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	return reg
+	return info
 }

@@ -16,6 +16,7 @@ var generated = []struct {
 	make func() ([]byte, error)
 }{
 	{"charts/pseudo-agent/files/catalogue.yaml", chartCatalogue},
+	{"docs/metrics.md", metricsDocument},
 }
 
 func main() {
