@@ -124,7 +124,7 @@ func (p *process) exchange(message []byte) answer {
 	switch {
 	case p.expired.Load():
 		failure.Message = fmt.Sprintf("%s: no answer within %s", p.name, p.limit)
-	case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate memory"):
+	case strings.Contains(said, "out of memory"), strings.Contains(said, "allocate"):
 		failure.Message = fmt.Sprintf("%s: %v", p.name, errMemory)
 	default:
 		failure.Message = fmt.Sprintf("%s: the script's process ended: %v: %s", p.name, err, firstLine(said))
