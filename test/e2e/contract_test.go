@@ -41,7 +41,11 @@ func TestApiserverContract(t *testing.T) {
 
 // What is expected must not be computed by what is tested.
 func TestProductIsNotImported(t *testing.T) {
-	const product, own, shared = "github.com/pseudo-agent/pseudo-agent/", product + "test/e2e", product + "internal/apisim/contract"
+	const (
+		product = "github.com/pseudo-agent/pseudo-agent/"
+		own     = product + "test/e2e"
+		shared  = product + "internal/apisim/contract"
+	)
 	out, err := exec.Command("go", "list", "-deps", "-test", "./...").Output()
 	if err != nil {
 		t.Fatal(err)
