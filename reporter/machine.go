@@ -610,16 +610,16 @@ func (m *machine) named(now time.Time, o outcome) {
 // answered takes the server's answer to a KubernetesAPISync.
 func (m *machine) answered(now time.Time, o outcome) {
 	r := o.action.report
-	if m.agentID == 0 {
-		// Servers answer nothing to agent id 0: what they accepted is all that can be known.
-		if o.action.kind == doProbe {
-			o.version = 0
-		} else {
-			o.version = r.version
-		}
-	} else if o.version != 0 && o.version != r.version {
+	if o.version != 0 && o.version != r.version {
 		m.opts.Source.Observe(o.version)
 		m.noteForeign(now, o.version)
+	}
+	if m.agentID == 0 {
+		// Servers answer nothing to agent id 0: what they accepted is all that can be known.
+		o.version = r.version
+		if o.action.kind == doProbe {
+			o.version = 0
+		}
 	}
 	m.known, m.held = true, o.version
 	ours := o.version == r.version

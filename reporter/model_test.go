@@ -76,6 +76,7 @@ type history struct {
 	contents map[uint64]string
 	answered map[uint64]bool // versions that a server held
 	firstAt  map[uint64]time.Time
+	greatest uint64 // version that was answered to this process
 	lastNew  time.Time
 	flushing bool
 	times    []time.Time
@@ -95,8 +96,9 @@ type modelSource struct {
 func (s *modelSource) Take() *snapshot.Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.complete {
-		return nil
+	// The state was asked in the same instant, so that it cannot have changed.
+	if !s.complete || len(s.problems) > 0 {
+		s.h.t.Errorf("taken although complete is %v with problems %q", s.complete, s.problems)
 	}
 	snap := s.Fold.Take()
 	s.h.took(snap)
@@ -115,6 +117,13 @@ func newHistory(t *testing.T, seed uint64) *history {
 		s := newMemServer()
 		s.Seen = func(r *agent.KubernetesAPISyncRequest) { h.seen(s, r) }
 		s.Fault = func(r *agent.KubernetesAPISyncRequest) faultserver.Fault { return h.fault(r) }
+		s.answered = func(v uint64) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if v < 1<<62 { // greater ones are not heeded: ours never get there
+				h.greatest = max(h.greatest, v)
+			}
+		}
 		h.servers = append(h.servers, s)
 	}
 	return h
@@ -138,7 +147,7 @@ func (h *history) begin() {
 	src.complete = false
 	h.src = &modelSource{testSource: src, h: h}
 	h.mu.Lock()
-	h.lastNew, h.flushing = time.Time{}, false
+	h.lastNew, h.flushing, h.greatest = time.Time{}, false, 0
 	h.mu.Unlock()
 	jitter := rand.New(rand.NewPCG(h.rnd.Uint64(), 3))
 	h.run_ = start(h.t, Options{
@@ -177,6 +186,9 @@ func (h *history) took(s *snapshot.Snapshot) {
 	}
 	if _, ok := h.contents[s.Version()]; !ok && h.answered[s.Version()] {
 		h.t.Errorf("version %d is new, but a server has answered it before", s.Version())
+	}
+	if _, ok := h.contents[s.Version()]; !ok && s.Version() <= h.greatest {
+		h.t.Errorf("version %d is not greater than %d, which a server answered", s.Version(), h.greatest)
 	}
 	h.contents[s.Version()] = got
 }

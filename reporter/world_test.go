@@ -127,10 +127,9 @@ func wireOfSnapshot(s *snapshot.Snapshot) string {
 
 // memNet is the network between a reporter and some servers, without sockets.
 type memNet struct {
-	servers []*memServer
-	opts    *Options
-	index   int
-	// failFast makes the requests of every connection fail, connections included, if it says so.
+	servers  []*memServer
+	opts     *Options
+	index    int
 	connects int
 }
 
@@ -142,6 +141,7 @@ type memServer struct {
 	down     bool // connections are refused
 	hole     bool // connections and requests get no answer
 	pseudo   bool
+	answered func(version uint64) // if set, is told what is answered to reports
 	syncErr  error
 	claims   []claim
 	sessions map[*memSession]bool
@@ -269,6 +269,9 @@ func (c *memSession) report(ctx context.Context, r *report) (uint64, error) {
 		version = answer.GetVersion()
 		return err
 	})
+	if err == nil && c.server.answered != nil {
+		c.server.answered(version)
+	}
 	return version, err
 }
 
