@@ -133,7 +133,7 @@ func onDurable(b *testing.B, run func(b *testing.B, spec string)) {
 func BenchmarkSnapshot(b *testing.B) {
 	all := makeRecords(b, rand.New(rand.NewPCG(1, 2)), 100000)
 	onDurable(b, func(b *testing.B, spec string) {
-		b.Setenv("GOGC", "50") // as pseudo-server sets it
+		b.Setenv("GOGC", "15") // as pseudo-server sets it
 		p := startVictim(b, spec, "")
 		b.Cleanup(p.kill)
 		conn := dial(b, p.address)
@@ -166,7 +166,7 @@ func BenchmarkChurn(b *testing.B) {
 	base := makeRecords(b, rng, pods)
 	zw := zlib.NewWriter(nil)
 	onDurable(b, func(b *testing.B, spec string) {
-		b.Setenv("GOGC", "50")
+		b.Setenv("GOGC", "15") // as pseudo-server sets it
 		p := startVictim(b, spec, "")
 		b.Cleanup(p.kill)
 		conn := dial(b, p.address)

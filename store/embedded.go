@@ -33,9 +33,9 @@ var (
 
 const (
 	schemaVersion = 1
-	// stageBytes bounds what one database transaction holds in memory. A larger change is written by several, of
-	// which only the last makes it visible.
-	stageBytes = 8 << 20
+	// stageBytes bounds what one database transaction holds in memory, in payloads. A larger change is written by
+	// several, of which only the last makes it visible.
+	stageBytes = 1 << 20
 	lockWait   = 5 * time.Second
 )
 
