@@ -77,6 +77,7 @@ type history struct {
 	answered map[uint64]bool // versions that a server held
 	firstAt  map[uint64]time.Time
 	greatest uint64 // version that was answered to this process
+	probed   map[*memServer]bool
 	lastNew  time.Time
 	flushing bool
 	times    []time.Time
@@ -147,7 +148,7 @@ func (h *history) begin() {
 	src.complete = false
 	h.src = &modelSource{testSource: src, h: h}
 	h.mu.Lock()
-	h.lastNew, h.flushing, h.greatest = time.Time{}, false, 0
+	h.lastNew, h.flushing, h.greatest, h.probed = time.Time{}, false, 0, map[*memServer]bool{}
 	h.mu.Unlock()
 	jitter := rand.New(rand.NewPCG(h.rnd.Uint64(), 3))
 	h.run_ = start(h.t, Options{
@@ -202,6 +203,10 @@ func (h *history) seen(s *memServer, r *agent.KubernetesAPISyncRequest) {
 	if n := len(h.times); n > 30 && now.Sub(h.times[n-31]) < 10*time.Second {
 		h.t.Errorf("more than 30 requests in %v", now.Sub(h.times[n-31]))
 	}
+	if !h.probed[s] && len(r.GetEntries()) > 0 {
+		h.t.Error("the first request of a process to a server has entries, want a probe")
+	}
+	h.probed[s] = true
 	content, known := h.contents[v]
 	if len(r.GetEntries()) > 0 {
 		if got := wireOf(r.GetEntries()); !known || got != content {
