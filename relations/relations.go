@@ -302,7 +302,7 @@ func (r *Relations) hold(src *source, e *resources.Entry, t *touched) *item {
 	if it == nil {
 		it = &item{source: src}
 		src.items[e.UID()] = it
-	} else {
+	} else if src.class != service {
 		r.unlink(it, t)
 	}
 	it.base = e
@@ -322,9 +322,15 @@ func (r *Relations) hold(src *source, e *resources.Entry, t *touched) *item {
 	return it
 }
 
+// linkService enters a Service, unless it is there already with the same ports: most changes of a Service are of no
+// interest to what names it.
 func (r *Relations) linkService(it *item, t *touched) {
 	name, ports, err := servicePorts(it.base)
 	r.trouble(it, err)
+	if err == nil && it.name == name && slices.Equal(it.ports, ports) {
+		return
+	}
+	r.unlink(it, t)
 	if err != nil {
 		return
 	}

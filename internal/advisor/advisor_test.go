@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,11 +387,21 @@ func TestServices(t *testing.T) {
 // TestRun checks what a daemon sees over time: an owner that is late is no alarm, one line per change, metrics.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log lines
 		reg := prometheus.NewPedanticRegistry()
+		var mu sync.Mutex
 		var entries []*resources.Entry
+		set := func(es []*resources.Entry) {
+			mu.Lock()
+			defer mu.Unlock()
+			entries = es
+		}
 		a := New(Options{
-			Entries:    func() []*resources.Entry { return entries },
+			Entries: func() []*resources.Entry {
+				mu.Lock()
+				defer mu.Unlock()
+				return entries
+			},
 			Log:        slog.New(slog.NewTextHandler(&log, nil)),
 			Registerer: reg,
 		})
@@ -402,19 +413,19 @@ func TestRun(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- a.Run(ctx) }()
-		check := func(what, state string, pods Pods, lines int) {
+		check := func(what, state string, pods Pods, logged int) {
 			t.Helper()
 			synctest.Wait()
 			st := a.Status()
 			if st.State != state || st.Pods != pods {
 				t.Errorf("%s: got state %q and Pods %+v, want %q and %+v", what, st.State, st.Pods, state, pods)
 			}
-			if got := strings.Count(log.String(), "\n"); got != lines {
-				t.Errorf("%s: got %d log lines, want %d:\n%s", what, got, lines, log.String())
+			if got := strings.Count(log.String(), "\n"); got != logged {
+				t.Errorf("%s: got %d log lines, want %d:\n%s", what, got, logged, log.String())
 			}
 		}
 		check("nothing listed yet", "waiting", Pods{}, 0)
-		entries = append(base(), pod("log-x", "apps/v1/DaemonSet", "log"))
+		set(append(base(), pod("log-x", "apps/v1/DaemonSet", "log")))
 		time.Sleep(time.Second)
 		check("owner late", "ok", Pods{Total: 2, Bound: 1, Settling: 1}, 0)
 		time.Sleep(time.Minute)
@@ -435,7 +446,7 @@ func TestRun(t *testing.T) {
 		if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "pseudo_agent_advisor_objects"); err != nil {
 			t.Error(err)
 		}
-		entries = append(entries, entry("*v1.DaemonSet", "log", "", "", ""))
+		set(append(base(), pod("log-x", "apps/v1/DaemonSet", "log"), entry("*v1.DaemonSet", "log", "", "", "")))
 		time.Sleep(time.Minute)
 		check("owner came", "ok", Pods{Total: 2, Bound: 2}, 2)
 		stop()
@@ -443,6 +454,24 @@ func TestRun(t *testing.T) {
 			t.Errorf("got %v from Run, want nil", err)
 		}
 	})
+}
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 func TestDiscovery(t *testing.T) {
