@@ -42,58 +42,71 @@ func newRunCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, _, err := logging.New(os.Stderr, loaded.Config.Log.Format, loaded.Config.Log.Level)
+			cfg := &loaded.Config
+			log, level, err := logging.New(os.Stderr, cfg.Log.Format, cfg.Log.Level)
 			if err != nil {
 				return err
 			}
-			return run(cmd.Context(), &loaded.Config, log)
+			d := &daemon{cfg: cfg, log: log, level: level}
+			return d.run(cmd.Context(), func(ctx context.Context) {
+				config.WatchServer(ctx, cmd.Flags(), loaded, d.reload)
+			})
 		},
 	}
 	config.ServerFlags(cmd.Flags())
 	return cmd
 }
 
-// run is the daemon from its configuration to its end.
-func run(ctx context.Context, cfg *config.Server, log *slog.Logger) error {
-	if _, err := operate.LimitMemory(gcPercent, log); err != nil {
-		log.Warn("no memory limit", "error", err)
+// daemon is a running pseudo-server.
+type daemon struct {
+	cfg   *config.Server
+	log   *slog.Logger
+	level *slog.LevelVar
+}
+
+// run is the daemon from its configuration to its end. It calls watch, which follows the configuration until its
+// context ends.
+func (d *daemon) run(ctx context.Context, watch func(context.Context)) error {
+	if _, err := operate.LimitMemory(gcPercent, d.log); err != nil {
+		d.log.Warn("no memory limit", "error", err)
 	}
-	backend, err := openBackend(ctx, cfg.Store)
+	backend, err := openBackend(ctx, d.cfg.Store)
 	if err != nil {
 		return err
 	}
-	err = serve(ctx, cfg, backend, log)
+	err = d.serve(ctx, backend, watch)
 	return errors.Join(err, backend.Close())
 }
 
-func serve(ctx context.Context, cfg *config.Server, backend store.Backend, log *slog.Logger) error {
-	audit, err := openAudit(cfg.Access.AuditFile, log)
+func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(context.Context)) error {
+	cfg := d.cfg
+	audit, err := openAudit(cfg.Access.AuditFile, d.log)
 	if err != nil {
 		return err
 	}
 	defer audit.close()
-	who, err := access(cfg.Access, log)
+	who, err := access(cfg.Access, d.log)
 	if err != nil {
 		return err
 	}
 	build := operate.NewBuild(version, revision)
 	registry := operate.NewRegistry("pseudo_server", build)
+	kept := store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor})
 	recv := receiver.New(receiver.Options{
-		Store:   store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor}),
-		Version: version, Logger: log, Audit: audit.log, Registerer: registry,
+		Store: kept, Version: version, Logger: d.log, Audit: audit.log, Registerer: registry,
 		Limits:    limits(cfg.Limits),
-		Retention: receiver.Retention{StaleAfter: cfg.Retention.StaleAfter, GoneAfter: cfg.Retention.GoneAfter},
+		Retention: receiver.Retention(cfg.Retention),
 		Lenient:   cfg.Validation.LenientClusters,
 		Suspicion: receiver.SuspicionOptions(cfg.Validation.Suspicion),
 		Access:    who,
 	})
 	web := operate.New(operate.Options{
-		Program: "pseudo-server", Build: build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: log,
+		Program: "pseudo-server", Build: build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: d.log,
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
 		Parts: []operate.Part{{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems}},
 		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API()},
 	})
-	creds, err := grpcCredentials(cfg.TLS, recv, log)
+	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
 	if err != nil {
 		return err
 	}
@@ -101,11 +114,11 @@ func serve(ctx context.Context, cfg *config.Server, backend store.Backend, log *
 	if err != nil {
 		return fmt.Errorf("listen.grpc: %w", err)
 	}
-	httpListener, err := listenHTTP(cfg.Listen.HTTP, cfg.HTTP.TLS, log)
+	httpListener, err := listenHTTP(cfg.Listen.HTTP, cfg.HTTP.TLS, d.log)
 	if err != nil {
 		return errors.Join(err, grpcListener.Close())
 	}
-	log.Info("pseudo-server runs", "version", version, "grpc", grpcListener.Addr().String(), "tls", cfg.TLS.Enabled,
+	d.log.Info("pseudo-server runs", "version", version, "grpc", grpcListener.Addr().String(), "tls", cfg.TLS.Enabled,
 		"http", httpListener.Addr().String(), "http_tls", cfg.HTTP.TLS.Enabled, "store", cfg.Store.Type)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -118,9 +131,28 @@ func serve(ctx context.Context, cfg *config.Server, backend store.Backend, log *
 	})
 	g.Go(func() error { return web.Serve(ctx, httpListener) })
 	g.Go(func() error { return recv.Run(ctx) })
+	g.Go(func() error {
+		watch(ctx)
+		return nil
+	})
 	err = g.Wait()
-	log.Info("pseudo-server ends", "error", err)
+	d.log.Info("pseudo-server ends", "error", err)
 	return err
+}
+
+// reload takes over a changed configuration file: what can change while running at once, everything else is named and
+// holds from the next start. A file that is wrong changes nothing.
+func (d *daemon) reload(loaded *config.Loaded[config.Server], err error) {
+	if err == nil {
+		err = logging.SetLevel(d.level, loaded.Config.Log.Level)
+	}
+	if err != nil {
+		d.log.Error("configuration file refused; the former configuration stays in force", "error", err)
+		return
+	}
+	for _, c := range config.ServerChanges(d.cfg, &loaded.Config) {
+		d.log.Info("configuration changed", "change", c.String(), "from_next_start", !c.Live)
+	}
 }
 
 // stop lets requests under way end, but not for ever.
