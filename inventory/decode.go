@@ -329,98 +329,123 @@ func (d *decoder) namespaceObject() entity {
 	return n
 }
 
+// quantity is a resource quantity as it came.
+type quantity struct {
+	text string
+	seen bool
+}
+
+// nodeFacts are what is read of a Node's spec and status before it is judged.
+type nodeFacts struct {
+	address      string // the first InternalIP
+	addressed    bool
+	ready        bool // a condition of type Ready has status True
+	kubeletReady bool // there is a condition with reason KubeletReady
+	kubeletTrue  bool // the first one of these has status True
+	memory, cpu  quantity
+	cidr         string
+	oldCIDR      string // of the key podCidr, which the server prefers
+}
+
 func (d *decoder) node() entity {
-	n := &node{}
-	addressed, readyStatus, kubeletReady := false, false, false
-	var memory, cpu struct {
-		text     string
-		ok, seen bool
-	}
-	var cidr, oldCIDR string
-	bad := d.top(false, func(key []byte) {
+	var f nodeFacts
+	if bad := d.top(false, func(key []byte) {
 		switch string(key) {
 		case "spec":
 			d.scanner.object(func(key []byte) {
 				switch string(key) {
 				case "podCIDR":
-					cidr = d.text()
+					f.cidr = d.text()
 				case "podCidr":
-					oldCIDR = d.text()
+					f.oldCIDR = d.text()
 				default:
 					d.skip()
 				}
 			})
 		case "status":
-			d.scanner.object(func(key []byte) {
-				switch string(key) {
-				case "addresses":
-					d.array(func(int) {
-						var typ, address string
-						d.scanner.object(func(key []byte) {
-							switch string(key) {
-							case "type":
-								typ = d.text()
-							case "address":
-								address = d.text()
-							default:
-								d.skip()
-							}
-						})
-						if typ == "InternalIP" && !addressed {
-							addressed, n.address = true, address
-						}
-					})
-				case "conditions":
-					d.array(func(int) {
-						var typ, reason, status string
-						d.scanner.object(func(key []byte) {
-							switch string(key) {
-							case "type":
-								typ = d.text()
-							case "reason":
-								reason = d.text()
-							case "status":
-								status = d.text()
-							default:
-								d.skip()
-							}
-						})
-						if typ == "Ready" && status == "True" {
-							readyStatus = true
-						}
-						if reason == "KubeletReady" && !kubeletReady {
-							kubeletReady = true
-							n.ready = status == "True"
-						}
-					})
-				case "capacity":
-					d.scanner.object(func(key []byte) {
-						switch string(key) {
-						case "memory":
-							memory.text, memory.ok = d.str()
-							memory.seen = true
-						case "cpu":
-							cpu.text, cpu.ok = d.str()
-							cpu.seen = true
-						default:
-							d.skip()
-						}
-					})
-				default:
-					d.skip()
-				}
-			})
+			d.scanner.object(func(key []byte) { d.nodeStatus(string(key), &f) })
+		default:
+			d.skip()
+		}
+	}); bad != nil {
+		return bad
+	}
+	if !f.addressed {
+		return flawed(d.object, NodeWithoutIP)
+	}
+	n := &node{object: d.object, address: f.address, podCIDR: f.oldCIDR, ready: f.kubeletTrue}
+	if n.podCIDR == "" {
+		n.podCIDR = f.cidr
+	}
+	for _, l := range d.meta.labels {
+		if l.key == "node-role.kubernetes.io/master" || l.key == "node-role.kubernetes.io/control-plane" {
+			n.master = true
+		}
+	}
+	if f.ready && !f.kubeletReady {
+		n.decoding.add(NodeState)
+	}
+	n.judgeAddresses()
+	n.judgeCapacity(f.memory, f.cpu)
+	return n
+}
+
+func (d *decoder) nodeStatus(key string, f *nodeFacts) {
+	switch key {
+	case "addresses":
+		d.array(func(int) {
+			pair := d.strings("type", "address", "")
+			if pair[0] == "InternalIP" && !f.addressed {
+				f.addressed, f.address = true, pair[1]
+			}
+		})
+	case "conditions":
+		d.array(func(int) {
+			triple := d.strings("type", "reason", "status")
+			isTrue := triple[2] == "True"
+			if triple[0] == "Ready" && isTrue {
+				f.ready = true
+			}
+			if triple[1] == "KubeletReady" && !f.kubeletReady {
+				f.kubeletReady, f.kubeletTrue = true, isTrue
+			}
+		})
+	case "capacity":
+		d.scanner.object(func(key []byte) {
+			switch string(key) {
+			case "memory":
+				f.memory = quantity{text: d.text(), seen: true}
+			case "cpu":
+				f.cpu = quantity{text: d.text(), seen: true}
+			default:
+				d.skip()
+			}
+		})
+	default:
+		d.skip()
+	}
+}
+
+// strings reads up to three string fields of an object.
+func (d *decoder) strings(first, second, third string) [3]string {
+	var out [3]string
+	d.scanner.object(func(key []byte) {
+		switch string(key) {
+		case first:
+			out[0] = d.text()
+		case second:
+			out[1] = d.text()
+		case third:
+			out[2] = d.text()
 		default:
 			d.skip()
 		}
 	})
-	if bad != nil {
-		return bad
-	}
-	n.object = d.object
-	if !addressed {
-		return flawed(n.object, NodeWithoutIP)
-	}
+	return out
+}
+
+// judgeAddresses sorts the Node's address and podCIDR into usable, fatal and deadly for the real server.
+func (n *node) judgeAddresses() {
 	if addr, err := netip.ParseAddr(n.address); err == nil {
 		n.addr = addr.WithZone("")
 	} else if strings.ContainsAny(n.address, ".:") && !isPrefix(n.address) {
@@ -428,22 +453,14 @@ func (d *decoder) node() entity {
 	} else {
 		n.decoding.add(CrashNodeIP)
 	}
-	n.podCIDR = oldCIDR
-	if n.podCIDR == "" {
-		n.podCIDR = cidr
-	}
 	n.prefix = parseNetwork(n.podCIDR)
 	if !n.prefix.IsValid() && strings.ContainsAny(n.podCIDR, ".:") {
 		n.decoding.add(PodCIDRInvalid)
 	}
-	for _, l := range d.meta.labels {
-		if l.key == "node-role.kubernetes.io/master" || l.key == "node-role.kubernetes.io/control-plane" {
-			n.master = true
-		}
-	}
-	if readyStatus && !kubeletReady {
-		n.decoding.add(NodeState)
-	}
+}
+
+// judgeCapacity reads memory and CPUs as the server does: everything but "…Ki" and whole numbers is lost.
+func (n *node) judgeCapacity(memory, cpu quantity) {
 	ki, err := strconv.Atoi(strings.ReplaceAll(memory.text, "Ki", ""))
 	if err == nil {
 		n.memory = ki / 1024
@@ -451,14 +468,12 @@ func (d *decoder) node() entity {
 	if memory.seen && (err != nil || !strings.HasSuffix(memory.text, "Ki")) {
 		n.decoding.add(NodeMemory)
 	}
-	n.cpu, err = strconv.Atoi(cpu.text)
-	if err != nil {
+	if n.cpu, err = strconv.Atoi(cpu.text); err != nil {
 		n.cpu = 0
 		if cpu.seen {
 			n.decoding.add(NodeCPU)
 		}
 	}
-	return n
 }
 
 func isPrefix(text string) bool {
@@ -691,63 +706,23 @@ func (d *decoder) configMap() entity {
 	return c
 }
 
+// podStatus is what is read of a Pod's status before it is judged.
+type podStatus struct {
+	hostIP, podIP string
+	judged        bool // a condition of type Ready was seen
+	networks      bool // podNetworks has elements
+	ids           []string
+}
+
 func (d *decoder) pod() entity {
 	p := &pod{}
-	var hostIP, podIP string
-	ready, networks := false, false
-	var ids []string
+	var f podStatus
 	if bad := d.top(true, func(key []byte) {
 		if string(key) != "status" {
 			d.skip()
 			return
 		}
-		d.scanner.object(func(key []byte) {
-			switch string(key) {
-			case "hostIP":
-				hostIP = d.text()
-			case "podIP":
-				podIP = d.text()
-			case "podNetworks":
-				networks = d.array(func(int) { d.skip() }) && !isEmptyArray(d.b[:d.i])
-			case "conditions":
-				d.array(func(int) {
-					var typ, status string
-					ok := false
-					d.scanner.object(func(key []byte) {
-						switch string(key) {
-						case "type":
-							typ = d.text()
-						case "status":
-							status, ok = d.str()
-						default:
-							d.skip()
-						}
-					})
-					if typ == "Ready" && ok && !ready {
-						ready = true
-						p.ready = status == "True"
-					}
-				})
-			case "containerStatuses":
-				d.array(func(int) {
-					d.scanner.object(func(key []byte) {
-						if string(key) != "containerID" {
-							d.skip()
-							return
-						}
-						id := d.text()
-						if i := strings.Index(id, "://"); i >= 0 {
-							id = id[i+3:]
-						}
-						if id != "" {
-							ids = append(ids, id)
-						}
-					})
-				})
-			default:
-				d.skip()
-			}
-		})
+		d.scanner.object(func(key []byte) { d.podStatus(string(key), p, &f) })
 	}); bad != nil {
 		return bad
 	}
@@ -756,38 +731,73 @@ func (d *decoder) pod() entity {
 	p.bare = !d.meta.labelled
 	p.ownerUID, p.ownerKind = intern(d.meta.ownerUID), intern(d.meta.ownerKind)
 	p.laterOwner = d.meta.laterOwner
-	p.hostIP = intern(hostIP)
-	slices.Sort(ids)
-	p.container = strings.Join(ids, ", ")
+	p.hostIP = intern(f.hostIP)
+	slices.Sort(f.ids)
+	p.container = strings.Join(f.ids, ", ")
 	p.created = d.meta.created
 	if d.meta.generated {
 		p.identity = d.meta.ownerUID + "\x00" + strings.TrimLeft(d.meta.name, d.meta.generateName)
 	}
-	if networks {
+	if f.networks {
 		p.decoding.add(CrashPodNetworks)
 	}
-	if addr, err := netip.ParseAddr(podIP); err == nil {
+	if addr, err := netip.ParseAddr(f.podIP); err == nil {
 		p.ip = addr.WithZone("")
-	} else if podIP != "" {
-		p.ipText = podIP
+	} else if f.podIP != "" {
+		p.ipText = f.podIP
 		p.decoding.add(CrashPodIP)
 	} else {
 		p.decoding.add(PodNoIP)
 	}
-	if hostIP == "" {
+	if f.hostIP == "" {
 		p.decoding.add(PodNotScheduled)
 	}
 	d.claim(p)
 	return p
 }
 
-// isEmptyArray tells whether text ends with an array without elements.
-func isEmptyArray(text []byte) bool {
-	i := len(text) - 2 // before the closing bracket
-	for i >= 0 && (text[i] == ' ' || text[i] == '\t' || text[i] == '\r' || text[i] == '\n') {
-		i--
+func (d *decoder) podStatus(key string, p *pod, f *podStatus) {
+	switch key {
+	case "hostIP":
+		f.hostIP = d.text()
+	case "podIP":
+		f.podIP = d.text()
+	case "podNetworks":
+		d.array(func(int) {
+			f.networks = true
+			d.skip()
+		})
+	case "conditions":
+		d.array(func(int) {
+			var typ, status string
+			ok := false
+			d.scanner.object(func(key []byte) {
+				switch string(key) {
+				case "type":
+					typ = d.text()
+				case "status":
+					status, ok = d.str()
+				default:
+					d.skip()
+				}
+			})
+			if typ == "Ready" && ok && !f.judged {
+				f.judged, p.ready = true, status == "True"
+			}
+		})
+	case "containerStatuses":
+		d.array(func(int) {
+			id := d.strings("containerID", "", "")[0]
+			if i := strings.Index(id, "://"); i >= 0 {
+				id = id[i+3:]
+			}
+			if id != "" {
+				f.ids = append(f.ids, id)
+			}
+		})
+	default:
+		d.skip()
 	}
-	return i >= 0 && text[i] == '['
 }
 
 // claim finds out whether the Pod makes a group of its own.

@@ -277,6 +277,7 @@ func (inv *Inventory) explainPod(p *pod, report func(r Reason, detail string)) {
 		report(r, p.ip.String()+" goes to "+qualified(winner.ns, winner.name))
 	case PodIPOutside:
 		report(r, p.ip.String())
+	default: // it has an address, or its mask tells that it has none
 	}
 	if p.identity != "" {
 		if first := inv.identities[p.identity][0]; first != p {
@@ -303,18 +304,12 @@ func (inv *Inventory) fate(p *pod) Reason {
 
 // detail says what exactly a reason is about.
 func detail(e entity, r Reason) string {
-	switch r {
-	case NamespaceUnknown:
+	if r == NamespaceUnknown {
 		return "namespace " + e.base().namespace()
 	}
 	switch e := e.(type) {
 	case *node:
-		switch r {
-		case NodeIPInvalid, CrashNodeIP:
-			return strconv.Quote(e.address)
-		case PodCIDRInvalid:
-			return strconv.Quote(e.podCIDR)
-		}
+		return nodeDetail(e, r)
 	case *pod:
 		return podDetail(e, r)
 	case *workload:
@@ -324,16 +319,33 @@ func detail(e entity, r Reason) string {
 	case *service:
 		return serviceDetail(e, r)
 	case *ingress:
-		switch r {
-		case IngressService:
-			return "Service " + strings.Join(compact(slices.Clone(e.unknown)), ", ")
-		case IngressPort:
-			return strings.Join(compact(slices.Clone(e.unknownPorts)), ", ")
-		case RoutePort:
-			return "Service " + e.route.service
-		}
+		return ingressDetail(e, r)
 	}
 	return ""
+}
+
+func nodeDetail(n *node, r Reason) string {
+	switch r {
+	case NodeIPInvalid, CrashNodeIP:
+		return strconv.Quote(n.address)
+	case PodCIDRInvalid:
+		return strconv.Quote(n.podCIDR)
+	default:
+		return ""
+	}
+}
+
+func ingressDetail(i *ingress, r Reason) string {
+	switch r {
+	case IngressService:
+		return "Service " + strings.Join(compact(slices.Clone(i.unknown)), ", ")
+	case IngressPort:
+		return strings.Join(compact(slices.Clone(i.unknownPorts)), ", ")
+	case RoutePort:
+		return "Service " + i.route.service
+	default:
+		return ""
+	}
 }
 
 func podDetail(p *pod, r Reason) string {
@@ -342,8 +354,9 @@ func podDetail(p *pod, r Reason) string {
 		return strconv.Quote(p.ipText)
 	case PodOwnerKind, PodOwnerNotFirst, PodOwnerUnknown, PodOwnerDropped:
 		return "owner " + p.ownerKind.Value() + " " + p.ownerUID.Value()
+	default:
+		return ""
 	}
-	return ""
 }
 
 func refDetail(g *group, r Reason) string {
@@ -376,6 +389,7 @@ func serviceDetail(s *service, r Reason) string {
 			}
 		}
 		return "port " + strings.Join(ports, ", ")
+	default:
+		return ""
 	}
-	return ""
 }

@@ -297,7 +297,6 @@ func (inv *Inventory) settleSynthetic(o *ownerRec) {
 		}
 		inv.raise(syn.group)
 	}
-	syn.from = first
 	if len(syn.pods) == 0 {
 		o.synthetic = nil
 	}

@@ -51,7 +51,6 @@ type Inventory struct {
 	options  Options      // constant
 
 	entries    map[string]map[string]entity
-	broken     int // entries that are not valid JSON
 	odd        map[uidKey]int
 	reasons    [64]int
 	versions   []*versionInfo
@@ -310,8 +309,10 @@ func (inv *Inventory) settle() {
 
 // drain calls f for everything queued, and for what f itself adds to the queue.
 func drain[T any](queue *[]T, f func(T)) {
-	for i := 0; i < len(*queue); i++ {
-		f((*queue)[i])
+	for len(*queue) > 0 {
+		next := (*queue)[0]
+		*queue = (*queue)[1:]
+		f(next)
 	}
 	*queue = nil
 }

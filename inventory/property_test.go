@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -274,10 +275,10 @@ func (c chaos) fill(wire string, meta, o map[string]any) {
 	}
 }
 
-func newSeed(t testing.TB) chaos {
-	t.Helper()
+func newSeed(tb testing.TB) chaos {
+	tb.Helper()
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	tb.Logf("seed %d", seed)
 	return chaos{rand.New(rand.NewPCG(seed, 0))}
 }
 
@@ -334,4 +335,32 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 			t.Errorf("removing everything leaves %d records in the indexes", n)
 		}
 	}
+}
+
+// TestReadersDuringApply reads everything while changes come in; the race detector watches.
+func TestReadersDuringApply(t *testing.T) {
+	c := newSeed(t)
+	inv := inventory.New(inventory.Options{Mapper: labelMapper{}})
+	quit := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				s := stateOf(inv)
+				if s.Summary.Counts.Pods < 0 {
+					t.Error("got a negative number of Pods")
+				}
+			}
+		})
+	}
+	for range 300 {
+		inv.Apply([]inventory.Change{c.entry(), c.entry(), c.entry()})
+	}
+	close(quit)
+	readers.Wait()
 }

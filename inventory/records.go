@@ -180,11 +180,8 @@ type replicaSet struct {
 
 // synthetic is a group made of Pods: of an InPlaceSet, or by a plugin.
 type synthetic struct {
-	uid    string
-	pods   []*pod
-	group  *group
-	from   *pod
-	queued bool
+	pods  []*pod
+	group *group
 }
 
 type pod struct {
@@ -310,8 +307,8 @@ type ingress struct {
 	referred     map[*service]struct{}
 	names        []string // Services named, each once
 	queued       bool
-	unknown      []string
-	unknownPorts []string
+	unknown      []string // Services that were not found
+	unknownPorts []string // "service:port" of those that were not found
 }
 
 type configMap struct {

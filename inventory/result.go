@@ -234,8 +234,8 @@ func (inv *Inventory) sharedInterfaces(list []*pod) int {
 	return max(0, n-1)
 }
 
-// list makes the selected entities of the given wire types into T, in canonical order.
-func list[E entity, T any](inv *Inventory, f Filter, wires []string, make func(E) (T, bool)) []T {
+// list shows the selected entities of the given wire types, in canonical order.
+func list[E entity, T any](inv *Inventory, f Filter, wires []string, show func(E) (T, bool)) []T {
 	inv.mu.RLock()
 	defer inv.mu.RUnlock()
 	var found []E
@@ -250,7 +250,7 @@ func list[E entity, T any](inv *Inventory, f Filter, wires []string, make func(E
 	}
 	out := []T{}
 	for _, e := range found {
-		if v, ok := make(e); ok {
+		if v, ok := show(e); ok {
 			out = append(out, v)
 		}
 	}

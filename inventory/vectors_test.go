@@ -129,21 +129,21 @@ type shadowConfigMaps struct {
 	Created string `json:"created"`
 }
 
-func loadVectors(t testing.TB) []vector {
-	t.Helper()
+func loadVectors(tb testing.TB) []vector {
+	tb.Helper()
 	files, err := filepath.Glob("testdata/vectors/*.json")
 	if err != nil || len(files) == 0 {
-		t.Fatalf("list vectors: %v, %d files", err, len(files))
+		tb.Fatalf("list vectors: %v, %d files", err, len(files))
 	}
 	var out []vector
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		var v vector
 		if err := json.Unmarshal(b, &v); err != nil {
-			t.Fatalf("%s: %v", file, err)
+			tb.Fatalf("%s: %v", file, err)
 		}
 		v.Case = strings.TrimSuffix(filepath.Base(file), ".json")
 		out = append(out, v)

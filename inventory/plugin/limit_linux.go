@@ -20,11 +20,12 @@ func limitMemory(heap int64) error {
 	if err != nil {
 		return fmt.Errorf("read own size: %w", err)
 	}
-	pages, err := strconv.ParseInt(strings.SplitN(string(statm), " ", 2)[0], 10, 64)
+	size, _, _ := strings.Cut(string(statm), " ")
+	pages, err := strconv.ParseInt(size, 10, 64)
 	if err != nil {
 		return fmt.Errorf("read own size: %w", err)
 	}
-	limit := uint64(pages)*uint64(os.Getpagesize()) + uint64(2*heap) + headroom //nolint:gosec // none is negative
+	limit := uint64(pages)*uint64(os.Getpagesize()) + uint64(2*heap) + headroom
 	if err := syscall.Setrlimit(syscall.RLIMIT_AS, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
 		return fmt.Errorf("set address space limit: %w", err)
 	}

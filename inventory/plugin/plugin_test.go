@@ -125,6 +125,7 @@ func TestDocumentedScript(t *testing.T) {
 
 // TestHostileScripts proves that each kind of bad script is stopped and shown, and that the next plugin answers.
 func TestHostileScripts(t *testing.T) {
+	t.Parallel()
 	const head = "local n = 0\nfunction GetWorkloadTypeAndName(s)\n" // the body begins at line 3
 	for _, c := range []struct {
 		name, body string

@@ -185,7 +185,7 @@ func (t *tail) String() string {
 
 func writeFrame(w io.Writer, message []byte) error {
 	frame := make([]byte, 4, 4+len(message))
-	binary.BigEndian.PutUint32(frame, uint32(len(message))) //nolint:gosec // callers bound it by largestFrame
+	binary.BigEndian.PutUint32(frame, uint32(len(message)))
 	if _, err := w.Write(append(frame, message...)); err != nil {
 		return fmt.Errorf("write to the Lua worker: %w", err)
 	}

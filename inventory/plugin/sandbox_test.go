@@ -26,12 +26,12 @@ var reachable = []string{
 	"table.concat", "table.getn", "table.insert", "table.maxn", "table.remove", "table.sort",
 }
 
-func newState(t testing.TB) *lua.LState {
-	t.Helper()
+func newState(tb testing.TB) *lua.LState {
+	tb.Helper()
 	l := lua.NewState(lua.Options{SkipOpenLibs: true})
-	t.Cleanup(l.Close)
+	tb.Cleanup(l.Close)
 	if err := openLibraries(l); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l
 }
