@@ -49,7 +49,7 @@ func (m *machine) newClaim() claim {
 
 // goodbye is the Sync that gives the role back, if there is one to be given back.
 func (m *machine) goodbye() (claim, bool) {
-	if !m.connected || m.clusterID == "" || !m.claiming() || m.claims.role == roleNone || m.opts.Policy == WatchDisabled {
+	if m.clusterID == "" || !m.claiming() || m.claims.role == roleNone || m.opts.Policy == WatchDisabled {
 		return claim{}, false
 	}
 	c := m.newClaim()

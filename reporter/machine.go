@@ -767,7 +767,7 @@ func (m *machine) finished(now time.Time) bool {
 		return false
 	case !now.Before(m.stopBy):
 		return true
-	case m.busy:
+	case m.busy || m.claims.busy: // a claim that comes after the goodbye would take the role again
 		return false
 	case m.disabled() || !m.wanted || m.state == stateStandby:
 		return true

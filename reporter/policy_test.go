@@ -186,18 +186,21 @@ func TestPolicyDisabledSendsNothing(t *testing.T) {
 }
 
 func TestGoodbye(t *testing.T) {
-	for _, pseudo := range []bool{true, false} {
+	for _, c := range []struct{ pseudo, lost bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
 		synctest.Test(t, func(t *testing.T) {
 			server := newMemServer()
-			server.pseudo = pseudo
+			server.pseudo = c.pseudo
 			src := newSource(nil)
 			seedContent(src)
 			r := start(t, Options{Source: src, ClaimWatcher: true}, nil, server)
-			time.Sleep(time.Minute)
+			time.Sleep(90 * time.Second)
+			if c.lost {
+				server.cut()
+			}
 			r.stop()
 			last := server.claims[len(server.claims)-1]
-			if last.goodbye != pseudo {
-				t.Errorf("pseudo-server %v: got goodbye %v, want it from pseudo-servers only", pseudo, last.goodbye)
+			if last.goodbye != c.pseudo {
+				t.Errorf("%+v: got goodbye %v, want it for pseudo-servers only", c, last.goodbye)
 			}
 			if last.policy != agent.KubernetesWatchPolicy_KWP_WATCH_ONLY || !last.force {
 				t.Errorf("got goodbye %+v, want the usual claim", last)

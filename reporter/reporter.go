@@ -285,7 +285,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 	}
 	r.log.Info("reporter starts", "servers", r.opts.Addresses, "policy", r.opts.Policy, "cluster_id", r.opts.ClusterID)
 	stop := ctx.Done()
-	lostSeen := false
+	lostSeen, pseudo := false, false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -319,6 +319,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 		r.locked(func(now time.Time) {
 			if current != nil && !r.m.connected && !r.m.busy {
 				// A Sync that is still under way is cut off by this; its result is for a session that is gone.
+				pseudo = current.pseudoServer()
 				current.close()
 				current = nil
 			}
@@ -329,7 +330,12 @@ func (r *Reporter) Run(ctx context.Context) error {
 			r.net.next()
 		}
 		if finished {
-			r.goodbye(requests, current)
+			if current != nil {
+				pseudo = current.pseudoServer()
+			}
+			if pseudo {
+				current = r.goodbye(requests, current)
+			}
 			r.log.Info("reporter ends", "unreported_changes", r.Status().Pending)
 			return nil
 		}
@@ -382,22 +388,31 @@ func (r *Reporter) do(ctx context.Context, s session, a action) outcome {
 	return o
 }
 
-// goodbye gives the watcher role back. Only a pseudo-server knows what it means; to others it is not sent.
-func (r *Reporter) goodbye(ctx context.Context, s session) {
-	if s == nil || !s.pseudoServer() {
-		return
-	}
+// goodbyeTimeout bounds giving the role back, connection included.
+const goodbyeTimeout = 2 * time.Second
+
+// goodbye gives the watcher role back, over s or a new session, which it returns. It is for pseudo-servers only: others
+// would take it for one more claim.
+func (r *Reporter) goodbye(ctx context.Context, s session) session {
 	r.mu.Lock()
 	claim, ok := r.m.goodbye()
 	r.mu.Unlock()
 	if !ok {
-		return
+		return s
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(r.opts.RequestTimeout, 2*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
 	defer cancel()
-	if _, err := s.sync(ctx, claim); err != nil {
+	var err error
+	if s == nil {
+		s, err = r.net.connect(ctx)
+	}
+	if err == nil {
+		_, err = s.sync(ctx, claim)
+	}
+	if err != nil {
 		r.log.Warn("could not give the watcher role back; it expires by itself", "error", err)
-		return
+		return s
 	}
 	r.log.Info("watcher role given back")
+	return s
 }
