@@ -283,10 +283,7 @@ func (r *Registry) replace(name string, fresh *runner) {
 	r.mu.Unlock()
 	r.invalidate()
 	if old != nil {
-		old.mu.Lock()
-		old.deleted = true
-		old.mu.Unlock()
-		old.stopProcess()
+		old.retire()
 	}
 }
 
@@ -299,15 +296,6 @@ func (r *Registry) invalidate() {
 	select {
 	case r.changed <- struct{}{}:
 	default:
-	}
-}
-
-func (x *runner) stopProcess() {
-	x.calling.Lock()
-	defer x.calling.Unlock()
-	if x.process != nil {
-		x.process.close()
-		x.process = nil
 	}
 }
 
@@ -336,7 +324,25 @@ func (r *Registry) Close() {
 	r.active = nil
 	r.mu.Unlock()
 	for _, x := range active {
-		x.stopProcess()
+		x.retire()
+	}
+}
+
+// retire ends the process for good.
+func (x *runner) retire() {
+	x.mu.Lock()
+	x.deleted = true
+	x.mu.Unlock()
+	x.calling.Lock()
+	defer x.calling.Unlock()
+	x.drop()
+}
+
+// drop ends the process; the caller holds x.calling.
+func (x *runner) drop() {
+	if x.process != nil {
+		x.process.close()
+		x.process = nil
 	}
 }
 
@@ -383,19 +389,11 @@ func (r *Registry) ask(x *runner, metadata []byte) (typ, name string) {
 	if idle {
 		return "", ""
 	}
-	if x.process == nil {
-		proc, failure, err := startProcess(context.Background(), x.plugin.Name, x.plugin.Script, r.limits)
-		if err != nil {
-			failure = &scriptError{Message: err.Error(), Limit: true}
-		}
-		if failure != nil {
-			failure.Limit = true // a script that does not load is of no use for other Pods either
-			r.failed(x, failure)
-			return "", ""
-		}
-		x.process = proc
+	typ, name, failure := r.consult(x, metadata)
+	if failure != nil && failure.died {
+		// Not the script ended it, perhaps the kernel for want of memory. Once more, then it counts.
+		typ, name, failure = r.consult(x, metadata)
 	}
-	typ, name, failure := x.process.call(metadata)
 	if failure != nil {
 		r.failed(x, failure)
 		return "", ""
@@ -410,6 +408,26 @@ func (r *Registry) ask(x *runner, metadata []byte) (typ, name string) {
 	x.mu.Unlock()
 	r.metrics.call(x.plugin.Name, answered)
 	return typ, name
+}
+
+// consult makes one call, for which it starts the process if there is none. The caller holds x.calling.
+func (r *Registry) consult(x *runner, metadata []byte) (typ, name string, failure *scriptError) {
+	if x.process == nil {
+		proc, failure, err := startProcess(context.Background(), x.plugin.Name, x.plugin.Script, r.limits)
+		if err != nil {
+			failure = &scriptError{Message: err.Error()}
+		}
+		if failure != nil {
+			failure.Limit = true // a script that does not load is of no use for other Pods either
+			return "", "", failure
+		}
+		x.process = proc
+	}
+	typ, name, failure = x.process.call(metadata)
+	if failure != nil && failure.Limit {
+		x.drop()
+	}
+	return typ, name, failure
 }
 
 // failed counts a failed call and stops the plugin if it is the last straw. The caller holds x.calling.
@@ -433,10 +451,7 @@ func (r *Registry) failed(x *runner, failure *scriptError) {
 		r.logger.Error("plugin stopped", "plugin", x.plugin.Name, "error", failure.Message, "line", failure.Line,
 			"advice", "try it with plugin test and create it again")
 		r.metrics.stop(x.plugin.Name)
-		if x.process != nil {
-			x.process.close()
-			x.process = nil
-		}
+		x.drop()
 		r.invalidate()
 	case first:
 		r.logger.Warn("plugin failed for a Pod", "plugin", x.plugin.Name, "error", failure.Message, "line", failure.Line)

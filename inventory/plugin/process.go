@@ -127,6 +127,7 @@ func (p *process) exchange(message []byte) answer {
 	case strings.Contains(said, "out of memory"), strings.Contains(said, "allocate"):
 		failure.Message = fmt.Sprintf("%s: %v", p.name, errMemory)
 	default:
+		failure.died = true
 		failure.Message = fmt.Sprintf("%s: the script's process ended: %v: %s", p.name, err, firstLine(said))
 	}
 	return answer{Failure: failure}

@@ -91,7 +91,9 @@ func (m *meter) Value(any) any { return nil }
 type scriptError struct {
 	Message string `json:"message"`
 	Line    int    `json:"line"`  // 0: unknown
-	Limit   bool   `json:"limit"` // the script reached a limit
+	Limit   bool   `json:"limit"` // the script reached a limit, its process is of no use any more
+
+	died bool // the process ended for a reason that is not known to be the script's
 }
 
 // Error implements error.

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -158,6 +159,36 @@ return "", first == again and "same" or first .. " <> " .. again`)
 			t.Errorf("%q: encode and decode differ: %s", text, same)
 		}
 	})
+}
+
+// noStore keeps nothing.
+type noStore struct{}
+
+func (noStore) Load(context.Context) ([]Plugin, error) { return nil, nil }
+func (noStore) Save(context.Context, []Plugin) error   { return nil }
+
+// TestProcessKilledFromOutside kills the script's process as the kernel would: the next call is answered by a new one.
+func TestProcessKilledFromOutside(t *testing.T) {
+	r, err := Open(t.Context(), Options{Store: noStore{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	script := "function GetWorkloadTypeAndName(s) return 'Deployment', 'd' end"
+	if err := r.Create(t.Context(), Plugin{Name: "a", Script: script}); err != nil {
+		t.Fatal(err)
+	}
+	first := r.active[0].process
+	first.kill()
+	if got, ok := r.Map([]byte(`{"name":"x"}`)); !ok || got.Name != "d" {
+		t.Errorf("got %+v, %v, want the answer d", got, ok)
+	}
+	if s := r.Status()[0]; s.State != StateActive || s.Failures != 0 {
+		t.Errorf("got %+v, want it active without failures", s)
+	}
+	if r.active[0].process == first {
+		t.Error("got the killed process, want a new one")
+	}
 }
 
 func BenchmarkSandbox(b *testing.B) {
