@@ -65,8 +65,10 @@ type ClusterInfo struct {
 	Bytes       int64                  `json:"bytes"`     // compressed
 	RawBytes    int64                  `json:"raw_bytes"` // JSON
 	Types       map[string]store.Count `json:"types"`
-	Retained    store.Count            `json:"retained"` // entries of all kept versions
-	Suspicion   *store.Suspicion       `json:"suspicion,omitempty"`
+	// UnknownTypes are those among Types that no deepflow-server reads.
+	UnknownTypes []string         `json:"unknown_types,omitempty"`
+	Retained     store.Count      `json:"retained"` // entries of all kept versions
+	Suspicion    *store.Suspicion `json:"suspicion,omitempty"`
 }
 
 func (r *Receiver) info(st store.State) ClusterInfo {
@@ -75,7 +77,7 @@ func (r *Receiver) info(st store.State) ClusterInfo {
 		ID: st.ID, Version: st.Latest.Version, State: "ok", Stale: age > r.opts.Retention.StaleAfter,
 		FirstReport: st.FirstReport, LastReport: st.LastReport, AgeSeconds: age.Seconds(), ChangedAt: st.Latest.ReceivedAt,
 		ErrorMsg: st.ErrorMsg, ErrorSince: st.ErrorSince, Reporter: st.Reporter, Objects: st.Latest.Objects,
-		Bytes: st.Latest.Bytes, RawBytes: st.Latest.RawBytes, Types: st.Latest.Types, Retained: st.Retained, Suspicion: st.Suspicion,
+		Bytes: st.Latest.Bytes, RawBytes: st.Latest.RawBytes, Types: st.Latest.Types, UnknownTypes: unknownTypes(st.Latest.Types), Retained: st.Retained, Suspicion: st.Suspicion,
 	}
 	switch {
 	case info.Stale:
@@ -152,7 +154,7 @@ type ObjectList struct {
 const (
 	defaultPage  = 100
 	maxPage      = 5000
-	maxPageBytes = 32 << 20 // JSON; a page ends early rather than being larger, but has at least one object
+	maxPageBytes = 8 << 20 // JSON; a page ends early rather than being larger, but has at least one object
 )
 
 func (r *Receiver) apiObjects(req *http.Request) (any, error) {

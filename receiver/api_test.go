@@ -289,12 +289,12 @@ func TestRetention(t *testing.T) {
 	})
 }
 
-// TestRateAndClusters runs into the limits of rate and number of clusters.
-func TestRateAndClusters(t *testing.T) {
+// TestRateAndCapacity runs into the limits of rate, number of clusters and entries.
+func TestRateAndCapacity(t *testing.T) {
 	ctx := context.Background()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	r := newRig(t, receiver.Options{
-		Now: func() time.Time { return now }, Limits: receiver.Limits{RequestsPerMinute: 60, MaxClusters: 2},
+		Now: func() time.Time { return now }, Limits: receiver.Limits{RequestsPerMinute: 60, MaxClusters: 2, MaxRetained: 5},
 	})
 	send := func(cluster string, version uint64) error {
 		req := report(version, 1, versionEntry(t))
@@ -319,10 +319,14 @@ func TestRateAndClusters(t *testing.T) {
 	if err := send("d-b", 1); err != nil {
 		t.Errorf("second cluster: %v", err)
 	}
-	if err := send("d-c", 1); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "rule clusters") {
-		t.Errorf("third cluster: got %v, want a refusal by rule clusters", err)
+	if err := send("d-c", 1); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "rule capacity") {
+		t.Errorf("third cluster: got %v, want a refusal by rule capacity", err)
 	}
 	if err := send("d-b", 2); err != nil {
 		t.Errorf("known cluster when all are taken: %v", err)
+	}
+	many := report(3, 1, versionEntry(t), pod(t, "a", "1"), pod(t, "b", "1"), pod(t, "c", "1"), pod(t, "d", "1"), pod(t, "e", "1"))
+	if _, err := r.agent.KubernetesAPISync(ctx, many); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "rule capacity") {
+		t.Errorf("too many entries: got %v, want a refusal by rule capacity", err)
 	}
 }

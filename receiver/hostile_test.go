@@ -378,6 +378,9 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Add(encode(f, report(20, 1, versionEntry(f), pod(f, "a", "2"))))
 	f.Add(encode(f, report(10, 1)))
+	lenient := report(20, 1, versionEntry(f), entry(f, "*v1.Pod", `[{"metadata":{"uid":"a","name":"a"}}]`))
+	lenient.ClusterId = proto.String("d-lenient")
+	f.Add(encode(f, lenient))
 	ctx := context.Background()
 	r := newRig(f, receiver.Options{Limits: hostileLimits, Lenient: []string{"d-lenient"}})
 	if _, err := r.agent.KubernetesAPISync(ctx, report(10, 1, versionEntry(f), pod(f, "a", "1"))); err != nil {

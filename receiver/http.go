@@ -12,7 +12,7 @@ import (
 )
 
 // maxAPIRequests is how many API requests are answered at once; each holds at most a page.
-const maxAPIRequests = 16
+const maxAPIRequests = 8
 
 // API returns the handler of the API: the receiver's own routes and more, which other parts add.
 func (r *Receiver) API(more ...Route) http.Handler {

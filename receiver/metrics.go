@@ -51,3 +51,57 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	return m
 }
+
+// clusterMetrics reads the stored clusters whenever it is scraped. Its label "cluster" has at most Limits.MaxClusters
+// values.
+type clusterMetrics struct {
+	r                                                          *Receiver
+	up, lastReport, objects, bytes, errorMsg, stale, suspicion *prometheus.Desc
+}
+
+func newClusterMetrics(r *Receiver) *clusterMetrics {
+	of := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc("pseudo_server_cluster_"+name, help, []string{"cluster"}, nil)
+	}
+	return &clusterMetrics{
+		r:          r,
+		up:         prometheus.NewDesc("pseudo_server_storage_up", "Whether the storage can be used: 1 or 0.", nil, nil),
+		lastReport: of("last_report_timestamp_seconds", "Unix time of the last stored request of the cluster."),
+		objects:    of("objects", "Objects of the cluster's latest version."),
+		bytes:      of("bytes", "Compressed bytes of the cluster's latest version."),
+		errorMsg:   of("error", "Whether the cluster reports an error_msg: 1 or 0."),
+		stale:      of("stale", "Whether the cluster has been silent for longer than retention.stale_after: 1 or 0."),
+		suspicion:  of("suspicion", "Whether a report of the cluster is refused because it would remove too much: 1 or 0."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *clusterMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *clusterMetrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	infos, err := c.r.overview()
+	gauge(c.up, truth(err == nil && c.r.storageError() == nil))
+	for _, info := range infos {
+		gauge(c.lastReport, float64(info.LastReport.UnixMilli())/1000, info.ID)
+		gauge(c.objects, float64(info.Objects), info.ID)
+		gauge(c.bytes, float64(info.Bytes), info.ID)
+		gauge(c.errorMsg, truth(info.ErrorMsg != ""), info.ID)
+		gauge(c.stale, truth(info.Stale), info.ID)
+		gauge(c.suspicion, truth(info.Suspicion != nil), info.ID)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

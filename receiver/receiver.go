@@ -105,6 +105,8 @@ type Receiver struct {
 	limiters map[string]*rate.Limiter
 	waiting  int
 	storage  storageState
+	clusters int // stored
+	retained int // entries stored, of all versions
 }
 
 // storageState remembers since when the storage fails, so that it is told once and not for each request.
@@ -137,6 +139,9 @@ func New(opts Options) *Receiver {
 	for _, id := range opts.Lenient {
 		r.lenient[id] = true
 	}
+	if opts.Registerer != nil {
+		opts.Registerer.MustRegister(newClusterMetrics(r))
+	}
 	return r
 }
 
@@ -145,6 +150,13 @@ func (r *Receiver) Check(ctx context.Context) error {
 	err := r.store.Backend().Check(ctx)
 	r.noteStorage(err)
 	return err
+}
+
+// storageError is what the storage fails with now, nil if it works.
+func (r *Receiver) storageError() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.storage.err
 }
 
 // noteStorage logs when the storage begins to fail, fails in another way, and works again.

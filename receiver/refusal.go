@@ -35,7 +35,7 @@ const (
 	ruleBusy         rule = "busy"
 	ruleMessageSize  rule = "message_size"
 	ruleTimeout      rule = "timeout"
-	ruleClusters     rule = "clusters"
+	ruleCapacity     rule = "capacity"
 	ruleStorage      rule = "storage"
 	ruleElection     rule = "election"
 	ruleTLS          rule = "tls"
@@ -48,7 +48,7 @@ const (
 var rules = []rule{
 	ruleProtobuf, ruleClusterID, ruleVersion, ruleTeamID, ruleEntries, ruleType, ruleZlib, ruleEntrySize, ruleSnapshotSize,
 	ruleUTF8, ruleJSON, ruleObject, ruleMetadata, ruleVersionInfo, ruleDuplicate, ruleContent, ruleSuspicion, ruleAccess,
-	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleClusters, ruleStorage, ruleElection, ruleTLS,
+	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleCapacity, ruleStorage, ruleElection, ruleTLS,
 	ruleConnections, ruleAPI,
 }
 

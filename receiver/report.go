@@ -61,7 +61,9 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 			r.metrics.handshake.WithLabelValues("refused").Inc()
 			return nil, err
 		}
-		r.noteStorage(nil)
+		if outcome == "stored" || outcome == "touched" {
+			r.noteStorage(nil)
+		}
 		r.metrics.handshake.WithLabelValues(outcome).Inc()
 		resp := &agent.KubernetesAPISyncResponse{}
 		if req.agentID != 0 {
@@ -170,7 +172,7 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 	if err := r.reused(tx, req, incoming); err != nil {
 		return "", 0, err
 	}
-	if err := r.capacity(ctx, tx, len(incoming)); err != nil {
+	if err := r.capacity(ctx, tx, incoming); err != nil {
 		return "", 0, err
 	}
 	if err := r.suspect(ctx, tx, req, touch, incoming); err != nil {
@@ -236,36 +238,62 @@ func (r *Receiver) reused(tx *store.Tx, req *request, incoming []store.Incoming)
 }
 
 // capacity refuses what would make the index grow beyond its limits.
-func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, entries int) error {
-	if tx.View().State.Revision != 0 {
-		return nil
+func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, incoming []store.Incoming) error {
+	isNew := tx.View().State.Revision == 0
+	if isNew {
+		states, err := r.store.Clusters(ctx)
+		if err != nil {
+			return err
+		}
+		r.measure(states)
 	}
-	states, err := r.store.Clusters(ctx)
-	if err != nil {
-		return err
-	}
-	retained := entries
-	for _, st := range states {
-		retained += st.Retained.Objects
+	r.mu.Lock()
+	clusters, retained := r.clusters, r.retained
+	r.mu.Unlock()
+	for _, in := range incoming {
+		if in.Known == nil {
+			retained++
+		}
 	}
 	full := func(what string) *refusal {
 		return &refusal{
-			code: codes.ResourceExhausted, rule: ruleClusters, what: what,
-			advice: "delete clusters that are gone (DELETE /api/v1/clusters/ID) or raise the limit of pseudo-server",
+			code: codes.ResourceExhausted, rule: ruleCapacity, what: what,
+			advice: "delete clusters that are gone (DELETE " + APIPrefix + "/clusters/ID), keep fewer versions, or raise the limit of pseudo-server",
 		}
 	}
-	if len(states) >= r.opts.Limits.MaxClusters {
-		return full(fmt.Sprintf("%d clusters are stored, the limit limits.max_clusters", len(states)))
+	switch l := r.opts.Limits; {
+	case isNew && clusters >= l.MaxClusters:
+		return full(fmt.Sprintf("%d clusters are stored, which is the limit limits.max_clusters", clusters))
+	case retained > l.MaxRetained:
+		return full(fmt.Sprintf("%d entries of all versions of all clusters would be stored, more than %d", retained, l.MaxRetained))
+	default:
+		return nil
 	}
-	if retained > r.opts.Limits.MaxRetained {
-		return full(fmt.Sprintf("%d entries would be stored, more than %d", retained, r.opts.Limits.MaxRetained))
+}
+
+// measure counts what is stored. Between two counts it is reckoned from what this replica stores.
+func (r *Receiver) measure(states []store.State) {
+	retained := 0
+	for _, st := range states {
+		retained += st.Retained.Objects
 	}
-	return nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clusters, r.retained = len(states), retained
 }
 
 // saved tells about a stored snapshot.
 func (r *Receiver) saved(before, now store.State) {
 	latest := now.Latest
+	r.mu.Lock()
+	r.retained += now.Retained.Objects - before.Retained.Objects
+	if before.Revision == 0 {
+		r.clusters++
+	}
+	r.mu.Unlock()
+	if unknown := unknownTypes(latest.Types); len(unknown) > 0 && !slices.Equal(unknown, unknownTypes(before.Latest.Types)) {
+		r.log.Warn("cluster reports types that no deepflow-server reads; they are stored", "cluster", now.ID, "types", unknown)
+	}
 	if before.Revision == 0 {
 		r.log.Info("new cluster", "cluster", now.ID, "version", latest.Version, "objects", latest.Objects, "peer", now.Reporter.Peer)
 	}

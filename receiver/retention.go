@@ -94,6 +94,7 @@ func (r *Receiver) sweep(ctx context.Context) {
 		}
 		return
 	}
+	r.measure(states)
 	for _, st := range states {
 		if err := r.sweepCluster(ctx, st.ID); err != nil && !errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
 			r.noteStorage(err)
