@@ -405,6 +405,20 @@ func TestNoFinalBookmark(t *testing.T) {
 	})
 }
 
+// TestPlainBookmark: a bookmark that does not end the streaming list shows that the apiserver began an ordinary watch.
+func TestPlainBookmark(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.sim.SetStreaming(apisim.StreamingIgnored)
+		r.sim.SetBookmarks(5 * time.Second)
+		r.start()
+		r.pass(time.Minute)
+		r.wantState("pods", Synced)
+		if n := r.sim.Counts()[apisim.Count{Verb: "list", Resource: "pods"}]; n != 1 {
+			t.Errorf("lists of Pods: got %d, want 1", n)
+		}
+	})
+}
+
 func TestTooManyRequests(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		var mu sync.Mutex
@@ -446,6 +460,12 @@ func TestRelist(t *testing.T) {
 				r.pass(time.Minute)
 				r.sink.reset()
 				before := r.set.Status()
+				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+					if (req.Streaming || req.Verb == "list") && req.ResourceVersion != "" && mode == apisim.StreamingWorks {
+						t.Errorf("a list of %s from resourceVersion %s, want a consistent one", req.Resource.Resource, req.ResourceVersion)
+					}
+					return apisim.Fault{}
+				})
 				r.pass(time.Hour)
 				for i, st := range r.set.Status().Resources {
 					if st.LastList.Sub(*before.Resources[i].LastList) < 45*time.Minute {
@@ -468,7 +488,7 @@ func TestFailedRelist(t *testing.T) {
 		return bytes.Replace(body, []byte(`"object":{`), []byte(`"object":{]`), 1)
 	}
 	faults := map[string]apisim.Fault{
-		"half a page": {Cut: 300}, "broken JSON": {Garble: objects}, "no answer": {Hang: true},
+		"half a page": {Cut: 300}, "a few objects": {Cut: 900}, "broken JSON": {Garble: objects}, "no answer": {Hang: true},
 		"error 500": {Status: 500}, "not found": {Status: 404}, "too large": {Status: 504}, "expired": {Status: 410},
 		"empty body": {Garble: func([]byte) []byte { return nil }},
 		"a Status":   {Garble: func([]byte) []byte { return []byte(`{"kind":"Status","metadata":{},"items":[]}`) }},
@@ -495,6 +515,9 @@ func TestFailedRelist(t *testing.T) {
 						t.Errorf("calls while no list succeeded: got %v, want none", calls)
 					}
 					r.wantState("pods", Failing)
+					if v := r.set.Verdict(time.Now()); !v.Complete || len(v.Errors) != 1 {
+						t.Errorf("after half an hour: got complete %v and errors %v, want complete and one error", v.Complete, v.Errors)
+					}
 					for i := range 5 {
 						r.sim.Delete(podsGVR, "default", fmt.Sprintf("q%d", i))
 					}
@@ -628,8 +651,36 @@ func TestReportedAs(t *testing.T) {
 	})
 }
 
+// TestReportedAsBetweenWatches: the same, while the watch of Pods is just being opened.
+func TestReportedAsBetweenWatches(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.opts.Selected = selected(t, "", resources.Request{Name: "rollouts", Group: "argoproj.io", As: "deployments"})
+		r.sim.Put(podsGVR, `{"metadata":{"name":"p1","namespace":"default","ownerReferences":[{"apiVersion":"argoproj.io/v1alpha1","kind":"Rollout","name":"r","uid":"00000000-0000-4000-8000-00000000abcd","controller":true}]}}`)
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+			if req.Resource == podsGVR && req.Verb == "watch" && !req.Streaming {
+				time.Sleep(50 * time.Second)
+			}
+			return apisim.Fault{}
+		})
+		r.start()
+		r.pass(10 * time.Second)
+		r.net.SetDown(true)
+		r.net.SetDown(false)
+		r.pass(5 * time.Second)
+		r.sim.Serve(rollouts)
+		r.pass(90 * time.Second)
+		for _, c := range r.sink.contents(t, "pods") {
+			if !strings.Contains(c, `"kind":"Deployment"`) {
+				t.Errorf("got %s, want a Deployment as owner", c)
+			}
+		}
+	})
+}
+
 func TestApply(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
+		r.sim.Serve(cloneSets)
+		r.sim.Put(podsGVR, pod("other", "p2", ""))
 		r.start()
 		r.pass(time.Minute)
 		before := r.sim.Counts()
@@ -649,13 +700,19 @@ func TestApply(t *testing.T) {
 				t.Errorf("got a %s of %s, want requests for the new resource only", c.Verb, c.Resource)
 			}
 		}
+		r.wantNames("pods", "default/p1", "other/p2")
 		r.set.Apply(selected(t, "default"))
 		r.pass(30 * time.Second)
 		r.wantNames("pods", "default/p1")
 		r.wantNames("namespaces", "default")
-		if calls := r.sink.reset(); !slices.Equal(slices.Sorted(slices.Values(calls)), []string{"remove configmaps", "replace ingresses"}) {
-			t.Errorf("calls for the namespace that all objects are in: got %v, want none for them", calls)
+		if calls := slices.Sorted(slices.Values(r.sink.reset())); !slices.Equal(calls, []string{"delete pods", "remove configmaps", "replace ingresses"}) {
+			t.Errorf("calls for another namespace: got %v, want those for what is outside it only", calls)
 		}
+		r.set.Apply(selected(t, "default", resources.Request{Name: "clonesets"}))
+		r.pass(10 * time.Second)
+		r.wantState("clonesets", Synced)
+		r.set.Apply(selected(t, "default"))
+		r.pass(10 * time.Second)
 		for _, st := range r.set.Status().Resources {
 			if st.Resource == "configmaps" {
 				t.Error("a resource that is no longer selected is still in the status")
