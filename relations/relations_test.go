@@ -70,7 +70,7 @@ func (f *fold) took() []string {
 }
 
 // content is all JSON documents, sorted.
-func (f *fold) content(t testing.TB) []string {
+func (f *fold) content(t *testing.T) []string {
 	t.Helper()
 	out := []string{}
 	for id, m := range f.sources {
@@ -87,7 +87,7 @@ func (f *fold) content(t testing.TB) []string {
 }
 
 // find returns the JSON of the one entry with that name.
-func (f *fold) find(t testing.TB, name string) string {
+func (f *fold) find(t *testing.T, name string) string {
 	t.Helper()
 	for _, line := range f.content(t) {
 		if strings.Contains(line, `"name":"`+name+`"`) && strings.Contains(line, `"uid":"`+name) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -293,18 +294,10 @@ func printDiff(w io.Writer, before map[string]line, r *oneshot.Result) error {
 }
 
 func differences(before, after map[string]line) ([]string, error) {
-	var keys []string
-	for k := range before {
-		keys = append(keys, k)
-	}
-	for k := range after {
-		if _, ok := before[k]; !ok {
-			keys = append(keys, k)
-		}
-	}
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(before)), maps.Keys(after))
 	slices.Sort(keys)
 	var out []string
-	for _, k := range keys {
+	for _, k := range slices.Compact(keys) {
 		name, _, _ := strings.Cut(k, " ")
 		old, was := before[k]
 		cur, is := after[k]

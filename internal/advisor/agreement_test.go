@@ -67,8 +67,8 @@ func TestAgreesWithInventory(t *testing.T) {
 				owners, ownerKind, owner = `[]`, "", ""
 			}
 			add("*v1.Pod", name, ownerKind, owner, fmt.Sprintf(
-				`{"metadata":{"labels":{},"name":%q,"namespace":"shop","ownerReferences":%s,"uid":%q},"status":{"hostIP":"192.168.0.9","podIP":"10.%d.0.%d"}}`,
-				name, owners, name, pick2(rnd, 244, 245), i+1))
+				`{"metadata":{"labels":{},"name":%q,"namespace":"shop","ownerReferences":%s,"uid":%q},"status":{"hostIP":"192.168.0.9","podIP":"10.%s.0.%d"}}`,
+				name, owners, name, pick("244", "245"), i+1))
 		}
 		for i := range 4 {
 			name := fmt.Sprint("svc", i)
@@ -106,11 +106,4 @@ func TestAgreesWithInventory(t *testing.T) {
 			return
 		}
 	}
-}
-
-func pick2(rnd *rand.Rand, a, b int) int {
-	if rnd.IntN(2) == 0 {
-		return a
-	}
-	return b
 }

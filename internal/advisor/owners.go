@@ -181,7 +181,7 @@ func (s selection) dropped(o owner, pods []*resources.Entry) Finding {
 		return Finding{
 			Problem: OwnerUnreportable, Severity: Failure, APIVersion: o.apiVersion, Kind: o.kind, Count: len(pods), Examples: examples(pods),
 			What:   fmt.Sprintf("%s of %s %s, which is no workload", n, o.apiVersion, o.kind),
-			Advice: "a plugin on the server (docs/protocol.md, section 8) can map such Pods to a workload; no entry of api_resources can",
+			Advice: "a plugin on the server (docs/plugins.md) can map such Pods to a workload; no entry of api_resources can",
 		}
 	}
 	f := s.remedy(o, pods)

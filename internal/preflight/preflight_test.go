@@ -360,7 +360,7 @@ func (tridentSynchronizer) KubernetesAPISync(context.Context, *trident.Kubernete
 
 func serve(t *testing.T, register func(*grpc.Server), opts ...grpc.ServerOption) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +377,7 @@ func serve(t *testing.T, register func(*grpc.Server), opts ...grpc.ServerOption)
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -437,10 +437,10 @@ func TestServers(t *testing.T) {
 		{name: "nothing listens", address: freeAddress(t), verdict: Problem, want: "nothing listens on that port"},
 		{name: "no such name", address: "no-such-host.invalid:30035", verdict: Problem, want: "does not resolve"},
 		{name: "no port", address: "127.0.0.1", verdict: Problem, want: "host:port"},
-		{name: "TLS", address: secure, tls: &tls.Config{RootCAs: pool, ServerName: "server.example"}, verdict: OK, answers: "agent.Synchronizer"},
-		{name: "TLS with an unknown CA", address: secure, tls: &tls.Config{ServerName: "server.example"}, verdict: Problem, want: "server.tls.ca_file"},
-		{name: "TLS with another name", address: secure, tls: &tls.Config{RootCAs: pool}, verdict: Problem, want: "server.tls.server_name"},
-		{name: "TLS with a server that has none", address: newAgent, tls: &tls.Config{RootCAs: pool}, verdict: Problem, want: "TLS"},
+		{name: "TLS", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: "server.example"}, verdict: OK, answers: "agent.Synchronizer"},
+		{name: "TLS with an unknown CA", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, ServerName: "server.example"}, verdict: Problem, want: "server.tls.ca_file"},
+		{name: "TLS with another name", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, verdict: Problem, want: "server.tls.server_name"},
+		{name: "TLS with a server that has none", address: newAgent, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, verdict: Problem, want: "TLS"},
 		{name: "no TLS with a server that has", address: secure, verdict: Problem, want: "server.tls"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
