@@ -379,7 +379,7 @@ func TestAnyOrder(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	ids := slices.Sorted(maps.Keys(sourceTypes))
-	for range 60 {
+	for range 30 {
 		r, f := newPair()
 		cluster := model{}
 		for range 80 {

@@ -176,16 +176,20 @@ func checkObjects(ctx context.Context, o *Options, k *apiserver, r *Report) {
 
 // serverView says what deepflow-server makes of the entries.
 func (r *Report) serverView(entries []*resources.Entry) error {
-	changes := make([]inventory.Change, 0, len(entries))
-	for _, e := range entries {
-		doc, err := e.JSON()
-		if err != nil {
-			return fmt.Errorf("read entry of type %s: %w", e.WireType(), err)
+	inv := inventory.New(inventory.Options{})
+	for batch := range slices.Chunk(entries, 1000) { // so that not all objects are decompressed at once
+		changes := make([]inventory.Change, 0, len(batch))
+		for _, e := range batch {
+			doc, err := e.JSON()
+			if err != nil {
+				return fmt.Errorf("read entry of type %s: %w", e.WireType(), err)
+			}
+			uid := e.UID()
+			changes = append(changes, inventory.Change{Type: e.WireType(), ID: string(uid[:]), JSON: doc})
 		}
-		uid := e.UID()
-		changes = append(changes, inventory.Change{Type: e.WireType(), ID: string(uid[:]), JSON: doc})
+		inv.Apply(changes)
 	}
-	s := inventory.Build(inventory.Options{}, changes).Summary()
+	s := inv.Summary()
 	r.Kept, r.Dropped, r.Failures = &s.Counts, s.Dropped, s.Failures
 	return nil
 }
