@@ -23,7 +23,7 @@ import (
 // Options of a Receiver. Store and Logger are required.
 type Options struct {
 	Store   *store.Store
-	Elector Elector // nil: NewFirstHolder
+	Elector Elector // nil: nobody is told whether to watch
 	// Version is this server's, told to every client in the header "pseudo-server".
 	Version    string
 	Limits     Limits
@@ -121,7 +121,7 @@ func New(opts Options) *Receiver {
 	orDefault(&opts.Retention.StaleAfter, 24*time.Hour)
 	orDefault(&opts.Retention.GoneAfter, 7*24*time.Hour)
 	if opts.Elector == nil {
-		opts.Elector = NewFirstHolder()
+		opts.Elector = noElector{}
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now

@@ -92,8 +92,12 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	build := operate.NewBuild(version, revision)
 	registry := operate.NewRegistry("pseudo_server", build)
 	kept := store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor})
+	elect, err := newElector(ctx, cfg, kept, d.log, registry)
+	if err != nil {
+		return err
+	}
 	recv := receiver.New(receiver.Options{
-		Store: kept, Version: version, Logger: d.log, Audit: audit.log, Registerer: registry,
+		Store: kept, Elector: elect, Version: version, Logger: d.log, Audit: audit.log, Registerer: registry,
 		Limits:    limits(cfg.Limits),
 		Retention: receiver.Retention(cfg.Retention),
 		Lenient:   cfg.Validation.LenientClusters,
@@ -103,8 +107,11 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	web := operate.New(operate.Options{
 		Program: "pseudo-server", Build: build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: d.log,
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
-		Parts: []operate.Part{{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems}},
-		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API()},
+		Parts: []operate.Part{
+			{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems},
+			{Name: "elector", Status: func() any { return elect.Status() }, Problems: elect.Problems},
+		},
+		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API(elect.Routes()...)},
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
 	if err != nil {
@@ -131,6 +138,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	})
 	g.Go(func() error { return web.Serve(ctx, httpListener) })
 	g.Go(func() error { return recv.Run(ctx) })
+	g.Go(func() error { return elect.Run(ctx) })
 	g.Go(func() error {
 		watch(ctx)
 		return nil

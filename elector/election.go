@@ -1,0 +1,463 @@
+package elector
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+)
+
+// instant is a reading of a monotonic clock. Readings of different processes have nothing in common.
+type instant = time.Duration
+
+// Policy is an agent's own wish about watching.
+type Policy string
+
+// The policies of docs/protocol.md, section 7. PolicyForce is the flag that older agents send instead of watch-only.
+const (
+	PolicyNormal    Policy = "normal"
+	PolicyWatchOnly Policy = "watch-only"
+	PolicyForce     Policy = "force"
+	PolicyDisabled  Policy = "watch-disabled"
+)
+
+// Class is a candidate's rank; a higher one goes first.
+type Class int
+
+// Classes. Excluded agents are no candidates.
+const (
+	Excluded Class = iota
+	Ordinary
+	WatchOnly
+	Designated
+)
+
+var classNames = [...]string{"excluded", "ordinary", "watch-only", "designated"}
+
+// String returns the class as the API shows it.
+func (c Class) String() string {
+	if c < 0 || int(c) >= len(classNames) {
+		return fmt.Sprintf("class %d", int(c))
+	}
+	return classNames[c]
+}
+
+// MarshalText makes JSON show the name.
+func (c Class) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (c *Class) UnmarshalText(text []byte) error {
+	i := slices.Index(classNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("class %q is unknown", text)
+	}
+	*c = Class(i)
+	return nil
+}
+
+// Identity tells agents of one cluster apart. Two agents on one node may share everything but the last fields.
+type Identity struct {
+	CtrlIP  string `json:"ctrl_ip"`
+	CtrlMAC string `json:"ctrl_mac"`
+	Host    string `json:"host"`
+	Process string `json:"process"`
+	Policy  Policy `json:"policy"`
+}
+
+func (i Identity) compare(o Identity) int {
+	return cmp.Or(cmp.Compare(i.CtrlIP, o.CtrlIP), cmp.Compare(i.CtrlMAC, o.CtrlMAC), cmp.Compare(i.Host, o.Host),
+		cmp.Compare(i.Process, o.Process), cmp.Compare(i.Policy, o.Policy))
+}
+
+// Agent is what an agent tells of itself.
+type Agent struct {
+	Identity
+	Group    string `json:"agent_group,omitempty"`
+	Revision string `json:"revision,omitempty"`
+}
+
+// String names the agent for people.
+func (a Agent) String() string {
+	return fmt.Sprintf("%s (%s-%s %s %s)", a.Host, a.CtrlIP, a.CtrlMAC, a.Process, a.Policy)
+}
+
+// Record is what is kept of a cluster's election. It is replaced, never changed.
+type Record struct {
+	// Term counts the leases, Renewals the grants and renewals; by the latter replicas see that a lease lives.
+	Term     uint64 `json:"term"`
+	Renewals uint64 `json:"renewals"`
+	Lease    *Lease `json:"lease,omitempty"`
+	// Challenger ranks higher than the holder and may Sync with another replica than the holder does.
+	Challenger *Challenger `json:"challenger,omitempty"`
+	// Vacated tells how the last lease ended.
+	Vacated *Vacated `json:"vacated,omitempty"`
+	// Election is set while an operator's wish for a new election is open.
+	Election     bool          `json:"election,omitempty"`
+	Designations []Designation `json:"designations,omitempty"`
+}
+
+// Lease is the watcher role as somebody has it.
+type Lease struct {
+	Agent   Agent         `json:"agent"`
+	Class   Class         `json:"class"`
+	Boot    uint32        `json:"boot"`
+	AgentID uint32        `json:"agent_id"`
+	TTL     time.Duration `json:"ttl"`
+	Since   time.Time     `json:"since,omitzero"` // for people
+	// Conn is the connection on which the holder was told to stop, empty if it was not.
+	Conn string `json:"stopped_on,omitempty"`
+}
+
+// Challenger is a candidate that ranks higher than the holder.
+type Challenger struct {
+	Agent Agent  `json:"agent"`
+	Class Class  `json:"class"`
+	Seen  uint64 `json:"seen"` // rises while it Syncs
+}
+
+// Vacated is a lease that ended.
+type Vacated struct {
+	Agent Agent     `json:"agent"`
+	Class Class     `json:"class"`
+	How   string    `json:"how"` // goodbye, stopped, expired, restarted or operator
+	At    time.Time `json:"at,omitzero"`
+	// Last makes the agent the last of its class in the next election.
+	Last bool `json:"last,omitempty"`
+}
+
+// stamp sets the times that people are shown in what is new.
+func (r *Record) stamp(before Record, now time.Time) {
+	if r.Lease != nil && r.Lease.Since.IsZero() {
+		lease := *r.Lease
+		lease.Since = now
+		r.Lease = &lease
+	}
+	if r.Vacated != nil && r.Vacated != before.Vacated && r.Vacated.At.IsZero() {
+		vacated := *r.Vacated
+		vacated.At = now
+		r.Vacated = &vacated
+	}
+}
+
+// How a lease ends.
+const (
+	byGoodbye  = "goodbye"
+	byStop     = "stopped"
+	byExpiry   = "expired"
+	byRestart  = "restarted"
+	byOperator = "operator"
+)
+
+// rules are the times of an election.
+type rules struct {
+	ttl time.Duration // of a new lease
+	// fresh is how long after its Sync a candidate counts as being there when another one would get or keep the role.
+	fresh time.Duration
+	// pause is how long the role waits for the next Pod of a designated workload whose holder said goodbye.
+	pause time.Duration
+}
+
+// syncing is one Sync.
+type syncing struct {
+	info         Agent
+	boot         uint32 // start of the process in Unix seconds, 0 if unknown
+	conn         string // identifies the connection among all connections to all replicas
+	goodbye      bool
+	unregistered bool // by docs/protocol.md, section 7, it gets no agent id
+}
+
+// candidate is an agent that Syncs.
+type candidate struct {
+	info         Agent
+	boot         uint32
+	id           uint32
+	conn         string
+	first, last  instant
+	gone         bool // it said goodbye
+	unregistered bool
+	twins        int // Syncs of an older process with the same identity
+	match        match
+	class        Class
+	reason       string
+	answer       string // why it was answered as it was
+}
+
+// election is one cluster's election as one process sees it. It is not safe for concurrent use.
+type election struct {
+	rules
+	rec        Record
+	candidates map[Identity]*candidate
+	ids        map[uint32]struct{}
+	// When this process first saw the record's present renewal, challenge and vacancy.
+	renewed, challenged, vacated instant
+	asked                        instant // when it first saw the wish for a new election
+	// vacantSince is when the role was seen to be free, or the cluster for the first time.
+	vacantSince instant
+	known       bool
+}
+
+func newElection(r rules) election {
+	return election{rules: r, candidates: map[Identity]*candidate{}, ids: map[uint32]struct{}{}}
+}
+
+// adopt makes rec the record.
+func (e *election) adopt(now instant, rec Record) {
+	old := e.rec
+	if !e.known || rec.Renewals != old.Renewals {
+		e.renewed = now
+	}
+	if c := rec.Challenger; c != nil && (!e.known || old.Challenger == nil || old.Challenger.Seen != c.Seen || old.Challenger.Agent != c.Agent) {
+		e.challenged = now
+	}
+	if rec.Lease == nil && (!e.known || old.Lease != nil) {
+		e.vacated = now
+	}
+	if !e.known || rec.Lease == nil && old.Lease != nil {
+		e.vacantSince = now
+	}
+	if rec.Election && (!e.known || !old.Election) {
+		e.asked = now
+	}
+	e.rec, e.known = rec, true
+}
+
+// holder returns the lease if it has not expired.
+func (e *election) holder(now instant) *Lease {
+	if l := e.rec.Lease; l != nil && now < e.renewed+l.TTL {
+		return l
+	}
+	return nil
+}
+
+// join takes in a new agent.
+func (e *election) join(now instant, s syncing) *candidate {
+	a := &candidate{info: s.info, boot: s.boot, conn: s.conn, first: now, last: now, unregistered: s.unregistered}
+	if !s.unregistered {
+		a.id = e.newID(s.info.Identity)
+	}
+	e.candidates[s.info.Identity] = a
+	return a
+}
+
+// seen notes another Sync of an agent. One of a process that was replaced by a later one, or that said goodbye, was
+// under way for long and says nothing about now.
+func (e *election) seen(now instant, a *candidate, s syncing) {
+	returns := now-a.last >= e.ttl
+	if s.boot < a.boot && !returns {
+		a.twins++
+		return
+	}
+	if s.boot == a.boot && a.gone {
+		return
+	}
+	if a.gone || returns {
+		a.first = now
+	}
+	a.info, a.boot, a.conn, a.last, a.gone, a.unregistered = s.info, s.boot, s.conn, now, false, s.unregistered
+}
+
+// newID returns an id that no other agent of the cluster has. It follows from the identity alone unless that of another
+// agent leads to the same one, so that it is stable without being stored. A deepflow-agent keeps it in 16 bits.
+func (e *election) newID(i Identity) uint32 {
+	h := fnv.New64a()
+	for _, s := range []string{i.CtrlIP, i.CtrlMAC, i.Host, i.Process, string(i.Policy)} {
+		_, _ = h.Write(append([]byte(s), 0)) // cannot fail
+	}
+	id := uint32(h.Sum64() % maxAgentsPerCluster)
+	for {
+		if _, taken := e.ids[id+1]; !taken {
+			e.ids[id+1] = struct{}{}
+			return id + 1
+		}
+		id = (id + 1) % maxAgentsPerCluster
+	}
+}
+
+// leave forgets an agent.
+func (e *election) leave(a *candidate) {
+	delete(e.candidates, a.info.Identity)
+	delete(e.ids, a.id)
+}
+
+// decision is the answer to a Sync.
+type decision struct {
+	watch  bool
+	reason string
+	// next is the record from now on, unless unchanged. If renewed is set, nothing else has changed.
+	next      Record
+	unchanged bool
+	renewed   bool
+	// For the log.
+	granted  bool
+	stopping bool
+	vacated  string // how a lease ended
+	rival    string
+}
+
+// decide answers a Sync of a, which has been seen and classified. It changes nothing but a: the caller adopts the next
+// record once it is stored. With shared set, others may know candidates that this process does not.
+func (e *election) decide(now instant, a *candidate, s syncing, shared bool) decision {
+	d := decision{next: e.rec, unchanged: true}
+	lease := e.holder(now)
+	if lease == nil && e.rec.Lease != nil {
+		d.vacate(byExpiry)
+	}
+	holds := lease != nil && lease.Agent.Identity == s.info.Identity
+	switch {
+	case s.boot < a.boot:
+		d.reason = "a later process has the same identity"
+	case s.goodbye:
+		e.goodbye(&d, a, lease, holds, s)
+	case a.gone:
+		d.reason = "it said goodbye"
+	case a.class == Excluded:
+		d.reason = a.reason
+	case holds:
+		e.renew(now, &d, a, lease, s)
+	case lease != nil:
+		d.reason = "the role is held by " + lease.Agent.String()
+		if shared {
+			e.challenge(now, &d, a, lease)
+		}
+	default:
+		e.grant(now, &d, a)
+	}
+	return d
+}
+
+// vacate ends the lease.
+func (d *decision) vacate(how string) {
+	l := d.next.Lease
+	d.next.Vacated = &Vacated{Agent: l.Agent, Class: l.Class, How: how, Last: d.next.Election && how != byExpiry}
+	d.next.Lease, d.next.Election = nil, false
+	d.unchanged, d.vacated = false, how
+}
+
+func (e *election) goodbye(d *decision, a *candidate, lease *Lease, holds bool, s syncing) {
+	d.reason = "it says goodbye"
+	a.gone = true
+	if holds && s.boot >= lease.Boot {
+		d.vacate(byGoodbye)
+	}
+	if c := d.next.Challenger; c != nil && c.Agent.Identity == s.info.Identity {
+		d.next.Challenger = nil
+		d.unchanged = false
+	}
+}
+
+// renew answers the holder.
+func (e *election) renew(now instant, d *decision, a *candidate, lease *Lease, s syncing) {
+	rival, ok := e.rival(now, a)
+	switch {
+	case !ok:
+		next := Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl, Since: lease.Since}
+		open := d.next.Election && now-e.asked < e.fresh
+		d.renewed = next == *lease && d.next.Election == open && d.next.Challenger == nil
+		d.next.Lease, d.next.Election, d.next.Challenger = &next, open, nil
+		d.next.Renewals++
+		d.unchanged, d.watch, d.reason = false, true, "it holds the role"
+	case s.boot > lease.Boot:
+		// A process that has just started was told nothing yet.
+		d.vacate(byRestart)
+		d.rival, d.reason = rival, "the role goes to "+rival
+	case lease.Conn == s.conn:
+		// It Syncs again on the connection on which it was told, so it has been told.
+		d.vacate(byStop)
+		d.rival, d.reason = rival, "the role goes to "+rival
+	default:
+		next := *lease
+		next.Conn = s.conn
+		d.next.Lease = &next
+		d.unchanged, d.stopping, d.rival = false, true, rival
+		d.reason = "the role goes to " + rival
+	}
+}
+
+// rival returns who has to get the role instead of the holder.
+func (e *election) rival(now instant, holder *candidate) (string, bool) {
+	least := holder.class + 1
+	if e.rec.Election {
+		least = holder.class
+	}
+	var best *candidate
+	for _, c := range e.candidates {
+		if c != holder && c.class >= least && c.class != Excluded && e.isFresh(now, c) && (best == nil || before(c, best, nil)) {
+			best = c
+		}
+	}
+	if best != nil {
+		return best.info.String(), true
+	}
+	if c := e.challenger(now); c != nil && c.Class >= least && c.Agent.Identity != holder.info.Identity {
+		return c.Agent.String(), true
+	}
+	return "", false
+}
+
+func (e *election) isFresh(now instant, c *candidate) bool { return !c.gone && now-c.last < e.fresh }
+
+func (e *election) challenger(now instant) *Challenger {
+	if c := e.rec.Challenger; c != nil && now-e.challenged < e.fresh {
+		return c
+	}
+	return nil
+}
+
+// before tells whether a goes before b in an election after v.
+func before(a, b *candidate, v *Vacated) bool {
+	last := func(c *candidate) int {
+		if v != nil && v.Last && v.Agent.Identity == c.info.Identity {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(b.class, a.class), cmp.Compare(last(a), last(b)), cmp.Compare(a.first, b.first),
+		a.info.compare(b.info.Identity)) < 0
+}
+
+// challenge tells other replicas of a candidate that ranks higher than the holder.
+func (e *election) challenge(now instant, d *decision, a *candidate, lease *Lease) {
+	if a.class < lease.Class || a.class == lease.Class && !e.rec.Election {
+		return
+	}
+	next := Challenger{Agent: a.info, Class: a.class, Seen: 1}
+	if c := e.challenger(now); c != nil {
+		same := c.Agent.Identity == a.info.Identity
+		if !same && c.Class >= a.class || same && c.Class == a.class && now-e.challenged < e.fresh/5 {
+			return
+		}
+		next.Seen = c.Seen + 1
+	}
+	d.next.Challenger = &next
+	d.unchanged = false
+}
+
+// grant answers a candidate while nobody holds the role.
+func (e *election) grant(now instant, d *decision, a *candidate) {
+	v := d.next.Vacated
+	for _, c := range e.candidates {
+		if c != a && c.class != Excluded && e.isFresh(now, c) && before(c, a, v) {
+			d.reason = "the role waits for " + c.info.String()
+			return
+		}
+	}
+	if c := e.challenger(now); c != nil && c.Class > a.class {
+		d.reason = "the role waits for " + c.Agent.String()
+		return
+	}
+	if v != nil && v.How == byGoodbye && v.Class == Designated && a.class < Designated && now-e.vacated < e.pause {
+		d.reason = "the role waits for the next agent of the designation that " + v.Agent.String() + " fulfilled"
+		return
+	}
+	d.next.Term++
+	d.next.Renewals++
+	d.next.Lease = &Lease{Agent: a.info, Class: a.class, Boot: a.boot, AgentID: a.id, TTL: e.ttl}
+	d.next.Challenger, d.next.Election = nil, false
+	if v != nil && v.Last {
+		served := *v
+		served.Last = false
+		d.next.Vacated = &served
+	}
+	d.unchanged, d.granted, d.watch, d.reason = false, true, true, a.reason
+}
