@@ -132,6 +132,7 @@ func New(o Options) *Relations {
 		reported: map[resources.UID]int{},
 		owned:    map[resources.UID]map[*item]struct{}{},
 		broken:   map[*item]string{},
+		status:   Status{State: "ok", Since: time.Now()},
 	}
 }
 

@@ -104,7 +104,8 @@ type Pods struct {
 	Static int `json:"static"`
 	Bare   int `json:"bare"`
 	Job    int `json:"job"`
-	// Settling Pods have an owner whose kind is selected and that has not been seen yet, or no longer.
+	// Settling Pods have an owner whose kind is selected and that has not been seen yet, or no longer, such as the last
+	// Pods of a ReplicaSet that was scaled to 0.
 	Settling int `json:"settling"`
 	// Dropped Pods are the others: the findings are about them.
 	Dropped int `json:"dropped"`

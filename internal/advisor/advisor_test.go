@@ -449,6 +449,9 @@ func TestRun(t *testing.T) {
 		set(append(base(), pod("log-x", "apps/v1/DaemonSet", "log"), entry("*v1.DaemonSet", "log", "", "", "")))
 		time.Sleep(time.Minute)
 		check("owner came", "ok", Pods{Total: 2, Bound: 2}, 2)
+		set(append(base(), pod("web-0-z", "apps/v1/ReplicaSet", "web-0")))
+		time.Sleep(5 * time.Minute)
+		check("a Pod that takes its time to end", "hint", Pods{Total: 2, Bound: 1, Settling: 1}, 3)
 		stop()
 		if err := <-done; err != nil {
 			t.Errorf("got %v from Run, want nil", err)

@@ -56,7 +56,11 @@ func (a *Advisor) owners(ctx context.Context, v view, sel selection, pods *Pods)
 		if len(lost) == 0 {
 			continue
 		}
-		pods.Dropped += len(lost)
+		if o.replicaSet() && !a.o.Thorough {
+			pods.Settling += len(lost)
+		} else {
+			pods.Dropped += len(lost)
+		}
 		out = append(out, sel.dropped(o, lost))
 	}
 	a.unsettled = unsettled
@@ -190,6 +194,10 @@ func (s selection) dropped(o owner, pods []*resources.Entry) Finding {
 	return f
 }
 
+// replicaSet tells an owner that is left out while it has no replicas: its last Pods may take their time to end, which is
+// nothing to be alarmed about.
+func (o owner) replicaSet() bool { return o.selected && o.row != nil && o.row.Name == "replicasets" }
+
 // missing says why an owner may be absent although its kind is selected.
 func (o owner) missing(pods []*resources.Entry) Finding {
 	name := strings.TrimSuffix(o.resource+"."+o.group, ".")
@@ -200,8 +208,10 @@ func (o owner) missing(pods []*resources.Entry) Finding {
 		Advice: "see the state of " + name + " in /status or `pseudo-agent check`: it may be forbidden or restricted by a field_selector; " +
 			"if it is synced, the owners are gone and their Pods are about to be",
 	}
-	if o.row != nil && o.row.Name == "replicasets" {
-		f.Advice += "; a ReplicaSet without an owner of its own is never kept by the server: create it through a Deployment"
+	if o.replicaSet() {
+		f.Severity = Hint
+		f.Advice = "nothing if these Pods are ending, because a ReplicaSet with 0 replicas is not reported; a ReplicaSet without an owner of its own " +
+			"is never kept by the server: create it through a Deployment"
 	}
 	return f
 }

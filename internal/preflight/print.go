@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -54,7 +55,7 @@ func (r *Report) Print(w io.Writer) error {
 	if r.Pods != nil {
 		p := r.Pods.Pods
 		verdict := OK
-		if p.Dropped > 0 {
+		if slices.ContainsFunc(r.Pods.Findings, func(f advisor.Finding) bool { return f.Severity == advisor.Failure }) {
 			verdict = Problem
 		}
 		t.add("", "pods", string(verdict), fmt.Sprintf("%d: %d bound to a workload, %d dropped; left out by design: %d static, %d bare, %d of Jobs",
