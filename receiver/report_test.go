@@ -3,6 +3,7 @@ package receiver_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -222,12 +223,46 @@ func TestBothServices(t *testing.T) {
 	if err != nil || id.GetErrorMsg() == "" || id.GetClusterId() != "" {
 		t.Errorf("cluster id of a malformed MD5: got %v, %v, want an error_msg", id, err)
 	}
-	sync, err := r.agent.Sync(ctx, &agent.SyncRequest{KubernetesClusterId: proto.String("d-test"), CtrlIp: proto.String("10.0.0.1")})
-	if err != nil || !sync.GetDynamicConfig().GetKubernetesApiEnabled() {
-		t.Errorf("Sync: got %v, %v, want the role", sync, err)
-	}
 	header = nil
 	if err := r.conn.Invoke(ctx, "/agent.Synchronizer/Nothing", &agent.SyncRequest{}, &agent.SyncResponse{}, grpc.Header(&header)); status.Code(err) != codes.Unimplemented {
 		t.Errorf("unknown method: got %v, want Unimplemented", err)
+	}
+}
+
+// elected gives everybody the role and the id 7, and refuses the reports of agent 13.
+type elected struct{}
+
+func (elected) Sync(context.Context, string, *agent.SyncRequest) (*agent.SyncResponse, error) {
+	return &agent.SyncResponse{
+		Status:        agent.Status_SUCCESS.Enum(),
+		DynamicConfig: &agent.DynamicConfig{Enabled: proto.Bool(true), KubernetesApiEnabled: proto.Bool(true), AgentId: proto.Uint32(7)},
+	}, nil
+}
+
+func (elected) Reported(_ context.Context, _ string, agentID uint32, _, _ string) error {
+	if agentID == 13 {
+		return errors.New("agent 7 is the watcher")
+	}
+	return nil
+}
+
+// TestElector has Sync answered in the shape of each package, and a report refused.
+func TestElector(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, receiver.Options{Elector: elected{}})
+	a, err := r.agent.Sync(ctx, &agent.SyncRequest{KubernetesClusterId: proto.String("d-test")})
+	if c := a.GetDynamicConfig(); err != nil || a.GetStatus() != agent.Status_SUCCESS || !c.GetKubernetesApiEnabled() || c.GetAgentId() != 7 {
+		t.Errorf("agent.Sync: got %v, %v, want the role and id 7", a, err)
+	}
+	b, err := r.trident.Sync(ctx, &trident.SyncRequest{KubernetesClusterId: proto.String("d-test")})
+	if c := b.GetConfig(); err != nil || b.GetStatus() != trident.Status_SUCCESS || !c.GetKubernetesApiEnabled() || !c.GetEnabled() || c.GetVtapId() != 7 {
+		t.Errorf("trident.Sync: got %v, %v, want the role and id 7", b, err)
+	}
+	if _, err := r.agent.KubernetesAPISync(ctx, report(1, 13, versionEntry(t))); status.Code(err) != codes.PermissionDenied ||
+		!strings.Contains(err.Error(), "agent 7 is the watcher (rule election)") {
+		t.Errorf("report of another agent: got %v, want a refusal by rule election", err)
+	}
+	if _, err := r.agent.KubernetesAPISync(ctx, report(1, 7, versionEntry(t))); err != nil {
+		t.Errorf("report of the watcher: %v", err)
 	}
 }
