@@ -142,6 +142,25 @@ func TestLateCRD(t *testing.T) {
 	}
 }
 
+// TestForbiddenCRDRemoved: without the permission to read it, a CRD's own path says nothing about its existence.
+func TestForbiddenCRDRemoved(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"})
+		r.sim.Serve(cloneSets)
+		r.sim.Serve(apisim.Resource{GroupVersionResource: gvr("apps.kruise.io", "v1alpha1", "sidecarsets"), Kind: "SidecarSet"})
+		r.deny(http.StatusForbidden, on("clonesets"))
+		r.start()
+		r.pass(10 * time.Second)
+		r.wantState("clonesets", Forbidden)
+		r.sim.Remove(cloneSetsGVR)
+		r.pass(20 * time.Second)
+		r.wantState("clonesets", Forbidden) // the group is there, so discovery has to say it for a while
+		r.pass(40 * time.Second)
+		r.wantState("clonesets", NotServed)
+		r.wantComplete(true)
+	})
+}
+
 func TestRequiredCRDRemoved(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		yes := true

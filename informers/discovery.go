@@ -13,7 +13,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
-// acceptDiscovery asks for the whole discovery in two documents, which apiservers since 1.26 have; older ones answer with
+// acceptDiscovery asks for the whole discovery in two documents, which apiservers since 1.27 have; older ones answer with
 // the list of groups only.
 const acceptDiscovery = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList," +
 	"application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"

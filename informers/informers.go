@@ -344,8 +344,8 @@ func (l *loop) place(ctx context.Context, src *source) {
 	want := src.wanted()
 	best, ok, err := l.discovery.resolve(want.sel)
 	first := want.sel.Candidates[0]
-	if !ok || best.gvr != first && first.Version != "" {
-		l.restless = true // something better may still come
+	if state := src.state(); !ok || best.gvr != first && first.Version != "" || state == Forbidden || state == Failing {
+		l.restless = true // something better may come, or what cannot be read may go
 	}
 	r := src.running()
 	if r == nil {

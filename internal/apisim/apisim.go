@@ -34,8 +34,8 @@ type Streaming int
 
 // The ways in which released apiservers answer a request for a streaming list.
 const (
-	StreamingWorks   Streaming = iota // since 1.34 by default
-	StreamingRefused                  // 1.27 to 1.33: status 422
+	StreamingWorks   Streaming = iota // 1.32, and since 1.34, unless switched off
+	StreamingRefused                  // known and switched off: status 422
 	StreamingIgnored                  // before 1.27: an ordinary watch
 )
 
@@ -130,7 +130,7 @@ func (s *Server) SetFaults(f func(Request) Fault) { s.set(func() { s.faults = f 
 // SetStreaming says what becomes of streaming lists from now on.
 func (s *Server) SetStreaming(mode Streaming) { s.set(func() { s.streaming = mode }) }
 
-// SetAggregated turns aggregated discovery on or off; apiservers before 1.26 do not have it.
+// SetAggregated turns aggregated discovery on or off; apiservers before 1.27 do not have it.
 func (s *Server) SetAggregated(on bool) { s.set(func() { s.aggregated = on }) }
 
 // SetBookmarks sets the time between two bookmarks of a watch.
