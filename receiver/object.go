@@ -106,7 +106,7 @@ func parts(value []byte, f func(key, part []byte)) {
 			i = skipSpace(value, skipSpace(value, end)+1)
 		}
 		end := endOf(value, i)
-		f(key, value[i:end])
+		f(key, value[i:end:end])
 		i = skipSpace(value, end)
 		if i < len(value) && value[i] == ',' {
 			i = skipSpace(value, i+1)
