@@ -282,7 +282,8 @@ type loop struct {
 }
 
 func (l *loop) interval() time.Duration {
-	if l.restless {
+	cannotBeRead := func(src *source) bool { state := src.state(); return state == Forbidden || state == Failing }
+	if l.restless || slices.ContainsFunc(l.sources, cannotBeRead) {
 		return l.set.opts.DiscoveryInterval
 	}
 	return settledDiscovery
@@ -344,8 +345,8 @@ func (l *loop) place(ctx context.Context, src *source) {
 	want := src.wanted()
 	best, ok, err := l.discovery.resolve(want.sel)
 	first := want.sel.Candidates[0]
-	if state := src.state(); !ok || best.gvr != first && first.Version != "" || state == Forbidden || state == Failing {
-		l.restless = true // something better may come, or what cannot be read may go
+	if !ok || best.gvr != first && first.Version != "" {
+		l.restless = true // something better may still come
 	}
 	r := src.running()
 	if r == nil {
