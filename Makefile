@@ -13,6 +13,10 @@ GOLANGCI_LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.
 # The Go modules of the repository that hold code of ours.
 MODULES := . test/e2e
 
+# Stamped into the programs. Outside of a git checkout give them on the command line.
+VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+
 # For example: make test TESTFLAGS='-run Selection -v'
 TESTFLAGS ?=
 BENCHTIME ?= 1s
@@ -24,7 +28,7 @@ help: ## shows this list
 
 .PHONY: build
 build: ## builds both programs into bin/
-	CGO_ENABLED=0 go build -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -ldflags '-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)' -o bin/ ./cmd/...
 
 .PHONY: test
 test: unit e2e ## runs all tests
@@ -46,7 +50,11 @@ demo: ## brings up a sample cluster and both programs and shows changes arrive; 
 	@cd test/e2e && go run ./cmd/demo
 
 .PHONY: bench
-bench: ## runs the benchmarks
+bench: ## measures pseudo-agent beside other ways to watch (docs/performance.md): make bench PODS=100000 RUNS=3
+	cd test/bench && go build -o ../../bin/bench . && ../../bin/bench
+
+.PHONY: microbench
+microbench: ## runs the benchmarks of single functions
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
 
 .PHONY: generate

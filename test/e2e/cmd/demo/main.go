@@ -260,7 +260,7 @@ func (d *demo) changes(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"scale Deployment shop/web from 2 to 3: the Deployment, its ReplicaSet and a new Pod", d.scale},
-		{"delete Service shop/checkout: its Route keeps no port", d.deleteService},
+		{"delete Service shop/checkout: the port of its Route has no number any more", d.deleteService},
 		{"relabel Pod data/cache-0", func(ctx context.Context) error {
 			return d.patch(ctx, "v1", "Pod", "data", "cache-0", `{"metadata":{"labels":{"role":"primary"}}}`)
 		}},
