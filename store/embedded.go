@@ -41,17 +41,16 @@ const (
 
 // OpenEmbedded opens the database file at path, or creates it; its folder must exist.
 func OpenEmbedded(path string) (*Embedded, error) {
-	e, err := openEmbedded(path, nil)
+	e, err := openEmbedded(path)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	return e, nil
 }
 
-// openEmbedded is OpenEmbedded with another way of opening the file, for tests.
-func openEmbedded(path string, openFile func(string, int, os.FileMode) (*os.File, error)) (*Embedded, error) {
+func openEmbedded(path string) (*Embedded, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: lockWait, FreelistType: bolt.FreelistMapType, OpenFile: openFile,
+		Timeout: lockWait, FreelistType: bolt.FreelistMapType,
 		// Otherwise every heartbeat would write the list of all free pages.
 		NoFreelistSync: true,
 	})
