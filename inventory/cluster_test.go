@@ -399,9 +399,9 @@ func TestCompany(t *testing.T) {
 		// web, db, og, cs, inplace, rancher, rule; port-name, port-string, port-target, port-workload, balancer
 		Services: 12 + 3 + 1 + 1 + 1 + 1 + 1 + 5,
 		// all of these but the four of which the port is lost
-		ServicePorts:   25 - 4,
-		ServiceAddress: 12,     // web; all others are headless
-		WorkloadPorts:  21 + 1, // rancher has two workloads
+		ServicePorts:     25 - 4,
+		ServiceAddresses: 12,     // web; all others are headless
+		WorkloadPorts:    21 + 1, // rancher has two workloads
 		// web, route-ok, no-backend, no-service, no-port, second, route-raw
 		Ingresses:       12 + 1 + 1 + 1 + 1 + 1 + 1,
 		IngressRules:    18,

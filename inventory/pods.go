@@ -5,9 +5,6 @@ import (
 	"slices"
 )
 
-// addrChain operations keep, for every address, the kept Pods that have it, the winner first: the server lets the
-// last entry win.
-
 func (inv *Inventory) queuePod(p *pod) {
 	if !p.queued {
 		p.queued = true
@@ -181,6 +178,8 @@ func (inv *Inventory) release(p *pod) {
 	p.kept, p.target, p.replicaSet = false, nil, nil
 }
 
+// chain adds a Pod to those that have its address, which are kept with the winner first: the server lets the last
+// entry win.
 func (inv *Inventory) chain(p *pod) {
 	head := inv.addresses[p.ip]
 	if head == nil || comparePods(p, head) > 0 {
@@ -194,6 +193,7 @@ func (inv *Inventory) chain(p *pod) {
 	p.next, head.next = head.next, p
 }
 
+// unchain undoes chain.
 func (inv *Inventory) unchain(p *pod) {
 	head := inv.addresses[p.ip]
 	if head == p {

@@ -19,23 +19,23 @@ type Summary struct {
 
 // Counts are the sizes of the lists, and of what hangs on them.
 type Counts struct {
-	Nodes           int `json:"nodes"`
-	NodeAddresses   int `json:"node_addresses"`
-	Namespaces      int `json:"namespaces"`
-	Workloads       int `json:"workloads"`
-	ReplicaSets     int `json:"replica_sets"`
-	Pods            int `json:"pods"`
-	PodInterfaces   int `json:"pod_interfaces"`
-	PodAddresses    int `json:"pod_addresses"`
-	Services        int `json:"services"`
-	ServicePorts    int `json:"service_ports"`
-	ServiceAddress  int `json:"service_addresses"`
-	WorkloadPorts   int `json:"workload_ports"` // ports of Services, counted for each workload behind them
-	Ingresses       int `json:"ingresses"`
-	IngressRules    int `json:"ingress_rules"`
-	IngressBackends int `json:"ingress_backends"`
-	ConfigMaps      int `json:"config_maps"`
-	ConfigMapLinks  int `json:"config_map_links"`
+	Nodes            int `json:"nodes"`
+	NodeAddresses    int `json:"node_addresses"`
+	Namespaces       int `json:"namespaces"`
+	Workloads        int `json:"workloads"`
+	ReplicaSets      int `json:"replica_sets"`
+	Pods             int `json:"pods"`
+	PodInterfaces    int `json:"pod_interfaces"`
+	PodAddresses     int `json:"pod_addresses"`
+	Services         int `json:"services"`
+	ServicePorts     int `json:"service_ports"`
+	ServiceAddresses int `json:"service_addresses"`
+	WorkloadPorts    int `json:"workload_ports"` // ports of Services, counted for each workload behind them
+	Ingresses        int `json:"ingresses"`
+	IngressRules     int `json:"ingress_rules"`
+	IngressBackends  int `json:"ingress_backends"`
+	ConfigMaps       int `json:"config_maps"`
+	ConfigMapLinks   int `json:"config_map_links"`
 }
 
 // Node is a Node as the server shows it.
@@ -193,7 +193,7 @@ func (inv *Inventory) countAll() Counts {
 	c := &inv.counts
 	out := Counts{
 		Nodes: len(inv.nodes), Workloads: c.groups, ReplicaSets: c.replicaSets, Pods: c.pods,
-		Services: c.services, ServicePorts: c.servicePorts, ServiceAddress: c.clusterIPs, WorkloadPorts: c.groupPorts,
+		Services: c.services, ServicePorts: c.servicePorts, ServiceAddresses: c.clusterIPs, WorkloadPorts: c.groupPorts,
 		Ingresses: c.ingresses, IngressRules: c.rules, IngressBackends: c.backends,
 		ConfigMaps: c.configMaps, ConfigMapLinks: c.links,
 	}

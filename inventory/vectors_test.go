@@ -194,7 +194,7 @@ func shadowOf(inv *inventory.Inventory) *shadow {
 	out.Counts = map[string]int{
 		"nodes": c.Nodes, "node_ips": c.NodeAddresses, "node_vifs": c.NodeAddresses, "namespaces": c.Namespaces,
 		"pod_groups": c.Workloads, "replica_sets": c.ReplicaSets, "pods": c.Pods, "pod_vifs": c.PodInterfaces, "pod_ips": c.PodAddresses,
-		"services": c.Services, "service_ports": c.ServicePorts, "service_ips": c.ServiceAddress, "service_vifs": c.ServiceAddress,
+		"services": c.Services, "service_ports": c.ServicePorts, "service_ips": c.ServiceAddresses, "service_vifs": c.ServiceAddresses,
 		"pod_group_ports": c.WorkloadPorts, "ingresses": c.Ingresses, "ingress_rules": c.IngressRules, "ingress_backends": c.IngressBackends,
 		"config_maps": c.ConfigMaps, "pg_cm_connections": c.ConfigMapLinks,
 	}

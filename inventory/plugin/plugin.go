@@ -41,19 +41,21 @@ type Plugin struct {
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// Store keeps the plugins over restarts. The Registry is its only writer.
+// Store keeps the plugins over restarts. Several Registries may share one, see Refresh.
 type Store interface {
 	// Load returns all plugins, none if there never were any.
 	Load(ctx context.Context) ([]Plugin, error)
-	// Save replaces all plugins; when it returns nil they are durable.
-	Save(ctx context.Context, plugins []Plugin) error
+	// Save adds a plugin or replaces the one of that name; when it returns nil it is durable.
+	Save(ctx context.Context, p Plugin) error
+	// Delete removes a plugin for good; one that is not there is no error.
+	Delete(ctx context.Context, name string) error
 }
 
 // Limits bound what a script may use. Zero fields stand for the defaults.
 type Limits struct {
 	Instructions int           // of one call, which includes loading the script; default 2,000,000
-	Memory       int64         // heap of the script's process in bytes; default 64 MiB, at least 32 MiB
-	CallTime     time.Duration // wall clock of one call, for what instructions do not count; default 5 s
+	Memory       int64         // heap of the script's process in bytes; default 64 MiB, at least 8 MiB
+	CallTime     time.Duration // wall clock of one call, for what instructions do not count; default 5 s. A busy machine needs some seconds.
 	ScriptBytes  int           // default 256 KiB
 	Plugins      int           // number of plugins; default 32
 	Failures     int           // failed calls in a row that stop a plugin; default 10
@@ -62,7 +64,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	l.Instructions = cmp.Or(l.Instructions, 2_000_000)
-	l.Memory = max(cmp.Or(l.Memory, 64<<20), 32<<20)
+	l.Memory = max(cmp.Or(l.Memory, 64<<20), 8<<20)
 	l.CallTime = cmp.Or(l.CallTime, 5*time.Second)
 	l.ScriptBytes = cmp.Or(l.ScriptBytes, 256<<10)
 	l.Plugins = cmp.Or(l.Plugins, 32)
@@ -199,17 +201,11 @@ func (r *Registry) Create(ctx context.Context, p Plugin) error {
 	p.UpdatedAt = r.now().UTC()
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	next := r.plugins()
-	if i := slices.IndexFunc(next, func(x Plugin) bool { return x.Name == p.Name }); i >= 0 {
-		next[i] = p
-	} else {
-		if len(next) >= r.limits.Plugins {
-			proc.close()
-			return fmt.Errorf("%w: there are %d plugins, no more are allowed; delete one", ErrInvalid, len(next))
-		}
-		next = append(next, p)
+	if all := r.runners(); len(all) >= r.limits.Plugins && !slices.ContainsFunc(all, func(x *runner) bool { return x.plugin.Name == p.Name }) {
+		proc.close()
+		return fmt.Errorf("%w: there are %d plugins, no more are allowed; delete one", ErrInvalid, len(all))
 	}
-	if err := r.store.Save(ctx, next); err != nil {
+	if err := r.store.Save(ctx, p); err != nil {
 		proc.close()
 		return fmt.Errorf("save plugin %q: %w", p.Name, err)
 	}
@@ -238,12 +234,10 @@ func (r *Registry) validate(p Plugin) error {
 func (r *Registry) Delete(ctx context.Context, name string) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	all := r.plugins()
-	next := slices.DeleteFunc(slices.Clone(all), func(p Plugin) bool { return p.Name == name })
-	if len(next) == len(all) {
+	if !slices.ContainsFunc(r.runners(), func(x *runner) bool { return x.plugin.Name == name }) {
 		return fmt.Errorf("delete plugin %q: %w", name, ErrNotFound)
 	}
-	if err := r.store.Save(ctx, next); err != nil {
+	if err := r.store.Delete(ctx, name); err != nil {
 		return fmt.Errorf("delete plugin %q: %w", name, err)
 	}
 	r.replace(name, nil)
@@ -252,15 +246,39 @@ func (r *Registry) Delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// plugins are the current plugins in order.
-func (r *Registry) plugins() []Plugin {
+// Refresh takes over what other Registries did to a shared Store. Plugins that did not change keep their state.
+func (r *Registry) Refresh(ctx context.Context) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	stored, err := r.store.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("load plugins: %w", err)
+	}
+	gone := map[string]Plugin{}
+	for _, x := range r.runners() {
+		gone[x.plugin.Name] = x.plugin
+	}
+	for _, p := range stored {
+		old, known := gone[p.Name]
+		delete(gone, p.Name)
+		if !known || old.Script != p.Script || !old.UpdatedAt.Equal(p.UpdatedAt) {
+			r.replace(p.Name, r.newRunner(p))
+			r.logger.Info("plugin taken over from the store", "plugin", p.Name)
+		}
+	}
+	for name := range gone {
+		r.replace(name, nil)
+		r.metrics.forget(name)
+		r.logger.Info("plugin is gone from the store", "plugin", name)
+	}
+	return nil
+}
+
+// runners are the current plugins in order.
+func (r *Registry) runners() []*runner {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]Plugin, 0, len(r.active)+1)
-	for _, x := range r.active {
-		out = append(out, x.plugin)
-	}
-	return out
+	return slices.Clone(r.active)
 }
 
 // replace puts fresh in place of the plugin of that name; nil only removes it.
@@ -305,9 +323,7 @@ func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
 // Status returns all plugins in the order in which they are asked.
 func (r *Registry) Status() []Status {
-	r.mu.Lock()
-	active := slices.Clone(r.active)
-	r.mu.Unlock()
+	active := r.runners()
 	out := make([]Status, 0, len(active))
 	for _, x := range active {
 		x.mu.Lock()

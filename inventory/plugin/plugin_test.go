@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,11 +63,21 @@ func (f *files) Load(context.Context) ([]plugin.Plugin, error) {
 	return append([]plugin.Plugin(nil), f.plugins...), f.fail
 }
 
-func (f *files) Save(_ context.Context, plugins []plugin.Plugin) error {
+func (f *files) Save(ctx context.Context, p plugin.Plugin) error {
+	if err := f.Delete(ctx, p.Name); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.plugins = append(f.plugins, p)
+	return nil
+}
+
+func (f *files) Delete(_ context.Context, name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fail == nil {
-		f.plugins = append([]plugin.Plugin(nil), plugins...)
+		f.plugins = slices.DeleteFunc(slices.Clone(f.plugins), func(p plugin.Plugin) bool { return p.Name == name })
 	}
 	return f.fail
 }
@@ -248,6 +259,47 @@ func TestOrderReplaceDelete(t *testing.T) {
 		t.Error("got nil, want the store's error")
 	}
 	check(r, "late")
+}
+
+// TestRefresh has two servers on one store.
+func TestRefresh(t *testing.T) {
+	store := &files{}
+	a, b := open(t, store, plugin.Limits{}), open(t, store, plugin.Limits{})
+	pod := []byte(`{"name":"x"}`)
+	for _, step := range []struct {
+		script, want string
+	}{
+		{answering("Deployment", "first"), "first"},
+		{answering("Deployment", "second"), "second"},
+		{"", ""},
+	} {
+		if step.script != "" {
+			create(t, a, "p", step.script)
+		} else if err := a.Delete(t.Context(), "p"); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			if err := b.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			told := false
+			select {
+			case <-b.Changed():
+				told = true
+			default:
+			}
+			if told != (i == 0) {
+				t.Errorf("%q, refresh %d: got a signal %v, want one for the first only", step.want, i, told)
+			}
+		}
+		if got, _ := b.Map(pod); got.Name != step.want {
+			t.Errorf("got %+v, want the answer %q", got, step.want)
+		}
+	}
+	store.fail = errors.New("database gone")
+	if err := b.Refresh(t.Context()); err == nil {
+		t.Error("got nil, want the store's error")
+	}
 }
 
 func TestRefused(t *testing.T) {

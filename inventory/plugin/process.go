@@ -20,6 +20,9 @@ import (
 // workerArgument is the first argument of a worker process.
 const workerArgument = "internal-lua-worker"
 
+// startTime is what a worker may take, beyond the limit of a call, to start and to load its script.
+const startTime = 10 * time.Second
+
 // largestFrame bounds a message between the two processes, in bytes.
 const largestFrame = 8 << 20
 
@@ -83,7 +86,7 @@ func startProcess(ctx context.Context, name, script string, limits Limits) (*pro
 		p.close()
 		return nil, nil, fmt.Errorf("start Lua worker: %w", err)
 	}
-	a := p.exchange(first)
+	a := p.exchange(first, limits.CallTime+startTime)
 	if a.Failure != nil {
 		p.close()
 		return nil, a.Failure, nil
@@ -96,13 +99,13 @@ func (p *process) call(metadata []byte) (typ, name string, failure *scriptError)
 	if len(metadata) > largestFrame {
 		return "", "", &scriptError{Message: fmt.Sprintf("the Pod's metadata has %d bytes, more than %d", len(metadata), largestFrame)}
 	}
-	a := p.exchange(metadata)
+	a := p.exchange(metadata, p.limit)
 	return a.Type, a.Name, a.Failure
 }
 
 // exchange sends one message and reads the answer; a worker that does not answer in time is killed.
-func (p *process) exchange(message []byte) answer {
-	timer := time.AfterFunc(p.limit, func() {
+func (p *process) exchange(message []byte, limit time.Duration) answer {
+	timer := time.AfterFunc(limit, func() {
 		p.expired.Store(true)
 		p.kill()
 	})
@@ -123,7 +126,7 @@ func (p *process) exchange(message []byte) answer {
 	said := p.said.String()
 	switch {
 	case p.expired.Load():
-		failure.Message = fmt.Sprintf("%s: no answer within %s", p.name, p.limit)
+		failure.Message = fmt.Sprintf("%s: no answer within %s", p.name, limit)
 	case strings.Contains(said, "out of memory"), strings.Contains(said, "allocate"):
 		failure.Message = fmt.Sprintf("%s: %v", p.name, errMemory)
 	default:

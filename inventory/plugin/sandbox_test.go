@@ -165,7 +165,8 @@ return "", first == again and "same" or first .. " <> " .. again`)
 type noStore struct{}
 
 func (noStore) Load(context.Context) ([]Plugin, error) { return nil, nil }
-func (noStore) Save(context.Context, []Plugin) error   { return nil }
+func (noStore) Save(context.Context, Plugin) error     { return nil }
+func (noStore) Delete(context.Context, string) error   { return nil }
 
 // TestProcessKilledFromOutside kills the script's process as the kernel would: the next call is answered by a new one.
 func TestProcessKilledFromOutside(t *testing.T) {

@@ -38,7 +38,7 @@ func work(in io.Reader, out io.Writer) error {
 		return fmt.Errorf("limit memory: %w", err)
 	}
 	// The server kills this process when a call takes too long. Should the server be gone by then, it ends itself.
-	guard := time.AfterFunc(2*o.CallTime, func() { os.Exit(3) })
+	guard := time.AfterFunc(2*(o.CallTime+startTime), func() { os.Exit(3) })
 	s, failure := compile(o.Name, []byte(o.Script), o.Instructions, uint64(max(o.Memory, 0)))
 	guard.Stop()
 	if err := send(out, answer{Failure: failure}); err != nil || failure != nil {
