@@ -159,7 +159,7 @@ type machine struct {
 	known        bool      // held is what the server answered in this session
 	held         uint64
 	told         string // error_msg that the server has acknowledged in this session
-	toldFull     bool   // with entries
+	toldFull     bool   // some server has acknowledged it with entries since errors began
 	toldFullAt   time.Time
 	mismatchAt   time.Time
 	exchangedAt  time.Time // last request that the server answered as it should
@@ -587,7 +587,7 @@ func (m *machine) done(now time.Time, o outcome) {
 func (m *machine) connectedTo(now time.Time, s session) {
 	m.session++
 	m.connected, m.known, m.proven, m.gone = true, false, false, false
-	m.told, m.toldFull = "", false
+	m.told = ""
 	m.peerOf, m.peer = s, s.peer()
 	if m.claims.server != m.peer.address {
 		m.claims.server, m.claims.nextAt = m.peer.address, now
@@ -627,7 +627,7 @@ func (m *machine) answered(now time.Time, o outcome) {
 	case o.action.kind == doProbe && !(ours && m.cur != nil && r.version == m.cur.Version()):
 		m.exchangedAt = now
 		if m.cur == nil && !m.reportable() && !(m.canTell() && m.told != m.errText) {
-			m.exchanged(now) // nothing follows that could still fail
+			m.exchanged(now)
 		}
 	case o.action.kind == doProbe && !m.sent.has(r.version):
 		// Somebody else used this very version for other content.
@@ -652,7 +652,8 @@ func hintWrong(version uint64) string {
 	return ""
 }
 
-// exchanged notes that the server works as it should.
+// exchanged notes that the server works as it should and nothing follows that could still fail: only then the backoff
+// begins anew. Otherwise a server that takes small requests and refuses large ones would be asked without pause.
 func (m *machine) exchanged(now time.Time) {
 	m.exchangedAt, m.proven, m.failures, m.retryAt = now, true, 0, time.Time{}
 	m.trouble.over(now, m.log)
@@ -660,10 +661,13 @@ func (m *machine) exchanged(now time.Time) {
 
 // acknowledged notes that the server attests to hold the version of r.
 func (m *machine) acknowledged(now time.Time, r *report) {
-	m.exchanged(now)
 	m.told = r.errorMsg
 	if r.errorMsg != "" && r.entries != nil {
 		m.toldFull, m.toldFullAt = true, now
+	}
+	m.exchangedAt, m.proven = now, true
+	if m.errText == "" || m.toldFull || m.cur == nil {
+		m.exchanged(now)
 	}
 	if m.cur == nil || r.version != m.cur.Version() {
 		return // an error or a heartbeat under the version of somebody before us

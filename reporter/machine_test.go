@@ -1,6 +1,7 @@
 package reporter
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,8 +38,7 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 // expect lets d pass and compares what the server has seen in it.
 func (b *bench) expect(what string, d time.Duration, want string) []seen {
 	b.t.Helper()
-	time.Sleep(d)
-	synctest.Wait()
+	pass(d)
 	l := b.rec.take()
 	if got := kinds(l); got != want {
 		b.t.Errorf("%s: got requests %q, want %q", what, got, want)
@@ -124,7 +124,7 @@ func TestReporting(t *testing.T) {
 	scenario(t, "hourly full report under a new version", nil, func(b *bench) {
 		l := b.expect("start", 0, "probe full")
 		first := l[1].version
-		time.Sleep(time.Hour - time.Second)
+		pass(time.Hour - time.Second)
 		b.rec.take()
 		l = b.expect("an hour after", 2*time.Second, "full")
 		if len(l) == 1 && l[0].version == first {
@@ -134,8 +134,8 @@ func TestReporting(t *testing.T) {
 	})
 	scenario(t, "a response that got lost", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")
-		b.server.Fault = once(faultserver.Fault{DropResponse: true})
-		time.Sleep(10 * time.Second)
+		b.server.Harm(once(faultserver.Fault{DropResponse: true}))
+		pass(10 * time.Second)
 		b.change(3, "a")
 		b.expect("until the deadline", 31*time.Second, "full")
 		b.expect("the probe finds it", 2*time.Second, "empty")
@@ -248,27 +248,25 @@ func TestErrors(t *testing.T) {
 func TestFailures(t *testing.T) {
 	scenario(t, "every failure costs one attempt per backoff step", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")
-		b.server.Fault = func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+		b.server.Harm(func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
 			return faultserver.Fault{Code: codes.Unavailable}
-		}
+		})
 		b.change(3, "a")
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		pass(time.Hour)
 		// 1+2+4+8+16+32 s, then one a minute.
 		if n := len(b.rec.take()); n < 60 || n > 68 {
 			b.t.Errorf("got %d requests in an hour, want about 65", n)
 		}
-		b.server.Fault = nil
+		b.server.Harm(nil)
 		b.expect("over", 61*time.Second, "empty full")
 		b.holds()
 	})
 	scenario(t, "a server that answers full reports wrongly", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")
-		b.server.Fault = func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+		b.server.Harm(func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
 			return faultserver.Fault{Answer: proto.Uint64(7)}
-		}
-		time.Sleep(time.Hour)
-		synctest.Wait()
+		})
+		pass(time.Hour)
 		l := b.rec.take()
 		full := 0
 		for _, s := range l {
@@ -279,8 +277,11 @@ func TestFailures(t *testing.T) {
 		if full > 68 {
 			b.t.Errorf("got %d full reports in an hour, want at most one a minute", full)
 		}
-		b.server.Fault = nil
-		time.Sleep(2 * time.Minute)
+		if st := b.r.Status(); st.State == string(stateSynced) || !strings.Contains(st.LastError, "answered version 7") {
+			b.t.Errorf("got state %s with error %q, want the wrong answer shown", st.State, st.LastError)
+		}
+		b.server.Harm(nil)
+		pass(2 * time.Minute)
 		b.holds()
 	})
 }

@@ -68,19 +68,21 @@ type history struct {
 	servers []*memServer
 	agentID *uint32
 
-	mu       sync.Mutex
-	faulty   bool
-	faultRnd *rand.Rand
-	hidden   bool
-	offset   time.Duration // of the reporter's wall clock
-	contents map[uint64]string
-	answered map[uint64]bool // versions that a server held
-	firstAt  map[uint64]time.Time
-	greatest uint64 // version that was answered to this process
-	probed   map[*memServer]bool
-	lastNew  time.Time
-	flushing bool
-	times    []time.Time
+	mu        sync.Mutex
+	faulty    bool
+	faultRnd  *rand.Rand
+	refusing  bool // every server refuses all entries
+	hidden    bool
+	lateUntil time.Time
+	offset    time.Duration // of the reporter's wall clock
+	contents  map[uint64]string
+	answered  map[uint64]bool // versions that a server held
+	firstAt   map[uint64]time.Time
+	greatest  uint64 // version that was answered to this process
+	probed    map[*memServer]bool
+	lastNew   time.Time
+	flushing  bool
+	times     []time.Time
 
 	src   *modelSource
 	run_  *run
@@ -117,7 +119,7 @@ func newHistory(t *testing.T, seed uint64) *history {
 	for range 1 + h.rnd.IntN(3) {
 		s := newMemServer()
 		s.Seen = func(r *agent.KubernetesAPISyncRequest) { h.seen(s, r) }
-		s.Fault = func(r *agent.KubernetesAPISyncRequest) faultserver.Fault { return h.fault(r) }
+		s.Harm(func(r *agent.KubernetesAPISyncRequest) faultserver.Fault { return h.fault(r) })
 		s.answered = func(v uint64) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -232,6 +234,9 @@ func (h *history) seen(s *memServer, r *agent.KubernetesAPISyncRequest) {
 func (h *history) fault(r *agent.KubernetesAPISyncRequest) faultserver.Fault {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.faulty && h.refusing && len(r.GetEntries()) > 0 {
+		return faultserver.Fault{Code: codes.ResourceExhausted}
+	}
 	if !h.faulty || h.faultRnd.IntN(3) > 0 {
 		return faultserver.Fault{}
 	}
@@ -244,7 +249,11 @@ func (h *history) fault(r *agent.KubernetesAPISyncRequest) faultserver.Fault {
 	case 3:
 		return faultserver.Fault{Delay: time.Duration(h.faultRnd.IntN(40)) * time.Second}
 	case 4:
-		return faultserver.Fault{Late: time.Duration(1+h.faultRnd.IntN(50)) * time.Second}
+		late := time.Duration(1+h.faultRnd.IntN(50)) * time.Second
+		if until := time.Now().Add(late); until.After(h.lateUntil) {
+			h.lateUntil = until
+		}
+		return faultserver.Fault{Late: late}
 	case 5:
 		return faultserver.Fault{Code: codes.Unavailable}
 	case 6:
@@ -295,7 +304,7 @@ func (h *history) locked(f func()) {
 
 func (h *history) event() {
 	server := h.servers[h.rnd.IntN(len(h.servers))]
-	switch h.rnd.IntN(16) {
+	switch h.rnd.IntN(17) {
 	case 0, 1, 2, 3:
 		h.locked(func() {
 			for range 1 + h.rnd.IntN(3) {
@@ -341,6 +350,10 @@ func (h *history) event() {
 		h.mu.Lock()
 		h.offset += time.Duration(h.rnd.Int64N(int64(10*time.Minute))) - 5*time.Minute
 		h.mu.Unlock()
+	case 16:
+		h.mu.Lock()
+		h.refusing = !h.refusing
+		h.mu.Unlock()
 	case 15: // somebody else reports the same cluster
 		r := &agent.KubernetesAPISyncRequest{
 			ClusterId: proto.String(testCluster), Version: proto.Uint64(uint64(time.Now().Unix()) + h.rnd.Uint64N(100)),
@@ -363,18 +376,20 @@ func (h *history) settle() {
 		s.set(func(s *memServer) { s.down, s.hole = false, false })
 	}
 	h.list()
-	for _, s := range h.servers {
-		s.Wait() // requests that are still late are faults, too
-	}
+	h.mu.Lock()
+	late := time.Until(h.lateUntil)
+	h.mu.Unlock()
+	time.Sleep(late) // requests that are still late are faults, too
 	wait := 2 * modelHeartbeat
 	if h.agentID != nil {
 		wait += modelKeepalive
 	}
+	h.mu.Lock()
 	if h.hidden {
 		wait += modelResync
 	}
-	time.Sleep(wait)
-	synctest.Wait()
+	h.mu.Unlock()
+	pass(wait)
 
 	cur := h.src.Fold.Take()
 	st := h.run_.Status()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,7 +63,7 @@ func syncAnswerOf(watch bool) *agent.SyncResponse {
 func TestClaim(t *testing.T) {
 	claiming := func(o *Options) { o.ClaimWatcher = true }
 	scenario(t, "every minute, watch-only and by force", claiming, func(b *bench) {
-		time.Sleep(150 * time.Second)
+		pass(150 * time.Second)
 		if n := len(b.server.claims); n != 3 {
 			b.t.Errorf("got %d claims in 150 s, want 3", n)
 		}
@@ -75,7 +76,7 @@ func TestClaim(t *testing.T) {
 		}
 	})
 	scenario(t, "switched off", nil, func(b *bench) {
-		time.Sleep(150 * time.Second)
+		pass(150 * time.Second)
 		if n := len(b.server.claims); n != 0 {
 			b.t.Errorf("got %d claims, want none", n)
 		}
@@ -149,12 +150,11 @@ func TestPolicyNormalFollowsTheServer(t *testing.T) {
 		say(true, false)
 		b.expect("again", time.Minute, "probe") // and the server still has our version
 		say(true, true)
-		time.Sleep(8 * time.Minute)
+		pass(8 * time.Minute)
 		if !b.r.Status().Watcher.Watching {
 			t.Error("stopped to watch within the lease")
 		}
-		time.Sleep(2 * time.Minute)
-		synctest.Wait()
+		pass(2 * time.Minute)
 		b.rec.take()
 		b.expect("the server was silent longer than the lease", 5*time.Minute, "")
 		if want := []bool{true, false, true, false}; !slices.Equal(told, want) {
@@ -168,8 +168,8 @@ func TestPolicyDisabledSendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := newMemServer()
 		r := start(t, Options{Policy: WatchDisabled, ClaimWatcher: true}, nil, server)
-		time.Sleep(time.Hour)
-		if n := r.net.(*memNet).connects; n != 0 || r.Status().State != string(stateDisabled) {
+		pass(time.Hour)
+		if n := r.net.(*memNet).connects.Load(); n != 0 || r.Status().State != string(stateDisabled) {
 			t.Errorf("got %d connections in state %s, want none, disabled", n, r.Status().State)
 		}
 		r.stop()
@@ -177,7 +177,7 @@ func TestPolicyDisabledSendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := newMemServer()
 		r := start(t, Options{Policy: WatchDisabled, RegisterAsAgent: true}, nil, server)
-		time.Sleep(5 * time.Minute)
+		pass(5 * time.Minute)
 		if n := len(server.claims); n < 5 || server.claims[0].policy != agent.KubernetesWatchPolicy_KWP_WATCH_DISABLED || server.requests != 0 {
 			t.Errorf("got %d Syncs and %d reports, want one Sync a minute with watch-disabled and no report", n, server.requests)
 		}
@@ -193,7 +193,7 @@ func TestGoodbye(t *testing.T) {
 			src := newSource(nil)
 			seedContent(src)
 			r := start(t, Options{Source: src, ClaimWatcher: true}, nil, server)
-			time.Sleep(90 * time.Second)
+			pass(90 * time.Second)
 			if c.lost {
 				server.cut()
 			}
@@ -223,10 +223,10 @@ func TestStopFlushes(t *testing.T) {
 	})
 	scenario(t, "a request under way and a change behind it", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")
-		b.server.Fault = once(faultserver.Fault{Delay: 3 * time.Second})
-		time.Sleep(10 * time.Second)
+		b.server.Harm(once(faultserver.Fault{Delay: 3 * time.Second}))
+		pass(10 * time.Second)
 		b.change(3, "a")
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		b.change(4, "a")
 		b.r.stop()
 		b.holds()
@@ -261,27 +261,27 @@ func TestConflict(t *testing.T) {
 				Entries: []*agent.KubernetesAPIInfo{{Type: proto.String("*v1.Pod")}},
 			}, false)
 		}
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		for range 3 { // the usual hand-over
 			other()
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 		}
 		if b.r.Status().Conflict.Active {
 			b.t.Error("the first three minutes count as a conflict, want a hand-over")
 		}
 		other()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if b.r.Status().Conflict.Active {
 			b.t.Error("one foreign version is a conflict, want two")
 		}
 		other()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if s := b.r.Status().Conflict; !s.Active || s.ForeignVersion != version {
 			b.t.Errorf("got %+v, want a conflict with version %d", s, version)
 		}
 		b.server.Restart()
 		b.server.cut()
-		time.Sleep(20 * time.Minute)
+		pass(20 * time.Minute)
 		if b.r.Status().Conflict.Active {
 			b.t.Error("the conflict stands 20 minutes after the other agent went")
 		}
@@ -302,10 +302,10 @@ func TestClusterID(t *testing.T) {
 	logs := newLogLines(slog.LevelError)
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, src: newSource(nil), server: newMemServer(), rec: &recorder{}}
-		fail := true
+		var works atomic.Bool
 		b.server.Seen = b.rec.see
 		b.server.OnClusterID = func(r *agent.KubernetesClusterIDRequest) (*agent.KubernetesClusterIDResponse, error) {
-			if fail {
+			if !works.Load() {
 				return nil, errors.New("not yet")
 			}
 			return &agent.KubernetesClusterIDResponse{ClusterId: proto.String("d-" + r.GetCaMd5()[:10])}, nil
@@ -314,14 +314,14 @@ func TestClusterID(t *testing.T) {
 		b.r = start(t, Options{Source: b.src, CAFile: file, ClaimWatcher: true, Logger: slog.New(logs)}, nil, b.server)
 		b.expect("no id, no report", 5*time.Second, "")
 		b.state(stateConnecting)
-		fail = false
+		works.Store(true)
 		b.expect("named", time.Minute, "probe full")
 		id := b.r.Status().ClusterID
 		if id != "d-03eb08b422" {
 			t.Errorf("got cluster id %s, want d-03eb08b422 for the MD5 of the file", id)
 		}
 		write("another CA")
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if s := b.r.Status(); s.ClusterID != id || s.ChangedID == "" || s.ChangedID == id {
 			t.Errorf("got id %s and derived now %q, want %s kept and the other one shown", s.ClusterID, s.ChangedID, id)
 		}
@@ -346,11 +346,11 @@ func TestUserConfigIsHandedOutWhenItChanges(t *testing.T) {
 		}
 		var got []string
 		r := start(t, Options{Source: src, ClaimWatcher: true, OnUserConfig: func(y string) { got = append(got, y) }}, nil, server)
-		time.Sleep(150 * time.Second)
+		pass(150 * time.Second)
 		mu.Lock()
 		yaml = "a: 2"
 		mu.Unlock()
-		time.Sleep(150 * time.Second)
+		pass(150 * time.Second)
 		r.stop()
 		if want := []string{"a: 1", "a: 2"}; !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
@@ -371,8 +371,8 @@ func TestMaySendForbidsAndBounds(t *testing.T) {
 			defer mu.Unlock()
 			return until, leader
 		}}, nil, b.server)
-		time.Sleep(10 * time.Minute)
-		if n := b.r.net.(*memNet).connects; n != 0 || len(b.server.claims) != 0 {
+		pass(10 * time.Minute)
+		if n := b.r.net.(*memNet).connects.Load(); n != 0 || len(b.server.claims) != 0 {
 			t.Errorf("a standby made %d connections and %d claims, want none", n, len(b.server.claims))
 		}
 		b.state(stateStandby)
@@ -380,16 +380,16 @@ func TestMaySendForbidsAndBounds(t *testing.T) {
 		leader = true
 		mu.Unlock()
 		b.expect("leader", 2*time.Second, "probe full")
-		b.server.Fault = func(*agent.KubernetesAPISyncRequest) faultserver.Fault { return faultserver.Fault{DropRequest: true} }
+		b.server.Harm(func(*agent.KubernetesAPISyncRequest) faultserver.Fault { return faultserver.Fault{DropRequest: true} })
 		mu.Lock()
 		until = time.Now().Add(60 * time.Second)
 		mu.Unlock()
-		time.Sleep(59 * time.Second) // the heartbeat is under way, and would be for 30 s
+		pass(59 * time.Second) // the heartbeat is under way, and would be for 30 s
 		synctest.Wait()
 		mu.Lock()
 		leader = false
 		mu.Unlock()
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if n := b.r.Status().Failures; n == 0 {
 			t.Error("a request outlives the lease")
 		}
@@ -402,19 +402,19 @@ func TestFailOverToTheNextServer(t *testing.T) {
 		one, two, src := newMemServer(), newMemServer(), newSource(nil)
 		seedContent(src)
 		r := start(t, Options{Source: src}, nil, one, two)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if two.requests != 0 {
 			t.Errorf("got %d requests to the second server, want none while the first works", two.requests)
 		}
 		one.set(func(s *memServer) { s.down = true })
 		one.cut()
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if h := two.Held(testCluster); h == nil || h.Version != src.Fold.Take().Version() {
 			t.Errorf("got %+v from the second server, want the current version", h)
 		}
 		n := one.requests
 		one.set(func(s *memServer) { s.down = false })
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if one.requests != n {
 			t.Errorf("got %d more requests to the first server, want none while the second works", one.requests-n)
 		}
@@ -456,14 +456,14 @@ func TestOptionsAreChecked(t *testing.T) {
 func TestARepeatedFailureIsLoggedOnce(t *testing.T) {
 	logs := newLogLines(slog.LevelInfo)
 	scenario(t, "outage", func(o *Options) { o.Logger = slog.New(logs) }, func(b *bench) {
-		time.Sleep(time.Second)
+		pass(time.Second)
 		b.server.set(func(s *memServer) { s.down = true })
 		b.server.cut()
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		b.server.set(func(s *memServer) { s.down = false; s.hole = true })
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		b.server.set(func(s *memServer) { s.hole = false })
-		time.Sleep(3 * time.Minute)
+		pass(3 * time.Minute)
 	})
 	if n := logs.count("cannot be reported to"); n > 2 {
 		t.Errorf("got %d lines about two hours of failures, want at most one per cause", n)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,10 +28,10 @@ func measure(t *testing.T, opts Options, begin, everySecond func(s *memServer, s
 	synctest.Test(t, func(t *testing.T) {
 		server, src := newMemServer(), newSource(nil)
 		seedContent(src)
-		counting := false
+		var counting atomic.Bool
 		server.Seen = func(r *agent.KubernetesAPISyncRequest) {
 			switch {
-			case !counting:
+			case !counting.Load():
 			case len(r.GetEntries()) > 0:
 				out.full++
 			default:
@@ -43,16 +44,16 @@ func measure(t *testing.T, opts Options, begin, everySecond func(s *memServer, s
 		time.Sleep(10*time.Minute + time.Second/2)
 		synctest.Wait()
 		begin(server, src)
-		counting = true
+		counting.Store(true)
 		net := r.net.(*memNet)
-		connects := net.connects
+		connects := net.connects.Load()
 		for range 3600 {
 			everySecond(server, src)
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		counting = false
-		out.connects = net.connects - connects
+		counting.Store(false)
+		out.connects = int(net.connects.Load() - connects)
 		r.stop()
 	})
 	return out
@@ -82,17 +83,17 @@ func TestTrafficTable(t *testing.T) {
 	}
 	hole := func(s *memServer, _ *testSource) { s.set(func(s *memServer) { s.hole = true }) }
 	forgets := func(s *memServer, _ *testSource) {
-		s.Fault = func(r *agent.KubernetesAPISyncRequest) faultserver.Fault {
+		s.Harm(func(r *agent.KubernetesAPISyncRequest) faultserver.Fault {
 			if len(r.GetEntries()) == 0 {
 				s.Restart()
 			}
 			return faultserver.Fault{}
-		}
+		})
 	}
 	lies := func(s *memServer, _ *testSource) {
-		s.Fault = func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
+		s.Harm(func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
 			return faultserver.Fault{Answer: proto.Uint64(7)}
-		}
+		})
 	}
 	zero := Options{AgentID: proto.Uint32(0)}
 	rows := []string{

@@ -12,7 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -130,7 +132,7 @@ type memNet struct {
 	servers  []*memServer
 	opts     *Options
 	index    int
-	connects int
+	connects atomic.Int64
 }
 
 // memServer is one server as the network sees it.
@@ -172,7 +174,7 @@ func (s *memServer) cut() {
 func (n *memNet) next() { n.index = (n.index + 1) % len(n.servers) }
 
 func (n *memNet) connect(ctx context.Context) (session, error) {
-	n.connects++
+	n.connects.Add(1)
 	s := n.servers[n.index]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -308,6 +310,12 @@ func (c *memSession) clusterID(ctx context.Context, md5 string) (string, error) 
 		return err
 	})
 	return id, err
+}
+
+// pass lets synthetic time pass, and then everybody come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 // run is a reporter that runs in the background of a test.

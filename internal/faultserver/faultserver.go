@@ -52,8 +52,6 @@ type Held struct {
 type Server struct {
 	// Seen, if set, is shown every KubernetesAPISync as it comes.
 	Seen func(*agent.KubernetesAPISyncRequest)
-	// Fault, if set, decides what happens to a KubernetesAPISync.
-	Fault func(*agent.KubernetesAPISyncRequest) Fault
 	// OnSync answers Sync; nil answers SUCCESS and "watch".
 	OnSync func(context.Context, *agent.SyncRequest) (*agent.SyncResponse, error)
 	// OnClusterID answers GetKubernetesClusterID; nil answers "d-" and the first ten digits of the MD5.
@@ -64,9 +62,17 @@ type Server struct {
 	NoAgent, NoTrident bool
 
 	mu        sync.Mutex
+	fault     func(*agent.KubernetesAPISyncRequest) Fault
 	handshake map[string]uint64
 	store     map[string]*Held
 	wg        sync.WaitGroup
+}
+
+// Harm has f decide from now on what happens to each KubernetesAPISync; nil ends all faults.
+func (s *Server) Harm(f func(*agent.KubernetesAPISyncRequest) Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = f
 }
 
 // forgetAfter is the age at which the real server gives up a cluster that is not reported.
@@ -78,8 +84,11 @@ func (s *Server) KubernetesAPISync(ctx context.Context, r *agent.KubernetesAPISy
 		s.Seen(r)
 	}
 	var f Fault
-	if s.Fault != nil {
-		f = s.Fault(r)
+	s.mu.Lock()
+	fault := s.fault
+	s.mu.Unlock()
+	if fault != nil {
+		f = fault(r)
 	}
 	if !sleep(ctx, f.Delay) {
 		return nil, status.FromContextError(ctx.Err()).Err()
