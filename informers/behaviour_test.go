@@ -424,6 +424,24 @@ func TestNoFinalBookmark(t *testing.T) {
 	})
 }
 
+// TestChangesDuringStreamingList: what happens before the streaming list is complete belongs to it.
+func TestChangesDuringStreamingList(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.sim.Put(podsGVR, pod("default", "p2", ""))
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault { return apisim.Fault{LateBookmark: req.Resource == podsGVR} })
+		r.start()
+		r.pass(10 * time.Second)
+		r.wantState("pods", Listing)
+		r.sim.Delete(podsGVR, "default", "p1")
+		r.pass(time.Second)
+		r.wantState("pods", Synced)
+		r.wantNames("pods", "default/p2")
+		if calls := r.sink.reset(); slices.Contains(calls, "delete pods") {
+			t.Errorf("calls: got %v, want the complete list only", calls)
+		}
+	})
+}
+
 // TestPlainBookmark: a bookmark that does not end the streaming list shows that the apiserver began an ordinary watch.
 func TestPlainBookmark(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -108,13 +109,13 @@ func failureOf(doing string, err error) failure {
 	return failure{class: c, reason: shorten(doing + ": " + err.Error()), advice: advices[c]}
 }
 
-// shorten bounds a text that comes from outside.
+// shorten bounds a text that comes from outside, and makes sure that it is text.
 func shorten(s string) string {
 	const limit = 512
 	if len(s) > limit {
-		return s[:limit] + "…"
+		s = s[:limit] + "…"
 	}
-	return s
+	return strings.ToValidUTF8(s, "")
 }
 
 // retryAfter is how long the apiserver asked to be left alone, at most ten minutes.

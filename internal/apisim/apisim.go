@@ -63,6 +63,7 @@ type Fault struct {
 	Freeze          int // after so many bytes of the body nothing comes any more
 	Garble          func(body []byte) []byte
 	NoFinalBookmark bool   // a streaming list never ends
+	LateBookmark    bool   // a streaming list ends only after the next change
 	ResourceVersion string // of a list, instead of the true one
 	Stop            <-chan struct{}
 }

@@ -65,13 +65,14 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 				w.event("ADDED", state[key].raw)
 			}
 		}
-		if streaming && !w.fault.NoFinalBookmark {
+		if streaming && !w.fault.NoFinalBookmark && !w.fault.LateBookmark {
 			w.event("BOOKMARK", c.bookmark(from, true))
 		}
 	case from < compacted:
 		w.event("ERROR", mustMarshal(status(http.StatusGone, "too old resource version", 0)))
 		return
 	}
+	late := streaming && w.fault.LateBookmark
 	for {
 		s.mu.Lock()
 		changed, now, removed, tooOld := s.changed, s.rv, c.removed, from < s.compacted
@@ -92,6 +93,10 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 			}
 		}
 		from = now
+		if late && len(due) > 0 {
+			late = false
+			w.event("BOOKMARK", c.bookmark(from, true))
+		}
 		if removed {
 			return
 		}
