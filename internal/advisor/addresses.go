@@ -13,7 +13,7 @@ import (
 )
 
 // addressSample is how many Pods' addresses a look reads; the next look goes on where this one ended.
-const addressSample = 500
+const addressSample = 250
 
 // maxNets bounds what is kept of the addresses.
 const maxNets = 1024
