@@ -250,7 +250,10 @@ func TestTinyEntries(t *testing.T) {
 
 // TestDuplicates sends very many entries of one object.
 func TestDuplicates(t *testing.T) {
-	r := newRig(t, receiver.Options{})
+	if testing.Short() {
+		t.Skip("900,000 entries")
+	}
+	r := newRig(t, receiver.Options{Limits: receiver.Limits{RequestTimeout: 10 * time.Minute}})
 	one := encode(t, &agent.KubernetesAPISyncRequest{Entries: []*agent.KubernetesAPIInfo{pod(t, "a", "1")}})
 	body := append(encode(t, report(99, 1, versionEntry(t))), bytes.Repeat(one, 900000)...)
 	if err := r.raw(context.Background(), body); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "rule duplicate") {

@@ -210,3 +210,57 @@ func TestRemovedFile(t *testing.T) {
 		t.Errorf("readiness: got %v, want an error that says the file was removed", err)
 	}
 }
+
+// gate is a backend whose commits wait to be let through.
+type gate struct {
+	store.Backend
+	open chan struct{}
+}
+
+func (g *gate) Commit(ctx context.Context, c *store.Change) error {
+	select {
+	case <-g.open:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return g.Backend.Commit(ctx, c)
+}
+
+// TestBusy fills the place to work and the place to wait; the next request is refused at once, and those that were
+// there are answered.
+func TestBusy(t *testing.T) {
+	g := &gate{Backend: store.NewMemory(), open: make(chan struct{})}
+	r := newRig(t, receiver.Options{
+		Store: store.New(g, store.Options{}), Limits: receiver.Limits{MaxConcurrentRequests: 1, MaxWaitingRequests: 1},
+	})
+	ctx := context.Background()
+	results := make(chan error, 2)
+	send := func(version uint64) {
+		_, err := r.agent.KubernetesAPISync(ctx, report(version, 1, versionEntry(t)))
+		results <- err
+	}
+	until := func(what string, condition func(receiver.Status) bool) {
+		t.Helper()
+		for range 3000 {
+			if condition(r.recv.Status()) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatalf("never: %s", what)
+	}
+	go send(1)
+	until("one works", func(s receiver.Status) bool { return s.Working == 1 })
+	go send(2)
+	until("one waits", func(s receiver.Status) bool { return s.Waiting == 1 })
+	if _, err := r.agent.KubernetesAPISync(ctx, report(3, 1, versionEntry(t))); status.Code(err) != codes.ResourceExhausted ||
+		!strings.Contains(err.Error(), "rule busy") {
+		t.Errorf("third request: got %v, want a refusal by rule busy", err)
+	}
+	close(g.open)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Errorf("a request that had its place: %v", err)
+		}
+	}
+}
