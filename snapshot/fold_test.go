@@ -377,30 +377,28 @@ func TestRandomHistories(t *testing.T) {
 func TestNoHalfReplace(t *testing.T) {
 	f := New(nil)
 	lists := map[string][]*resources.Entry{}
+	of := map[*resources.Entry]string{}
 	var names []string
 	for i := range 4 {
 		name := strconv.Itoa(i)
 		names = append(names, name)
 		for n := range 300 {
-			lists[name] = append(lists[name], entry("*v1.Pod", n+i*100, name))
+			e := entry("*v1.Pod", n+i*100, name)
+			lists[name], of[e] = append(lists[name], e), name
 		}
 	}
 	f.Replace("pods", lists["0"])
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := range 2000 {
+		for i := range 500 {
 			f.Replace("pods", lists[names[i%4]])
 		}
 	}()
 	for {
 		seen := map[string]int{}
 		for _, e := range f.Take().groups[0].entries {
-			for _, name := range names {
-				if i := slices.Index(lists[name], e); i >= 0 {
-					seen[name]++
-				}
-			}
+			seen[of[e]]++
 		}
 		if len(seen) != 1 {
 			t.Fatalf("got a mixture %v, want one list", seen)
