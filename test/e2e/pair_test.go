@@ -81,6 +81,12 @@ func newPair(t *testing.T, o options) *pair {
 	t.Cleanup(func() {
 		p.agent.Kill()
 		p.server.Kill()
+		for _, d := range []*harness.Daemon{p.agent, &p.server.Daemon} {
+			// The race detector reports to the log of binaries that were built with it.
+			if log := d.Tail(1 << 20); strings.Contains(log, "DATA RACE") || strings.Contains(log, "panic:") {
+				t.Errorf("%s has a data race or has panicked:\n%s", d.Name, log)
+			}
+		}
 		if t.Failed() {
 			t.Logf("the agent's last words:\n%s", p.agent.Tail(40))
 			t.Logf("the server's last words:\n%s", p.server.Tail(10))

@@ -198,6 +198,11 @@ func (l *Loader) Resource(obj *unstructured.Unstructured) (dynamic.ResourceInter
 	return l.client.Resource(m.Resource), nil
 }
 
+// UID returns the uid that obj got when it was created, empty if it was not.
+func (l *Loader) UID(obj *unstructured.Unstructured) types.UID {
+	return l.uids[key(obj.GetAPIVersion(), obj.GetKind(), obj.GetNamespace(), obj.GetName())]
+}
+
 // Create creates obj with its status and returns what the apiserver made of it.
 func (l *Loader) Create(ctx context.Context, obj *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	what := obj.GetKind() + " " + obj.GetNamespace() + "/" + obj.GetName()

@@ -122,13 +122,20 @@ func (d *demo) show(ctx context.Context, dir string, oneshot bool) error {
 	fmt.Printf(`
 Try next, in another terminal (Ctrl-C here ends everything):
 
-  export KUBECONFIG=%[1]s     # an administrator of the sample cluster, for kubectl
+  # change the cluster (as its administrator; any kubectl will do)
+  export KUBECONFIG=%[1]s
   kubectl -n shop label pod web-6d5f8b9c4-x7k2p release=canary
-  curl -s %[2]s/api/v1/clusters                                             # clusters, versions, last report, error_msg
-  curl -s '%[2]s/api/v1/clusters/%[3]s/objects?type=Pod&namespace=shop'     # what the server holds
-  curl -s %[4]s/status                                                  # what the agent says of itself
+
+  # what the server holds: clusters with version, last report and error_msg; then objects
+  curl -s %[2]s/api/v1/clusters
+  curl -s '%[2]s/api/v1/clusters/%[3]s/objects?type=Pod&namespace=shop'
+
+  # what the agent says of itself
+  curl -s %[4]s/status
   curl -s %[4]s/metrics | grep ^pseudo_agent
-  less %[5]s                        # logs and configurations: *.log, *.yaml
+
+  # logs and configurations of all processes
+  ls %[5]s
 `, d.cluster.Kubeconfig, d.server.HTTP, clusterID, d.agent.HTTP, dir)
 	select {
 	case <-ctx.Done():
@@ -249,7 +256,30 @@ func (d *demo) table(ctx context.Context) error {
 		fmt.Fprintf(w, "%s\t%d\t%s\n", kind, len(list), text)
 	}
 	fmt.Fprintln(w)
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return d.unreported(snapshot)
+}
+
+// unreported prints which objects of the sample cluster are left out on purpose.
+func (d *demo) unreported(snapshot expect.Snapshot) error {
+	held := map[string]bool{}
+	for id := range snapshot {
+		held[id.UID] = true
+	}
+	objs, err := sample.Objects()
+	if err != nil {
+		return err
+	}
+	var left []string
+	for _, o := range objs {
+		if !held[string(d.loader.UID(o))] {
+			left = append(left, fmt.Sprintf("%s %s/%s", o.GetKind(), o.GetNamespace(), o.GetName()))
+		}
+	}
+	fmt.Printf("Left out on purpose (scaled to zero, bookkeeping): %s\n\n", strings.Join(left, ", "))
+	return nil
 }
 
 // changes alters the cluster and shows how long each change takes to the server.
