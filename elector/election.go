@@ -88,7 +88,7 @@ type Record struct {
 	Term     uint64 `json:"term"`
 	Renewals uint64 `json:"renewals"`
 	Lease    *Lease `json:"lease,omitempty"`
-	// Challenger ranks higher than the holder and may Sync with another replica than the holder does.
+	// Challenger has to get the role next and may Sync with another replica than the holder does.
 	Challenger *Challenger `json:"challenger,omitempty"`
 	// Vacated tells how the last lease ended.
 	Vacated *Vacated `json:"vacated,omitempty"`
@@ -109,7 +109,7 @@ type Lease struct {
 	Conn string `json:"stopped_on,omitempty"`
 }
 
-// Challenger is a candidate that ranks higher than the holder.
+// Challenger is a candidate that has to get the role next.
 type Challenger struct {
 	Agent Agent  `json:"agent"`
 	Class Class  `json:"class"`
@@ -317,11 +317,11 @@ func (e *election) decide(now instant, a *candidate, s syncing, shared bool) dec
 		e.renew(now, &d, a, lease, s)
 	case lease != nil:
 		d.reason = "the role is held by " + lease.Agent.String()
-		if shared {
-			e.challenge(now, &d, a, lease)
+		if shared && (a.class > lease.Class || a.class == lease.Class && e.rec.Election) {
+			e.challenge(now, &d, a)
 		}
 	default:
-		e.grant(now, &d, a)
+		e.grant(now, &d, a, shared)
 	}
 	return d
 }
@@ -407,20 +407,21 @@ func (e *election) challenger(now instant) *Challenger {
 // before tells whether a goes before b in an election after v.
 func before(a, b *candidate, v *Vacated) bool {
 	last := func(c *candidate) int {
-		if v != nil && v.Last && v.Agent.Identity == c.info.Identity {
+		switch {
+		case v == nil || v.Agent.Identity != c.info.Identity:
+			return 0
+		case v.Last:
 			return 1
+		default: // it stays before its equals if whoever it was stopped for does not come
+			return -1
 		}
-		return 0
 	}
 	return cmp.Or(cmp.Compare(b.class, a.class), cmp.Compare(last(a), last(b)), cmp.Compare(a.first, b.first),
 		a.info.compare(b.info.Identity)) < 0
 }
 
-// challenge tells other replicas of a candidate that ranks higher than the holder.
-func (e *election) challenge(now instant, d *decision, a *candidate, lease *Lease) {
-	if a.class < lease.Class || a.class == lease.Class && !e.rec.Election {
-		return
-	}
+// challenge tells other replicas of a candidate that has to get the role.
+func (e *election) challenge(now instant, d *decision, a *candidate) {
 	next := Challenger{Agent: a.info, Class: a.class, Seen: 1}
 	if c := e.challenger(now); c != nil {
 		same := c.Agent.Identity == a.info.Identity
@@ -434,7 +435,7 @@ func (e *election) challenge(now instant, d *decision, a *candidate, lease *Leas
 }
 
 // grant answers a candidate while nobody holds the role.
-func (e *election) grant(now instant, d *decision, a *candidate) {
+func (e *election) grant(now instant, d *decision, a *candidate, shared bool) {
 	v := d.next.Vacated
 	for _, c := range e.candidates {
 		if c != a && c.class != Excluded && e.isFresh(now, c) && before(c, a, v) {
@@ -448,6 +449,9 @@ func (e *election) grant(now instant, d *decision, a *candidate) {
 	}
 	if v != nil && v.How == byGoodbye && v.Class == Designated && a.class < Designated && now-e.vacated < e.pause {
 		d.reason = "the role waits for the next agent of the designation that " + v.Agent.String() + " fulfilled"
+		if shared {
+			e.challenge(now, d, a)
+		}
 		return
 	}
 	d.next.Term++
