@@ -23,11 +23,22 @@ type TLSFiles struct {
 
 // ServerTLS returns a configuration that follows changes of the files. Protocols are those of ALPN, "h2" for gRPC.
 func ServerTLS(log *slog.Logger, f TLSFiles, protocols ...string) (*tls.Config, error) {
+	current, err := reloadTLS(log, f, protocols)
+	if err != nil {
+		return nil, fmt.Errorf("TLS: %w", err)
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: protocols,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.get(), nil },
+	}, nil
+}
+
+func reloadTLS(log *slog.Logger, f TLSFiles, protocols []string) (*reloaded[*tls.Config], error) {
 	files := []string{f.CertFile, f.KeyFile}
 	if f.ClientCAFile != "" {
 		files = append(files, f.ClientCAFile)
 	}
-	current, err := newReloaded(log, files, func(contents [][]byte) (*tls.Config, error) {
+	return newReloaded(log, files, func(contents [][]byte) (*tls.Config, error) {
 		cert, err := tls.X509KeyPair(contents[0], contents[1])
 		if err != nil {
 			return nil, fmt.Errorf("certificate %s and key %s: %w", f.CertFile, f.KeyFile, err)
@@ -45,13 +56,6 @@ func ServerTLS(log *slog.Logger, f TLSFiles, protocols ...string) (*tls.Config, 
 		}
 		return cfg, nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("TLS: %w", err)
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: protocols,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.get(), nil },
-	}, nil
 }
 
 // Credentials returns gRPC credentials that count and record handshakes that fail.
