@@ -38,8 +38,8 @@ unit: ## runs the tests that need no other program
 	go test $(TESTFLAGS) ./...
 
 .PHONY: race
-race: ## runs the unit tests with the race detector (needs a C compiler)
-	go test -race $(TESTFLAGS) ./...
+race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
+	go test -race -short $(TESTFLAGS) ./...
 
 .PHONY: e2e
 e2e: ## runs the binaries against a real kube-apiserver and etcd
