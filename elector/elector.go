@@ -113,7 +113,7 @@ type cluster struct {
 	lastSync instant
 	// unfulfilledSince is when a candidate was last seen to fulfil a designation, if there is one.
 	unfulfilledSince instant
-	foreign          *foreign
+	foreign          *Foreign
 	// What has been told of the cluster, so that it is told once.
 	toldVacant, toldUnfulfilled, toldExpired bool
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// foreign is a sender of reports that does not have the role.
-type foreign struct {
+// Foreign is a sender of reports that does not have the role.
+type Foreign struct {
 	AgentID  uint32    `json:"agent_id"`
 	SourceIP string    `json:"source_ip"`
 	Peer     string    `json:"peer"`
@@ -34,7 +34,7 @@ func (e *Elector) Reported(ctx context.Context, id string, agentID uint32, sourc
 	}
 	first := c.foreign == nil || now-c.foreign.at > c.ttl
 	if first {
-		c.foreign = &foreign{}
+		c.foreign = &Foreign{}
 	}
 	f := c.foreign
 	f.AgentID, f.SourceIP, f.Peer, f.Last, f.at = agentID, clip(sourceIP), clip(peer), e.opts.Now(), now

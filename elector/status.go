@@ -168,7 +168,7 @@ type ClusterInfo struct {
 	// Unfulfilled says that no candidate fulfils any of the designations.
 	Unfulfilled  bool     `json:"unfulfilled,omitempty"`
 	ElectionOpen bool     `json:"election_open,omitempty"` // an operator asked for a new election
-	Foreign      *foreign `json:"reported_by_other,omitempty"`
+	Foreign      *Foreign `json:"reported_by_other,omitempty"`
 }
 
 // HolderInfo is who has the role.

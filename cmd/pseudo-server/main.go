@@ -37,6 +37,6 @@ func newRootCommand() *cobra.Command {
 		Args:          cobra.NoArgs,
 		Version:       version,
 	}
-	root.AddCommand(newRunCommand())
+	root.AddCommand(newRunCommand(), newWatchersCommand())
 	return root
 }
