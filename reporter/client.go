@@ -151,7 +151,7 @@ func (c *client) connect(ctx context.Context) (session, error) {
 	if s.info.sourceIP == "" {
 		s.info.sourceIP = once.localIP()
 	}
-	watch, cancel := context.WithCancel(context.Background())
+	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.stopWatch = cancel
 	s.watcher.Go(func() {
 		if conn.WaitForStateChange(watch, connectivity.Ready) {

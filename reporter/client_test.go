@@ -108,7 +108,7 @@ func TestServiceIsFoundOut(t *testing.T) {
 			version, err := s.report(t.Context(), testReport(src))
 			got := s.peer().service
 			if err != nil {
-				got = causeOf(doFull, err)
+				got = causeOf(err)
 			}
 			if got != c.want {
 				t.Fatalf("got %s (%v), want %s", got, err, c.want)
@@ -229,7 +229,7 @@ func TestALostConnectionIsNoticed(t *testing.T) {
 	s := mustConnect(t, Options{Addresses: []string{l.Addr().String()}})
 	g.Stop()
 	<-s.lost()
-	if _, err := s.report(t.Context(), &report{clusterID: "c", version: 1, agentID: 1}); causeOf(doProbe, err) != causeUnavailable {
+	if _, err := s.report(t.Context(), &report{clusterID: "c", version: 1, agentID: 1}); causeOf(err) != causeUnavailable {
 		t.Errorf("got %v, want unavailable: a session does not reconnect", err)
 	}
 }
@@ -273,7 +273,7 @@ func TestConnectFailures(t *testing.T) {
 			if err == nil {
 				t.Fatal("got a connection, want an error")
 			}
-			if got := causeOf(doConnect, err); got != c.cause || !strings.Contains(err.Error(), c.text) {
+			if got := causeOf(err); got != c.cause || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %s: %v, want %s with %q", got, err, c.cause, c.text)
 			}
 		})

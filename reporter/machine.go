@@ -597,7 +597,7 @@ func (m *machine) connectedTo(now time.Time, s session) {
 
 func (m *machine) named(now time.Time, o outcome) {
 	if !clusterIDPattern.MatchString(o.id) {
-		m.fail(now, doName, fmt.Errorf("the server gave the cluster id %q, want %s", o.id, clusterIDPattern))
+		m.fail(now, doName, &stageError{causeClusterID, fmt.Errorf("the server gave the cluster id %q, want %s", o.id, clusterIDPattern)})
 		return
 	}
 	m.setClusterID(o.id)
@@ -730,7 +730,7 @@ func (m *machine) fail(now time.Time, kind actionKind, err error) {
 	}
 	wait := max(backoffFloor, time.Duration(m.random()*float64(limit)))
 	m.retryAt = now.Add(wait)
-	cause := causeOf(kind, err)
+	cause := causeOf(err)
 	m.stats.errors.WithLabelValues(cause).Inc()
 	m.trouble.begin(now, m.log, cause, m.peer.server, fmt.Errorf("%s: %w", kind, err))
 	m.connected, m.known, m.gone, m.advance = false, false, false, true

@@ -165,7 +165,7 @@ func (o *Options) complete() error {
 	orString(&o.Service, "auto")
 	orString(&o.CAFile, DefaultCAFile)
 	if o.CA == nil {
-		o.CA = func() ([]byte, error) { return os.ReadFile(o.CAFile) }
+		o.CA = func() ([]byte, error) { return os.ReadFile(o.CAFile) } //nolint:gosec // the operator names the file
 	}
 	orString(&o.ProcessName, "pseudo-agent")
 	orString((*string)(&o.Policy), string(WatchOnly))
@@ -233,7 +233,7 @@ func New(opts Options) (*Reporter, error) {
 	if err := opts.complete(); err != nil {
 		return nil, fmt.Errorf("reporter: %w", err)
 	}
-	return newReporter(opts, newClient(&opts), rand.Float64), nil
+	return newReporter(opts, newClient(&opts), rand.Float64), nil //nolint:gosec // jitter needs no secrets
 }
 
 // newReporter wires a Reporter to any transport; random returns numbers in [0, 1).

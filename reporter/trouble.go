@@ -81,7 +81,7 @@ func (e *stageError) Error() string { return e.err.Error() }
 func (e *stageError) Unwrap() error { return e.err }
 
 // causeOf maps an error to one of the few causes.
-func causeOf(kind actionKind, err error) string {
+func causeOf(err error) string {
 	var stage *stageError
 	switch {
 	case errors.As(err, &stage):
@@ -105,12 +105,6 @@ func causeOf(kind actionKind, err error) string {
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated, codes.Aborted,
 		codes.AlreadyExists, codes.NotFound, codes.OutOfRange:
 		return causeRefused
-	}
-	switch kind {
-	case doConnect:
-		return causeConnect
-	case doName:
-		return causeClusterID
 	default:
 		return causeOther
 	}

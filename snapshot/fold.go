@@ -165,7 +165,7 @@ func (f *Fold) Observe(version uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if version > f.last {
-		f.last = version + rand.Uint64N(observedGap)
+		f.last = version + rand.Uint64N(observedGap) //nolint:gosec // only unlikely to be met by chance
 	}
 }
 

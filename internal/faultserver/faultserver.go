@@ -124,7 +124,7 @@ func (s *Server) KubernetesAPISync(ctx context.Context, r *agent.KubernetesAPISy
 func (s *Server) Treat(r *agent.KubernetesAPISyncRequest, lost bool) *agent.KubernetesAPISyncResponse {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.make()
+	s.prepare()
 	answer := &agent.KubernetesAPISyncResponse{}
 	id, version := r.GetClusterId(), r.GetVersion()
 	if version == 0 || id == "" || s.TeamID != "" && r.GetTeamId() != s.TeamID {
@@ -195,7 +195,7 @@ func (s *Server) Restart() {
 // Wait waits for late requests to be treated.
 func (s *Server) Wait() { s.wg.Wait() }
 
-func (s *Server) make() {
+func (s *Server) prepare() {
 	if s.handshake == nil {
 		s.handshake, s.store = map[string]uint64{}, map[string]*Held{}
 	}
