@@ -21,7 +21,7 @@ type Route struct {
 	Path    string // below APIPrefix, with wildcards as in http.ServeMux
 	Role    Role
 	Summary string
-	// Answer returns what is sent as JSON, or an error; an *APIError says which status.
+	// Answer returns what is sent as JSON, or a Stream, or an error; an *APIError says which status.
 	Answer func(req *http.Request) (any, error)
 }
 

@@ -50,23 +50,37 @@ func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
 			r.answer(w, route.Path, nil, err)
 			return
 		}
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		default:
-			w.Header().Set("Retry-After", "1")
-			r.answer(w, route.Path, nil, &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"})
+		v, answerErr := r.called(w, req, route, slots, user)
+		if stream, ok := v.(Stream); ok && answerErr == nil {
+			r.metrics.api.WithLabelValues(route.Path, strconv.Itoa(http.StatusOK)).Inc()
+			stream(w, req)
 			return
-		}
-		ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), 30*time.Second)
-		defer cancel()
-		req = req.WithContext(ctx)
-		v, answerErr := route.Answer(req)
-		if route.Role == RoleAdminister {
-			r.audit.administered(user, req, answerErr)
 		}
 		r.answer(w, route.Path, v, answerErr)
 	})
+}
+
+// Stream is what a Route's Answer returns to send an answer of its own, which may take as long as it likes: it counts
+// neither among the requests answered at once nor has it their timeout.
+type Stream func(w http.ResponseWriter, req *http.Request)
+
+// called calls a route's Answer within the bounds of time and number.
+func (r *Receiver) called(w http.ResponseWriter, req *http.Request, route Route, slots chan struct{}, user APIUser) (any, error) {
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		return nil, &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"}
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), 30*time.Second)
+	defer cancel()
+	req = req.WithContext(ctx)
+	v, err := route.Answer(req)
+	if route.Role == RoleAdminister {
+		r.audit.administered(user, req, err)
+	}
+	return v, err
 }
 
 // answer sends v, or the error, as JSON.
