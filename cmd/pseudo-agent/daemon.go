@@ -208,7 +208,7 @@ func (d *daemon) reporterOptions() reporter.Options {
 		HeartbeatInterval: c.Report.HeartbeatInterval, KeepaliveInterval: c.Report.KeepaliveInterval,
 		FullResyncInterval: c.Report.FullResyncInterval, ShutdownTimeout: c.Report.ShutdownTimeout,
 		Policy: reporter.Policy(c.WatchPolicy), ClaimWatcher: c.ClaimWatcher, RegisterAsAgent: c.RegisterAsAgent,
-		Revision: version,
+		Revision: version, Beat: d.reports.Beat,
 	}
 	if d.access != nil {
 		opts.Source = source{d}
@@ -316,6 +316,7 @@ func start(ctx context.Context, f func(context.Context) error) (stop func() erro
 
 // runInformers watches until ctx ends. If the daemon itself goes on, what was watched is forgotten afterwards.
 func (d *daemon) runInformers(ctx context.Context) error {
+	d.lists.Beat() // it may have stood still since the last time
 	registered := &scopedRegisterer{Registerer: d.registry}
 	defer registered.release()
 	d.mu.Lock()
@@ -371,13 +372,16 @@ func (s *scopedRegisterer) release() {
 // verdict is the informers', false before they have been made.
 func (d *daemon) verdict(now time.Time) (informers.Verdict, bool) {
 	d.mu.Lock()
-	set, grouped := d.set, d.grouped
-	d.mu.Unlock()
-	if set == nil {
+	defer d.mu.Unlock()
+	return d.verdictLocked(now)
+}
+
+func (d *daemon) verdictLocked(now time.Time) (informers.Verdict, bool) {
+	if d.set == nil {
 		return informers.Verdict{}, false
 	}
-	v := set.Verdict(now)
-	if d.cfg.ConfigFromServer && !grouped && now.Sub(d.started) < groupPatience {
+	v := d.set.Verdict(now)
+	if d.cfg.ConfigFromServer && !d.grouped && now.Sub(d.started) < groupPatience {
 		v.Complete = false
 		v.Waiting = append(v.Waiting, "the agent group's configuration")
 	}
@@ -402,13 +406,15 @@ type source struct{ d *daemon }
 func (s source) Changed() <-chan struct{} { return s.d.fold.Changed() }
 
 func (s source) State(now time.Time) (complete bool, problems []string) {
-	s.d.reports.Beat()
 	v, ok := s.d.verdict(now)
 	return ok && v.Complete, v.Errors
 }
 
 func (s source) Take() *snapshot.Snapshot {
-	if v, ok := s.d.verdict(time.Now()); !ok || !v.Complete {
+	// One lock over both: informers that stop empty the fold, which must not be taken for an empty cluster.
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	if v, ok := s.d.verdictLocked(time.Now()); !ok || !v.Complete {
 		return nil
 	}
 	return s.d.fold.Take()

@@ -31,19 +31,18 @@ func (d *daemon) mayIdle() bool {
 
 // liveChecks tell whether the loops turn, nothing else: an apiserver or server that is away is no reason for a restart.
 func (d *daemon) liveChecks() []operate.Check {
-	watching := func(p *operate.Pulse) operate.Check {
-		c := p.Check()
+	unless := func(idle func() bool, c operate.Check) operate.Check {
 		return operate.Check{Name: c.Name, Probe: func() error {
-			if d.access == nil || d.standsBy() {
-				return nil
-			}
-			if p == d.lists && d.mayIdle() {
+			if idle() {
 				return nil
 			}
 			return c.Probe()
 		}}
 	}
-	return []operate.Check{watching(d.reports), watching(d.lists)}
+	return []operate.Check{
+		unless(d.standsBy, d.reports.Check()),
+		unless(func() bool { return d.standsBy() || d.mayIdle() }, d.lists.Check()),
+	}
 }
 
 // readyChecks tell whether what this replica should report is reported, or whether it could take over.
