@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pseudo-agent/pseudo-agent/test/bench/rival"
+)
+
+// titles are the rivals as the table names them.
+var titles = map[string]string{
+	rival.Stock:      "(a) stock dynamic informer",
+	rival.Trimming:   "(b) dynamic informer, trimming transform",
+	rival.Compressed: "(c) typed informer, protobuf, compressed entries",
+	rival.Keeping:    "(d) typed informer, one list per kind and report",
+	pseudoAgent:      "(e) pseudo-agent",
+}
+
+var order = []string{rival.Stock, rival.Trimming, rival.Compressed, rival.Keeping, pseudoAgent}
+
+// middle is the median of one figure over all runs.
+func (r *Result) middle(name string, figure func(Sample) float64) float64 {
+	var values []float64
+	for _, s := range r.Samples[name] {
+		values = append(values, figure(s))
+	}
+	return median(values)
+}
+
+// text is everything as Markdown.
+func (r *Result) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "`%s` at %s, %s, %s.\n\n", r.Command, r.Revision, r.When.Format("2006-01-02"), r.Machine)
+	if len(r.Samples) > 0 {
+		runs := len(r.Samples[pseudoAgent])
+		fmt.Fprintf(&b, "%d Pods and %d other objects in a %s, median of %d runs, bursts of %d events.\n", r.Pods, r.Others, r.Apiserver, runs, r.Events)
+		fmt.Fprintf(&b, "A Pod has %d bytes of JSON, projected %d, compressed %d (%.2f : 1); with deepflow-agent's selection of fields %d, compressed %d.\n\n",
+			r.Sizes.JSON, r.Sizes.Projected, r.Sizes.Compressed, r.Sizes.Ratio(), r.Sizes.AgentProjected, r.Sizes.AgentCompressed)
+		r.syncTable(&b)
+		r.steadyTable(&b)
+		r.targets(&b)
+	}
+	if len(r.Curve) > 0 {
+		r.curveTable(&b)
+	}
+	return b.String()
+}
+
+func (r *Result) syncTable(b *strings.Builder) {
+	b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | requests | read | CPU, paged | peak RSS, paged |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, name := range order {
+		if len(r.Samples[name]) == 0 {
+			continue
+		}
+		m := func(f func(Sample) float64) float64 { return r.middle(name, f) }
+		perObject := "–"
+		if n := m(func(s Sample) float64 { return float64(s.Entries) }); n > 100 {
+			perObject = fmt.Sprintf("%.0f", m(func(s Sample) float64 { return float64(s.Payload) })/n)
+		}
+		paged := r.Paged[name]
+		fmt.Fprintf(b, "| %s | %.2f s | %.1f s | %s | %s | %s | %.0f | %s | %.2f s | %s |\n", titles[name],
+			m(func(s Sample) float64 { return s.SyncCPU }), m(func(s Sample) float64 { return s.SyncTime }),
+			mega(int64(m(func(s Sample) float64 { return float64(s.PeakRSS) }))), mega(int64(m(func(s Sample) float64 { return float64(s.LiveHeap) }))),
+			perObject, m(func(s Sample) float64 { return float64(s.Requests) }), mega(int64(m(func(s Sample) float64 { return float64(s.BytesRead) }))),
+			paged.SyncCPU, mega(paged.PeakRSS))
+	}
+	b.WriteByte('\n')
+}
+
+func (r *Result) steadyTable(b *strings.Builder) {
+	b.WriteString("| afterwards | CPU per unchanged event | CPU per changed event | event to acknowledged report | CPU of a report | extra RSS of a report | allocated by a report | peak RSS |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, name := range order {
+		if len(r.Samples[name]) == 0 {
+			continue
+		}
+		m := func(f func(Sample) float64) float64 { return r.middle(name, f) }
+		reports := "– | – | – | –"
+		if name == pseudoAgent || rival.Reports(name) {
+			reports = fmt.Sprintf("%.2f s | %.0f ms | %s | %s", m(func(s Sample) float64 { return s.Lag }), 1e3*m(func(s Sample) float64 { return s.ReportCPU }),
+				mega(int64(m(func(s Sample) float64 { return float64(s.ReportExtra) }))), mega(int64(m(func(s Sample) float64 { return float64(s.ReportAllocated) }))))
+		}
+		fmt.Fprintf(b, "| %s | %.1f µs | %.1f µs | %s | %s |\n", titles[name],
+			1e6*m(func(s Sample) float64 { return s.UnchangedCPU }), 1e6*m(func(s Sample) float64 { return s.ChangedCPU }), reports,
+			mega(int64(m(func(s Sample) float64 { return float64(s.LaterRSS) }))))
+	}
+	b.WriteByte('\n')
+}
+
+// target is one line of what is to be reached.
+type target struct {
+	what      string
+	got, want float64
+	format    string
+}
+
+// targets holds the results against what was set as the goal.
+func (r *Result) targets(b *strings.Builder) {
+	ours := func(f func(Sample) float64) float64 { return r.middle(pseudoAgent, f) }
+	// Ratios are of one run, then the median of them.
+	ratio := func(f func(Sample) float64) float64 {
+		var values []float64
+		for i, s := range r.Samples[rival.Stock] {
+			if i < len(r.Samples[pseudoAgent]) {
+				values = append(values, f(r.Samples[pseudoAgent][i])/f(s))
+			}
+		}
+		return median(values)
+	}
+	if len(r.Samples[pseudoAgent]) == 0 {
+		return
+	}
+	payload := ours(func(s Sample) float64 { return float64(s.Payload) }) / 1e6
+	all := []target{
+		{"live heap", ours(func(s Sample) float64 { return float64(s.LiveHeap) }) / 1e6, 1.2*payload + 10, "%.0f MB"},
+		{"peak RSS of the initial sync", ours(func(s Sample) float64 { return float64(s.PeakRSS) }) / 1e6, 1.6*payload + 60, "%.0f MB"},
+		{"extra RSS of a report", ours(func(s Sample) float64 { return float64(s.ReportExtra) }) / 1e6, 10, "%.1f MB"},
+		{"allocated by a report", ours(func(s Sample) float64 { return float64(s.ReportAllocated) }) / 1e6, 10, "%.1f MB"},
+		{"CPU of a report", 1e3 * ours(func(s Sample) float64 { return s.ReportCPU }), 150, "%.0f ms"},
+		{"size of a Pod to that of deepflow-agent's selection", float64(r.Sizes.Compressed) / float64(r.Sizes.AgentCompressed), 0.6, "%.2f"},
+		{"zlib ratio of a projected Pod", r.Sizes.Ratio(), 3.5, "%.2f"},
+	}
+	if len(r.Samples[rival.Stock]) > 0 {
+		all = append([]target{
+			{"CPU of the initial sync to (a)", ratio(func(s Sample) float64 { return s.SyncCPU }), 1. / 10, "1/%.1f"},
+			{"peak RSS of the initial sync to (a)", ratio(func(s Sample) float64 { return float64(s.PeakRSS) }), 1. / 25, "1/%.1f"},
+			{"CPU per changed event to (a)", ratio(func(s Sample) float64 { return s.ChangedCPU }), 1. / 7, "1/%.1f"},
+			{"CPU per unchanged event to (a)", ratio(func(s Sample) float64 { return s.UnchangedCPU }), 1. / 20, "1/%.1f"},
+		}, all...)
+	}
+	if r.List != nil {
+		base := r.List.FirstCPU - r.List.ZlibCPU - ours(func(s Sample) float64 { return s.ReportCPU })
+		reports := r.List.RelistReports
+		for _, s := range r.Samples[pseudoAgent] {
+			reports += s.Relist.Reports
+		}
+		all = append(
+			all, target{"CPU of a relist to a list without zlib", r.List.RelistCPU / base, 1.3, "%.2f"},
+			target{"reports caused by relists", float64(reports), 0, "%.0f"},
+			target{"compression in a relist", 1e3 * r.List.RelistZlibCPU, 0, "%.0f ms"},
+		)
+	}
+	b.WriteString("| target | measured | at most | |\n|---|---:|---:|---|\n")
+	for _, t := range all {
+		verdict := "reached"
+		if t.got > t.want {
+			verdict = "**missed**"
+		}
+		got, want := t.got, t.want
+		if strings.HasPrefix(t.format, "1/") {
+			got, want = 1/got, 1/want
+		}
+		fmt.Fprintf(b, "| %s | "+t.format+" | "+t.format+" | %s |\n", t.what, got, want, verdict)
+	}
+	b.WriteByte('\n')
+}
+
+func (r *Result) curveTable(b *strings.Builder) {
+	b.WriteString("| Pods | other objects | CPU of the initial sync | peak RSS | live heap | one report | requests | read |\n|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, p := range r.Curve {
+		if p.Name == pseudoAgent {
+			s := p.Sample
+			fmt.Fprintf(b, "| %d | %d | %.2f s | %s | %s | %s | %d | %s |\n", p.Pods, p.Others, s.SyncCPU, mega(s.PeakRSS), mega(s.LiveHeap), mega(s.Payload), s.Requests, mega(s.BytesRead))
+		}
+	}
+}
+
+func mega(n int64) string {
+	switch v := float64(n) / 1e6; {
+	case v >= 9.95:
+		return fmt.Sprintf("%.0f MB", v)
+	default:
+		return fmt.Sprintf("%.1f MB", v)
+	}
+}
+
+// renew puts the results into the document, and the plot and the JSON beside it.
+func (r *Result) renew(doc string) error {
+	b, err := os.ReadFile(doc)
+	if err != nil {
+		return err
+	}
+	begin, end := "<!-- begin "+r.Apiserver+" -->\n", "<!-- end "+r.Apiserver+" -->"
+	before, rest, ok := strings.Cut(string(b), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return errors.New(doc + " has no place for results")
+	}
+	if len(r.Curve) > 0 {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(doc), "performance.svg"), r.svg(), 0o600); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(doc, []byte(before+begin+r.text()+end+after), 0o600)
+}
