@@ -5,6 +5,7 @@
 package pgtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -88,10 +90,55 @@ func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
 	}
-	// The server leads a process group; its children would otherwise hold the data for a moment.
-	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+	pid := s.cmd.Process.Pid
+	// Stopped first, so that it starts no more processes. Those that it has would serve their clients to the end of the
+	// transaction if only their parent were killed. A process that has ended meanwhile is as good as killed.
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
+	children := childrenOf(pid)
+	for _, child := range children {
+		_ = syscall.Kill(child, syscall.SIGKILL)
+	}
+	_ = s.cmd.Process.Kill()
 	<-s.done
 	s.cmd = nil
+	for _, child := range children {
+		for alive(child) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// childrenOf returns the processes whose parent is pid.
+func childrenOf(pid int) []int {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil
+	}
+	var children []int
+	for _, path := range stats {
+		if fields := statFields(path); len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
+			child, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err == nil {
+				children = append(children, child)
+			}
+		}
+	}
+	return children
+}
+
+// alive tells whether a process exists and is no zombie.
+func alive(pid int) bool {
+	fields := statFields(fmt.Sprintf("/proc/%d/stat", pid))
+	return len(fields) > 0 && fields[0] != "Z"
+}
+
+// statFields returns the fields of a /proc/PID/stat behind the name: state, parent, …; none if there is no such process.
+func statFields(path string) []string {
+	stat, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 }
 
 // Restart starts the server, which must not run, and waits until it answers.
@@ -151,7 +198,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 		cmd = exec.Command("/bin/bash", append([]string{"-c", script, filepath.Join(s.bin, name)}, args...)...)
 	}
 	cmd.Dir = s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if os.Getuid() == 0 {
 		uid, gid, err := lookup()
 		if err == nil {
