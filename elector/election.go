@@ -105,8 +105,6 @@ type Lease struct {
 	AgentID uint32        `json:"agent_id"`
 	TTL     time.Duration `json:"ttl"`
 	Since   time.Time     `json:"since,omitzero"` // for people
-	// Conn is the connection on which the holder was told to stop, empty if it was not.
-	Conn string `json:"stopped_on,omitempty"`
 }
 
 // Challenger is a candidate that has to get the role next.
@@ -177,10 +175,12 @@ type candidate struct {
 	gone         bool // it said goodbye
 	unregistered bool
 	twins        int // Syncs of an older process with the same identity
-	match        match
-	class        Class
-	reason       string
-	answer       string // why it was answered as it was
+	// stoppedOn is the connection on which this process told it to stop after it had the role, empty if it did not.
+	stoppedOn string
+	match     match
+	class     Class
+	reason    string
+	answer    string // why it was answered as it was
 }
 
 // election is one cluster's election as one process sees it. It is not safe for concurrent use.
@@ -361,16 +361,12 @@ func (e *election) renew(now instant, d *decision, a *candidate, lease *Lease, s
 		// A process that has just started was told nothing yet.
 		d.vacate(byRestart)
 		d.rival, d.reason = rival, "the role goes to "+rival
-	case lease.Conn == s.conn:
-		// It Syncs again on the connection on which it was told, so it has been told.
+	case a.stoppedOn == s.conn:
+		// It Syncs again on the connection on which it was answered, so it has heard.
 		d.vacate(byStop)
 		d.rival, d.reason = rival, "the role goes to "+rival
 	default:
-		next := *lease
-		next.Conn = s.conn
-		d.next.Lease = &next
-		d.unchanged, d.stopping, d.rival = false, true, rival
-		d.reason = "the role goes to " + rival
+		d.stopping, d.rival, d.reason = true, rival, "the role goes to "+rival
 	}
 }
 

@@ -351,6 +351,11 @@ func (e *Elector) decide(ctx context.Context, c *cluster, s syncing) (decision, 
 			}
 		}
 		e.tell(c, a, before, d)
+		// Only what is answered without an error can be heard.
+		a.stoppedOn = ""
+		if d.stopping {
+			a.stoppedOn = s.conn
+		}
 		return d, a.id, nil
 	}
 	return decision{}, 0, err
@@ -434,7 +439,7 @@ func (e *Elector) tell(c *cluster, a *candidate, before Record, d decision) {
 		e.metrics.grants.Inc()
 		c.toldVacant, c.toldExpired = false, false
 		e.log.Info("watcher elected", "cluster", c.id, "agent", a.info.String(), "rank", a.class.String(), "reason", a.reason, "term", c.rec.Term)
-	case d.stopping:
+	case d.stopping && a.stoppedOn == "":
 		e.metrics.stops.Inc()
 		e.log.Info("watcher told to stop, another one ranks higher", "cluster", c.id, "agent", a.info.String(), "for", d.rival)
 	}

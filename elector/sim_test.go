@@ -372,7 +372,7 @@ func (w *world) deliver(to int, req *agent.SyncRequest, conn string, goodbye boo
 		ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(GoodbyeHeader, "1"))
 	}
 	for _, c := range w.clients {
-		if c.agent == req {
+		if c.info.Host == req.GetHost() { // requests of earlier processes are under way, too
 			c.heard = w.now
 		}
 	}

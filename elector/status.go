@@ -179,7 +179,7 @@ type HolderInfo struct {
 	AgentID          uint32    `json:"agent_id,omitempty"`
 	Since            time.Time `json:"since"`
 	ExpiresInSeconds float64   `json:"expires_in_seconds"` // unless it Syncs
-	Stopping         bool      `json:"stopping,omitempty"`
+	Stopping         bool      `json:"stopping,omitempty"` // this replica has told it to stop
 }
 
 // CandidateInfo is an agent that Syncs.
@@ -223,7 +223,10 @@ func (e *Elector) info(c *cluster) ClusterInfo {
 		info.State = "held"
 		info.Holder = &HolderInfo{
 			Agent: lease.Agent, Name: lease.Agent.String(), Class: lease.Class, AgentID: lease.AgentID, Since: lease.Since,
-			ExpiresInSeconds: (c.renewed + lease.TTL - now).Seconds(), Stopping: lease.Conn != "",
+			ExpiresInSeconds: (c.renewed + lease.TTL - now).Seconds(),
+		}
+		if a := c.candidates[lease.Agent.Identity]; a != nil {
+			info.Holder.Stopping = a.stoppedOn != ""
 		}
 		if info.Holder.Stopping {
 			info.State = "stopping"
