@@ -208,7 +208,7 @@ func DefaultAgent() Agent {
 		WatchPolicy:  "watch-only",
 		ClaimWatcher: true,
 		HighAvailability: HighAvailability{
-			LeaseName: "pseudo-agent", LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+			LeaseName: "pseudo-agent", LeaseDuration: 12 * time.Second, RenewDeadline: 8 * time.Second, RetryPeriod: time.Second,
 		},
 		Log:  Log{Level: "info", Format: "json"},
 		HTTP: AgentHTTP{Address: ":8080"},

@@ -47,14 +47,16 @@ func (m *machine) newClaim() claim {
 	return c
 }
 
-// goodbye is the Sync that gives the role back, if there is one to be given back.
-func (m *machine) goodbye() (claim, bool) {
+// goodbye is the Sync that gives the role back, if there is one to be given back, and its deadline, zero for none. A
+// replica whose lease was lost keeps silent: the role is its successor's by now.
+func (m *machine) goodbye() (claim, time.Time, bool) {
 	if m.clusterID == "" || !m.claiming() || m.claims.role == roleNone || m.opts.Policy == WatchDisabled {
-		return claim{}, false
+		return claim{}, time.Time{}, false
 	}
+	deadline, may := m.maySend()
 	c := m.newClaim()
 	c.goodbye = true
-	return c, true
+	return c, deadline, may
 }
 
 // synced takes the answer to a Sync. Whatever it is, a watch-only agent goes on reporting.

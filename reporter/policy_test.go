@@ -365,6 +365,7 @@ func TestMaySendForbidsAndBounds(t *testing.T) {
 		var until time.Time
 		b := &bench{t: t, src: newSource(nil), server: newMemServer(), rec: &recorder{}}
 		b.server.Seen = b.rec.see
+		b.server.pseudo = true
 		seedContent(b.src)
 		b.r = start(t, Options{Source: b.src, ClaimWatcher: true, MaySend: func() (time.Time, bool) {
 			mu.Lock()
@@ -393,7 +394,11 @@ func TestMaySendForbidsAndBounds(t *testing.T) {
 		if n := b.r.Status().Failures; n == 0 {
 			t.Error("a request outlives the lease")
 		}
+		claims := len(b.server.claims)
 		b.r.stop()
+		if got := b.server.claims[claims:]; len(got) != 0 {
+			t.Errorf("got %+v after the lease was lost, want nothing: the role is the successor's", got)
+		}
 	})
 }
 

@@ -395,12 +395,16 @@ const goodbyeTimeout = 2 * time.Second
 // would take it for one more claim.
 func (r *Reporter) goodbye(ctx context.Context, s session) session {
 	r.mu.Lock()
-	claim, ok := r.m.goodbye()
+	claim, leaseEnd, ok := r.m.goodbye()
 	r.mu.Unlock()
 	if !ok {
 		return s
 	}
-	ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
+	deadline := time.Now().Add(goodbyeTimeout)
+	if !leaseEnd.IsZero() && leaseEnd.Before(deadline) {
+		deadline = leaseEnd
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	var err error
 	if s == nil {

@@ -127,6 +127,11 @@ func (d *Daemon) Start(ctx context.Context) error {
 	return p.waitReady(ctx, func(ctx context.Context) error { return get(ctx, http.DefaultClient, d.HTTP+"/healthz/live", "") })
 }
 
+// Ready asks the program's readiness probe. The error names the checks that fail.
+func (d *Daemon) Ready(ctx context.Context) error {
+	return get(ctx, http.DefaultClient, d.HTTP+"/healthz/ready", "")
+}
+
 // Process is the running program, nil before the first Start.
 func (d *Daemon) Process() *Process { return d.proc }
 
