@@ -134,21 +134,23 @@ type Content struct {
 
 // Encoder makes entries. It is not safe for concurrent use: give each goroutine its own.
 type Encoder struct {
-	zw  *zlib.Writer
 	buf bytes.Buffer
 	out []byte
 }
 
-// NewEncoder returns an Encoder that compresses with zlib at level 6, as deepflow-agent does.
-func NewEncoder() *Encoder {
-	e := &Encoder{}
-	zw, err := zlib.NewWriterLevel(&e.buf, 6)
+// compressors are shared by all encoders, because each holds more than a megabyte: there are as many as compress at the
+// same time, and none when nothing changes.
+var compressors = sync.Pool{New: func() any {
+	// Level 6, as deepflow-agent's.
+	zw, err := zlib.NewWriterLevel(io.Discard, 6)
 	if err != nil {
 		panic(err) // 6 is a valid level
 	}
-	e.zw = zw
-	return e
-}
+	return zw
+}}
+
+// NewEncoder returns an Encoder that compresses with zlib at level 6, as deepflow-agent does.
+func NewEncoder() *Encoder { return &Encoder{} }
 
 var sumSeed = maphash.MakeSeed()
 
@@ -165,10 +167,12 @@ func (e *Encoder) Encode(c Content, known *Entry) *Entry {
 		return known
 	}
 	e.buf.Reset()
-	e.zw.Reset(&e.buf)
+	zw, _ := compressors.Get().(*zlib.Writer)
+	zw.Reset(&e.buf)
 	// Writing to a bytes.Buffer cannot fail.
-	_, _ = e.zw.Write(c.JSON)
-	_ = e.zw.Close()
+	_, _ = zw.Write(c.JSON)
+	_ = zw.Close()
+	compressors.Put(zw)
 	z := e.buf.Bytes()
 	inner := protowire.SizeTag(1) + protowire.SizeBytes(len(c.WireType)) + protowire.SizeTag(3) + protowire.SizeBytes(len(z))
 	e.out = protowire.AppendTag(e.out[:0], 10, protowire.BytesType)
