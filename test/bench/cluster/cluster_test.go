@@ -55,7 +55,7 @@ func TestPods(t *testing.T) {
 	if ratio > 3.5 {
 		t.Errorf("got a ratio of %.2f, want at most 3.5", ratio)
 	}
-	if got := raw / testPods; got < 6500 || got > 7500 {
+	if got := raw / testPods; got < 6500 || got > 8000 {
 		t.Errorf("got Pods of %d bytes, want about 7,000", got)
 	}
 	if got := c.Others(); got < testPods/6 || got > testPods/4 {

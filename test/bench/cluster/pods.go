@@ -108,8 +108,10 @@ func (c *Cluster) podStatus(pod *corev1.Pod, i int, ip string, created metav1.Ti
 		Phase: phase, HostIP: host, HostIPs: []corev1.HostIP{{IP: host}}, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}},
 		StartTime: &created, QOSClass: corev1.PodQOSBurstable,
 	}
-	for _, t := range []corev1.PodConditionType{"PodReadyToStartContainers", corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled} {
-		cond := corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: started}
+	begun := created.Time
+	for _, t := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodInitialized, "PodReadyToStartContainers", corev1.ContainersReady, corev1.PodReady} {
+		begun = begun.Add(time.Duration(r.IntN(12)) * time.Second)
+		cond := corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(begun), ObservedGeneration: 1}
 		if t == corev1.PodReady || t == corev1.ContainersReady {
 			cond.Status = ready
 			// A heartbeat, as some kubelets and readiness gates write it.
@@ -143,7 +145,7 @@ func (c *Cluster) podStatus(pod *corev1.Pod, i int, ip string, created metav1.Ti
 // fieldsOfStatus is what the kubelet has written, without the detour that fieldsOf takes.
 func fieldsOfStatus(pod *corev1.Pod) string {
 	b := []byte(`{"f:status":{"f:conditions":{`)
-	for n, c := range pod.Status.Conditions {
+	for n, c := range pod.Status.Conditions[1:] { // the scheduler has written the first one
 		if n > 0 {
 			b = append(b, ',')
 		}

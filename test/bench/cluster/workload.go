@@ -54,7 +54,7 @@ func (c *Cluster) newWorkload(kind string, index, replicas int) *workload {
 		kind: kind, index: index, replicas: replicas, uid: uid(r),
 		name:      fmt.Sprintf("%s-%s-%d", pick(r, first), pick(r, second), index),
 		namespace: pick(r, c.namespaces),
-		habits:    habits{calico: r.IntN(2) == 0, multus: r.IntN(3) == 0, mesh: r.IntN(8) == 0},
+		habits:    habits{calico: r.IntN(2) == 0, multus: r.IntN(4) == 0, mesh: r.IntN(8) == 0},
 	}
 	if kind == daemonSet {
 		w.namespace = c.namespaces[0]
@@ -70,7 +70,10 @@ func (c *Cluster) newWorkload(kind string, index, replicas int) *workload {
 		w.labels["cost-center"] = fmt.Sprintf("cc-%05d", r.IntN(99999))
 		w.labels["language"] = pick(r, languages)
 	}
-	w.annotations = map[string]string{"checksum/config": hexDigits(r, 64)}
+	w.annotations = map[string]string{}
+	if r.IntN(2) == 0 {
+		w.annotations["checksum/config"] = hexDigits(r, 64)
+	}
 	if r.IntN(2) == 0 {
 		w.annotations["prometheus.io/scrape"] = "true"
 		w.annotations["prometheus.io/port"] = fmt.Sprint(8000 + r.IntN(2000))
@@ -79,7 +82,7 @@ func (c *Cluster) newWorkload(kind string, index, replicas int) *workload {
 	if r.IntN(3) == 0 {
 		w.annotations["kubectl.kubernetes.io/restartedAt"] = at(r, 90*24*time.Hour).Format(time.RFC3339)
 	}
-	if r.IntN(3) == 0 {
+	if r.IntN(6) == 0 {
 		w.annotations["checksum/secret"] = hexDigits(r, 64)
 	}
 	w.spec = podSpec(r, w)
@@ -109,18 +112,18 @@ func podSpec(r *rand.Rand, w *workload) corev1.PodSpec {
 	spec.Volumes = []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: w.name + "-config"}, DefaultMode: ptr(int32(420)),
 	}}}}
-	if r.IntN(2) == 0 {
+	if r.IntN(4) == 0 {
 		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "tls", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
 			SecretName: w.name + "-tls", DefaultMode: ptr(int32(420)),
 		}}})
 	}
-	spec.Containers = append(spec.Containers, container(r, w, "app", 1+r.IntN(4)))
+	spec.Containers = append(spec.Containers, container(r, w, "app", 3+r.IntN(8)))
 	if w.habits.mesh {
 		spec.Containers = append(spec.Containers, container(r, w, "istio-proxy", 2))
-	} else if r.IntN(6) == 0 {
+	} else if r.IntN(8) == 0 {
 		spec.Containers = append(spec.Containers, container(r, w, pick(r, sidecars[1:]), 2))
 	}
-	if r.IntN(3) == 0 {
+	if r.IntN(6) == 0 {
 		spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
 			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 100, PodAffinityTerm: corev1.PodAffinityTerm{
 				LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": w.name}}, TopologyKey: "kubernetes.io/hostname",
