@@ -60,6 +60,7 @@ func changeText(v reflect.Value) string {
 			return fmt.Sprint(v.Interface())
 		}
 		return string(b)
+	default:
+		return textOf(v)
 	}
-	return textOf(v)
 }

@@ -61,7 +61,7 @@ func TestDocument(t *testing.T) {
 		t.Errorf("found %d examples, want at least 15", examples)
 	}
 	if *update {
-		if err := os.WriteFile(document, []byte(out.String()+doc[last:]), 0o644); err != nil { //nolint:gosec // documentation
+		if err := os.WriteFile(document, []byte(out.String()+doc[last:]), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -100,7 +100,7 @@ func (e *example) run(t *testing.T) (out string) {
 		if e.own != "" {
 			args = append(args, "--config", e.own)
 		}
-		for _, word := range strings.Fields(e.command) {
+		for word := range strings.FieldsSeq(e.command) {
 			if name, value, ok := strings.Cut(word, "="); ok && !strings.HasPrefix(word, "-") {
 				t.Setenv(name, value)
 			} else if ok {

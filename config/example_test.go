@@ -121,6 +121,7 @@ func TestExamplesInComments(t *testing.T) {
 var commentedList = regexp.MustCompile(`(?m)^ *# Example:\n((?: *#   .*\n)+)( *)(\w+): \[\]$`)
 
 func commentedLists[T any](t *testing.T, p *program[T], file string, want int) {
+	t.Helper()
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

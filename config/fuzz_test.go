@@ -90,6 +90,7 @@ func FuzzText(f *testing.F) {
 }
 
 func seed(f *testing.F, files ...string) {
+	f.Helper()
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {

@@ -308,8 +308,9 @@ func fromText(from, to reflect.Type, data any) (any, error) {
 			return nil, fmt.Errorf("parse number: %w", err)
 		}
 		return n, nil
+	default:
+		return data, nil
 	}
-	return data, nil
 }
 
 func kindOfOrText(t reflect.Type) kind {
@@ -351,11 +352,11 @@ func (p *program[T]) readOwn(r *reader, file string) {
 }
 
 func readFile(file string) ([]byte, *Mistake) {
-	f, err := os.Open(file)
+	f, err := os.Open(file) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, &Mistake{Problem: "cannot be read: " + reason(err), Source: Source{File: file}}
 	}
-	defer f.Close() //nolint:errcheck // nothing was written
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, &Mistake{Problem: "cannot be read: " + reason(err), Source: Source{File: file}}
@@ -368,8 +369,7 @@ func readFile(file string) ([]byte, *Mistake) {
 
 // reason is an error of the operating system without operation and path, which the message has already.
 func reason(err error) string {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*os.PathError](err); ok {
 		return pe.Err.Error()
 	}
 	return err.Error()

@@ -102,9 +102,16 @@ func TestKindsFromEverySource(t *testing.T) {
 	}
 	const list = `[{name: ingresses, disabled: true}, {name: rollouts, group: argoproj.io, as: deployments, required: true}]`
 	values := [][2]string{
-		{"cluster_id", "d-rrcmIdbEph"}, {"server.addresses", "a:1,[::1]:2"}, {"server.agent_id", "42"}, {"server.max_message_size", "70000"},
-		{"kubernetes.qps", "2.5"}, {"http.pprof", "true"}, {"claim_watcher", "false"}, {"watch_policy", "only-watch"},
-		{"report.debounce", "54s"}, {"inputs.resources.kubernetes.api_resources", list},
+		{"cluster_id", "d-rrcmIdbEph"},
+		{"server.addresses", "a:1,[::1]:2"},
+		{"server.agent_id", "42"},
+		{"server.max_message_size", "70000"},
+		{"kubernetes.qps", "2.5"},
+		{"http.pprof", "true"},
+		{"claim_watcher", "false"},
+		{"watch_policy", "only-watch"},
+		{"report.debounce", "54s"},
+		{"inputs.resources.kubernetes.api_resources", list},
 	}
 	leaves := map[string]*leaf{}
 	for _, l := range agentProgram.schema.all() {
@@ -357,10 +364,23 @@ func TestDurations(t *testing.T) {
 		want time.Duration
 		err  error
 	}{
-		{"0", 0, nil}, {"10s", 10 * time.Second, nil}, {"1h30m", 90 * time.Minute, nil}, {"1.5h", 90 * time.Minute, nil},
-		{"1h 30min", 90 * time.Minute, nil}, {"30d", 30 * day, nil}, {"2 weeks", 14 * day, nil}, {" 500ms ", 500 * time.Millisecond, nil},
-		{"10", 0, errNoUnit}, {"1h30", 0, errNoUnit}, {"-1s", 0, errNegative}, {"", 0, errNotDuration}, {"s", 0, errNotDuration},
-		{"1y", 0, errNotDuration}, {"1.2.3s", 0, errNotDuration}, {"999999d", 0, errLongDuration}, {"ten", 0, errNotDuration},
+		{"0", 0, nil},
+		{"10s", 10 * time.Second, nil},
+		{"1h30m", 90 * time.Minute, nil},
+		{"1.5h", 90 * time.Minute, nil},
+		{"1h 30min", 90 * time.Minute, nil},
+		{"30d", 30 * day, nil},
+		{"2 weeks", 14 * day, nil},
+		{" 500ms ", 500 * time.Millisecond, nil},
+		{"10", 0, errNoUnit},
+		{"1h30", 0, errNoUnit},
+		{"-1s", 0, errNegative},
+		{"", 0, errNotDuration},
+		{"s", 0, errNotDuration},
+		{"1y", 0, errNotDuration},
+		{"1.2.3s", 0, errNotDuration},
+		{"999999d", 0, errLongDuration},
+		{"ten", 0, errNotDuration},
 	} {
 		got, err := parseDuration(c.s)
 		if got != c.want || !errors.Is(err, c.err) {

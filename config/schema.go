@@ -220,8 +220,9 @@ func (l *leaf) parse(path, s string, src Source) (any, *Mistake) {
 			return nil, l.mistake(path, s, err.Error(), l.nearDuration(s, err), src)
 		}
 		return d, l.inRange(path, s, float64(d), src)
+	default:
+		return l.parseText(path, s, src)
 	}
-	return l.parseText(path, s, src)
 }
 
 // nearDuration adds the unit that makes a valid duration of a bare number.
@@ -382,8 +383,9 @@ func (r *reader) leaf(n *yaml.Node, l *leaf, path string) (any, bool) {
 		return r.texts(n, l, path)
 	case items:
 		return r.items(n, l, path)
+	default:
+		return r.scalar(n, l, path)
 	}
-	return r.scalar(n, l, path)
 }
 
 func (r *reader) texts(n *yaml.Node, l *leaf, path string) (any, bool) {
@@ -466,7 +468,7 @@ func (r *reader) scalar(n *yaml.Node, l *leaf, path string) (any, bool) {
 	var wrong *Mistake
 	switch scalarOf(l.kind) {
 	case text:
-		if tag != "!!str" && !(l.unquoted && tag == "!!int") {
+		if tag != "!!str" && (!l.unquoted || tag != "!!int") {
 			if _, wrong = l.parse(path, value, src); wrong == nil {
 				wrong = l.mistake(path, value, "is "+describe(n)+", not text", strconv.Quote(shorten(value))+" in quotes", src)
 			}
@@ -481,6 +483,7 @@ func (r *reader) scalar(n *yaml.Node, l *leaf, path string) (any, bool) {
 		} else if tag == "!!int" {
 			value = decimal(n)
 		}
+	default: // YAML has no durations: they are text, which parse looks at
 	}
 	if wrong != nil {
 		r.fail(wrong)

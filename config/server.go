@@ -163,9 +163,9 @@ type TokenAccess struct {
 // ServerPlugins bounds each call of a Lua plugin.
 type ServerPlugins struct {
 	// Timeout is the longest time of one call.
-	Timeout time.Duration `mapstructure:"timeout" min:"1ms" max:"10s" usage:"longest time of one call of a plugin"`
+	Timeout time.Duration `mapstructure:"timeout" min:"1ms" max:"1m" usage:"longest time of one call of a plugin"`
 	// MaxMemory is the most memory of one plugin in bytes.
-	MaxMemory int64 `mapstructure:"max_memory" min:"1048576" max:"1073741824" usage:"most memory of one plugin, in bytes"`
+	MaxMemory int64 `mapstructure:"max_memory" min:"8388608" max:"1073741824" usage:"most memory of one plugin, in bytes"`
 }
 
 // ServerElector elects each cluster's watcher.
@@ -210,7 +210,7 @@ func DefaultServer() Server {
 		},
 		Validation: ServerValidation{Suspicion: ServerSuspicion{MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
 		Access:     ServerAccess{Anonymous: "read"},
-		Plugins:    ServerPlugins{Timeout: 100 * time.Millisecond, MaxMemory: 32 << 20},
+		Plugins:    ServerPlugins{Timeout: 5 * time.Second, MaxMemory: 64 << 20},
 		Elector:    ServerElector{TTL: 10 * time.Minute, Grace: 10 * time.Minute},
 		Log:        Log{Level: "info", Format: "json"},
 	}

@@ -63,7 +63,7 @@ func watch[T any](ctx context.Context, p *program[T], fs *pflag.FlagSet, current
 				quiet.Reset(settle)
 			}
 			continue
-		case <-faults: // an overflow of the queue: events may be missing
+		case <-faults: //nolint:errcheck // an overflow of the queue, for example: events may be missing
 			quiet.Reset(settle)
 			continue
 		case <-quiet.C:
