@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 )
 
 // version and revision are stamped by the linker.
@@ -19,6 +21,8 @@ var (
 )
 
 func main() {
+	// Lua plugins run in processes of this program.
+	plugin.WorkerMain()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()

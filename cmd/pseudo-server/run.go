@@ -96,6 +96,11 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	if err != nil {
 		return err
 	}
+	view, plugins, err := newViewer(ctx, cfg, kept, d.log, registry)
+	if err != nil {
+		return err
+	}
+	defer plugins.Close()
 	recv := receiver.New(receiver.Options{
 		Store: kept, Elector: elect, Version: version, Logger: d.log, Audit: audit.log, Registerer: registry,
 		Limits:    limits(cfg.Limits),
@@ -110,8 +115,9 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		Parts: []operate.Part{
 			{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems},
 			{Name: "elector", Status: func() any { return elect.Status() }, Problems: elect.Problems},
+			{Name: "viewer", Status: func() any { return view.Status() }, Problems: view.Problems},
 		},
-		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API(elect.Routes()...)},
+		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API(append(elect.Routes(), view.Routes()...)...)},
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
 	if err != nil {
@@ -139,6 +145,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	g.Go(func() error { return web.Serve(ctx, httpListener) })
 	g.Go(func() error { return recv.Run(ctx) })
 	g.Go(func() error { return elect.Run(ctx) })
+	g.Go(func() error { return view.Run(ctx) })
 	g.Go(func() error {
 		watch(ctx)
 		return nil

@@ -1,0 +1,210 @@
+package viewer
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
+	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/store"
+)
+
+// cluster is the inventory of one cluster.
+type cluster struct {
+	id   string
+	seen mark          // only follow uses it
+	lock chan struct{} // held while catching up
+
+	mu    sync.RWMutex         // held for writing while inv is between two versions
+	inv   *inventory.Inventory // nil: not made yet
+	state store.State          // of which inv is the inventory
+
+	// Only the holder of lock uses these.
+	entries []*store.Entry
+	uids    map[store.Key]string
+}
+
+// isAt tells whether the inventory is that of a snapshot.
+func (c *cluster) isAt(born string, seq uint64) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.inv != nil && c.state.Born == born && c.state.Latest.Seq == seq
+}
+
+// catchUp makes the inventory that of the latest stored version.
+func (v *Viewer) catchUp(ctx context.Context, c *cluster) error {
+	if err := wait(ctx, c.lock, "the inventory of cluster "+c.id); err != nil {
+		return err
+	}
+	defer func() { <-c.lock }()
+	view, err := v.opts.Store.View(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	if view.State.Latest.Seq == 0 || c.isAt(view.State.Born, view.State.Latest.Seq) {
+		return nil
+	}
+	begun := time.Now()
+	work, done := v.working(ctx)
+	defer done()
+	if c.inv == nil || c.state.Born != view.State.Born {
+		err = v.build(work, c, view)
+	} else {
+		err = v.update(work, c, view)
+	}
+	if err != nil {
+		return fmt.Errorf("work out the inventory of cluster %s: %w", c.id, err)
+	}
+	v.metrics.seconds.Observe(time.Since(begun).Seconds())
+	return nil
+}
+
+// build makes the inventory from scratch. Until it is made the former one is shown.
+func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View) error {
+	inv := inventory.New(v.options())
+	uids := make(map[store.Key]string, len(view.Entries))
+	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inv, c.state, c.uids, c.entries = inv, view.State, uids, view.Entries
+	return nil
+}
+
+// update takes over what differs.
+func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View) error {
+	differences := Compare(c.entries, view.Entries)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := v.apply(ctx, c.id, c.inv, c.uids, differences); err != nil {
+		// It is now neither the one nor the other version.
+		c.inv = nil
+		return err
+	}
+	c.state, c.entries = view.State, view.Entries
+	return nil
+}
+
+// again applies the Pods once more, because plugins may answer otherwise.
+func (v *Viewer) again(ctx context.Context, c *cluster) error {
+	if err := wait(ctx, c.lock, "the inventory of cluster "+c.id); err != nil {
+		return err
+	}
+	defer func() { <-c.lock }()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inv == nil {
+		return nil
+	}
+	var pods []Difference
+	for _, e := range c.entries {
+		if e.Type == podType {
+			pods = append(pods, Difference{Before: e, After: e})
+		}
+	}
+	if err := v.apply(ctx, c.id, c.inv, c.uids, pods); err != nil {
+		c.inv = nil
+		return fmt.Errorf("ask plugins about the Pods of cluster %s: %w", c.id, err)
+	}
+	return nil
+}
+
+const podType = "*v1.Pod"
+
+// What is decompressed at once.
+const (
+	batchEntries = 1000
+	batchBytes   = 16 << 20
+)
+
+// apply applies differences to an inventory, in portions.
+func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference) error {
+	var gone []inventory.Change
+	for _, d := range differences {
+		if d.After == nil {
+			gone = append(gone, inventory.Change{Type: d.Before.Type, ID: uids[d.Before.Key]})
+			delete(uids, d.Before.Key)
+		}
+	}
+	inv.Apply(gone)
+	var batch []*store.Entry
+	size := 0
+	flush := func() error {
+		changes, err := v.read(ctx, id, batch)
+		if err != nil {
+			return err
+		}
+		for i, e := range batch {
+			uids[e.Key] = changes[i].ID
+		}
+		inv.Apply(changes)
+		batch, size = batch[:0], 0
+		return nil
+	}
+	for _, d := range differences {
+		if d.After == nil {
+			continue
+		}
+		if len(batch) > 0 && (len(batch) == batchEntries || size+int(d.After.RawSize) > batchBytes) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch = append(batch, d.After)
+		size += int(d.After.RawSize)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	return flush()
+}
+
+// read returns entries as changes of an inventory.
+func (v *Viewer) read(ctx context.Context, id string, entries []*store.Entry) ([]inventory.Change, error) {
+	payloads, err := v.opts.Store.Payloads(ctx, id, entries)
+	if err != nil {
+		return nil, err
+	}
+	var tree jsonscan.Tree
+	changes := make([]inventory.Change, len(entries))
+	for i, e := range entries {
+		if payloads[i] == nil {
+			return nil, fmt.Errorf("%s %s/%s: dropped while it was read: %w", e.Type, e.Namespace, e.Name, store.ErrNotFound)
+		}
+		data, err := inflate(payloads[i], e.RawSize)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s/%s: %w", e.Type, e.Namespace, e.Name, err)
+		}
+		uid := ""
+		if _, err := tree.Parse(data, 0, uidFilter); err == nil {
+			uid = string(tree.Root().Get("metadata").Get("uid").Text())
+		}
+		changes[i] = inventory.Change{Type: e.Type, ID: uid, JSON: data}
+	}
+	return changes, nil
+}
+
+var uidFilter = func() *jsonscan.Filter {
+	f := jsonscan.NewFilter()
+	f.Add("metadata", "uid")
+	return f
+}()
+
+// inflate decompresses a stored entry of a known size.
+func inflate(payload []byte, size uint32) ([]byte, error) {
+	zr, err := zlib.NewReader(bytes.NewReader(payload))
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	data := make([]byte, size)
+	if _, err := io.ReadFull(zr, data); err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return data, nil
+}

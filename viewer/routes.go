@@ -1,0 +1,184 @@
+package viewer
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/receiver"
+	"github.com/pseudo-agent/pseudo-agent/store"
+)
+
+// Bounds of a page.
+const (
+	defaultPage = 100
+	maxPage     = 5000
+)
+
+// Routes returns the viewer's part of the API; docs/openapi.yaml describes it.
+func (v *Viewer) Routes() []receiver.Route {
+	read := func(path, summary string, answer func(*http.Request) (any, error)) receiver.Route {
+		return receiver.Route{Method: http.MethodGet, Path: path, Role: receiver.RoleRead, Summary: summary, Answer: answer}
+	}
+	change := func(method, path, summary string, answer func(*http.Request) (any, error)) receiver.Route {
+		return receiver.Route{Method: method, Path: path, Role: receiver.RoleAdminister, Summary: summary, Answer: answer}
+	}
+	return []receiver.Route{
+		read("/clusters/{cluster}/inventory", "What deepflow-server would make of the latest version, in numbers.", v.apiSummary),
+		read("/clusters/{cluster}/inventory/{kind}", "Resources of one kind as deepflow-server would show them.", v.apiInventory),
+		read("/clusters/{cluster}/dropped", "What deepflow-server would drop, each with its reason.", v.apiDropped),
+		read("/clusters/{cluster}/dropped/reasons", "What deepflow-server would drop, counted by reason.", v.apiReasons),
+		read("/clusters/{cluster}/differences", "What differs between two versions.", v.apiDifferences),
+		read("/clusters/{cluster}/changes", "A stream of changes (server-sent events).", v.apiChanges),
+		read("/plugins", "All plugins in the order in which they are asked.", v.apiPlugins),
+		change(http.MethodPost, "/plugins", "Create a plugin, or replace its script.", v.apiCreatePlugin),
+		change(http.MethodDelete, "/plugins/{name}", "Delete a plugin.", v.apiDeletePlugin),
+		change(http.MethodPost, "/clusters/{cluster}/plugin-test", "Run a script against the Pods of a cluster and tell what it would change.", v.apiTestPlugin),
+	}
+}
+
+// parameters returns the query of a request after checking that each parameter is one of those allowed, given once.
+func parameters(req *http.Request, allowed ...string) (url.Values, error) {
+	q, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return nil, bad("the query is not valid: %v", err)
+	}
+	for name, values := range q {
+		if !slices.Contains(allowed, name) {
+			return nil, bad("parameter %q is unknown; there are: %s", clip(name), strings.Join(allowed, ", "))
+		}
+		if len(values) > 1 {
+			return nil, bad("parameter %s is given %d times, once is allowed", name, len(values))
+		}
+	}
+	return q, nil
+}
+
+func bad(format string, args ...any) *receiver.APIError {
+	return &receiver.APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...), Advice: "docs/api.md and docs/openapi.yaml describe the parameters"}
+}
+
+// clip shortens a client's text for a message.
+func clip(s string) string {
+	const most = 100
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+func limitOf(q url.Values) (int, error) {
+	text := q.Get("limit")
+	if text == "" {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxPage {
+		return 0, bad("limit is %q, a number from 1 to %d is allowed", clip(text), maxPage)
+	}
+	return n, nil
+}
+
+func oneOf(q url.Values, name string, allowed ...string) (string, error) {
+	s := q.Get(name)
+	if s != "" && !slices.Contains(allowed, s) {
+		return "", bad("%s is %q; there are: %s", name, clip(s), strings.Join(allowed, ", "))
+	}
+	return s, nil
+}
+
+// row is one line of a list with its place in the order.
+type row struct {
+	key   []string
+	value any
+}
+
+// page is a part of a list.
+type page struct {
+	total int
+	items []any
+	next  string
+}
+
+// paged returns the rows that follow a token, which an earlier page gave. A list may change between two pages: what is
+// there all the time comes exactly once.
+func paged(rows []row, token string, limit int) (page, error) {
+	slices.SortFunc(rows, func(a, b row) int { return slices.Compare(a.key, b.key) })
+	p := page{total: len(rows), items: []any{}}
+	from := 0
+	if token != "" {
+		var after []string
+		text, err := base64.RawURLEncoding.DecodeString(token)
+		if err == nil {
+			err = json.Unmarshal(text, &after)
+		}
+		if err != nil {
+			return p, bad("continue is %q, which no answer contained", clip(token))
+		}
+		at, found := slices.BinarySearchFunc(rows, after, func(r row, key []string) int { return slices.Compare(r.key, key) })
+		from = at
+		if found {
+			from++
+		}
+	}
+	to := min(from+limit, len(rows))
+	for _, r := range rows[from:to] {
+		p.items = append(p.items, r.value)
+	}
+	if to < len(rows) {
+		text, err := json.Marshal(rows[to-1].key)
+		if err != nil {
+			return p, fmt.Errorf("make the continue token: %w", err)
+		}
+		p.next = base64.RawURLEncoding.EncodeToString(text)
+	}
+	return p, nil
+}
+
+// reading calls f with the inventory of a cluster's latest version, which does not change meanwhile.
+func (v *Viewer) reading(ctx context.Context, id string, f func(inv *inventory.Inventory, st store.State) error) error {
+	view, err := v.view(ctx, id)
+	if err != nil {
+		return err
+	}
+	if view.State.Latest.Seq == 0 {
+		return &receiver.APIError{Status: http.StatusNotFound, Message: fmt.Sprintf("cluster %s has not reported any objects yet", id)}
+	}
+	c := v.cluster(id)
+	if !c.isAt(view.State.Born, view.State.Latest.Seq) {
+		err := v.catchUp(ctx, c)
+		if ctx.Err() != nil {
+			return &receiver.APIError{
+				Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being worked out", id), Advice: "try again in some seconds",
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.inv == nil {
+		return &receiver.APIError{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("cluster %s changes just now", id), Advice: "try again"}
+	}
+	return f(c.inv, c.state)
+}
+
+func (v *Viewer) view(ctx context.Context, id string) (*store.View, error) {
+	view, err := v.opts.Store.View(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &receiver.APIError{
+			Status: http.StatusNotFound, Message: fmt.Sprintf("no cluster %q is stored", clip(id)), Advice: "GET " + receiver.APIPrefix + "/clusters lists all",
+		}
+	}
+	return view, err
+}

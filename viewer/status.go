@@ -1,0 +1,118 @@
+package viewer
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/operate"
+)
+
+// Status is the state of the inventories and plugins as the status page shows it.
+type Status struct {
+	State    string          `json:"state"` // "ok" or "failing"
+	Reason   string          `json:"reason,omitempty"`
+	Clusters int             `json:"clusters"`
+	Streams  int             `json:"streams"`
+	Refused  []Refused       `json:"refused,omitempty"` // not more than 20
+	Plugins  []plugin.Status `json:"plugins,omitempty"`
+}
+
+// Refused is a cluster of which deepflow-server would take nothing over.
+type Refused struct {
+	Cluster string           `json:"cluster"`
+	Reason  inventory.Reason `json:"reason"`
+	Detail  string           `json:"detail"`
+	Advice  string           `json:"advice"`
+}
+
+// refusedNames bounds the list of a Status.
+const refusedNames = 20
+
+// Status returns the present state.
+func (v *Viewer) Status() Status {
+	s := Status{State: "ok", Streams: len(v.streams), Plugins: v.opts.Plugins.Status()}
+	clusters := v.all()
+	slices.SortFunc(clusters, func(a, b *cluster) int { return strings.Compare(a.id, b.id) })
+	for _, c := range clusters {
+		summary, ok := c.summary()
+		if !ok {
+			continue
+		}
+		s.Clusters++
+		if len(summary.Failures) > 0 && len(s.Refused) < refusedNames {
+			f := summary.Failures[0]
+			s.Refused = append(s.Refused, Refused{
+				Cluster: c.id, Reason: f.Reason, Detail: strings.TrimSpace(strings.Join([]string{f.Sentence, f.Type, f.Namespace, f.Name, f.Detail}, " ")),
+				Advice: f.Advice,
+			})
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.failing != "" {
+		s.State, s.Reason = "failing", v.failing
+	}
+	return s
+}
+
+// summary returns the summary of the inventory, false if it is not made yet.
+func (c *cluster) summary() (inventory.Summary, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.inv == nil {
+		return inventory.Summary{}, false
+	}
+	return c.inv.Summary(), true
+}
+
+// measure sets the gauges.
+func (v *Viewer) measure() {
+	found := map[inventory.Reason]int{}
+	failing := 0
+	for _, c := range v.all() {
+		summary, ok := c.summary()
+		if !ok {
+			continue
+		}
+		if len(summary.Failures) > 0 {
+			failing++
+		}
+		for reason, n := range summary.Dropped {
+			found[reason] += n
+		}
+	}
+	v.metrics.failing.Set(float64(failing))
+	for _, r := range inventory.Reasons() {
+		v.metrics.findings.WithLabelValues(string(r.Reason)).Set(float64(found[r.Reason]))
+	}
+	v.metrics.streams.Set(float64(len(v.streams)))
+}
+
+// Problems returns what an operator should look at now.
+func (v *Viewer) Problems() []operate.Problem {
+	const part = "viewer"
+	s := v.Status()
+	var out []operate.Problem
+	if s.Reason != "" {
+		out = append(out, operate.Problem{
+			Severity: operate.Warning, Part: part, What: "a cluster cannot be followed: " + s.Reason, Advice: "what is shown of it may be old; look at the storage",
+		})
+	}
+	for _, r := range s.Refused {
+		out = append(out, operate.Problem{
+			Severity: operate.Warning, Part: part, What: fmt.Sprintf("deepflow-server would take nothing over of cluster %s: %s (%s)", r.Cluster, r.Reason, r.Detail),
+			Advice: r.Advice,
+		})
+	}
+	for _, p := range s.Plugins {
+		if p.State == plugin.StateStopped {
+			out = append(out, operate.Problem{
+				Severity: operate.Warning, Part: part, Since: p.Since, What: fmt.Sprintf("plugin %s was stopped: %s", p.Name, p.Reason), Advice: p.Advice,
+			})
+		}
+	}
+	return out
+}
