@@ -244,7 +244,9 @@ func (e *election) join(now instant, s syncing) *candidate {
 // under way for long and says nothing about now.
 func (e *election) seen(now instant, a *candidate, s syncing) {
 	returns := now-a.last >= e.ttl
-	if s.boot < a.boot && !returns {
+	// The clock of its node may have been set back; then another replica has given it the role.
+	holds := e.rec.Lease != nil && e.rec.Lease.Agent.Identity == s.info.Identity && e.rec.Lease.Boot == s.boot
+	if s.boot < a.boot && !returns && !holds {
 		a.twins++
 		return
 	}

@@ -244,20 +244,13 @@ func TestOrdinaryNodesWithWatchOnlyDeployment(t *testing.T) {
 // The second scenario: serverless sidecars that are watch-disabled, with and without ordinary nodes.
 func TestServerlessSidecars(t *testing.T) {
 	r := newRig(t, store.NewMemory(), elector.Options{Grace: 5 * time.Minute})
-	ctx, cancel := context.WithCancel(t.Context())
-	sweep := func() { // a stopped Run sweeps once
-		if err := r.elector.Run(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cancel()
 	pods := []*client{r.client("shop-1", "10.1.0.1", disabled), r.client("shop-2", "10.1.0.2", disabled)}
 	for range 7 {
 		if got := r.round(pods...); got != "" {
 			t.Fatalf("got watcher %q among disabled ones", got)
 		}
 	}
-	sweep()
+	r.elector.Sweep(t.Context())
 	status := r.elector.Status()
 	if len(status.WithoutCandidate) != 1 || !strings.Contains(status.WithoutCandidate[0].Reason, "shop-1") ||
 		!strings.Contains(status.WithoutCandidate[0].Reason, "watch-disabled") {
@@ -283,7 +276,7 @@ func TestServerlessSidecars(t *testing.T) {
 			t.Fatalf("got watcher %q, want node-1", got)
 		}
 	}
-	sweep()
+	r.elector.Sweep(t.Context())
 	if p := r.elector.Problems(); len(p) != 0 {
 		t.Errorf("got problems %+v, want none", p)
 	}
