@@ -2,15 +2,14 @@ package informers
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/logging"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -72,7 +71,7 @@ func (s *source) start(ctx context.Context, want spec, t target) {
 	s.run = r
 	s.mu.Unlock()
 	s.set.gate.expect(s.id, want.rank)
-	quiet := klogger(s.set.opts.Logger.With("resource", s.id))
+	quiet := logging.ClientGo(s.set.opts.Logger.With("resource", s.id))
 	reflector := cache.NewReflectorWithOptions(lw, nil, s.store, cache.ReflectorOptions{
 		Name: s.id, TypeDescription: s.id, Logger: &quiet,
 		Backoff: &wait.Backoff{Duration: backoffFirst, Cap: backoffMax, Steps: 20, Factor: 2, Jitter: 0.5},
@@ -192,27 +191,4 @@ func (lw *listWatch) relistEvery(ctx context.Context, interval time.Duration) {
 			return
 		}
 	}
-}
-
-// klogger passes client-go's own messages on at debug level: what matters of them, the states say better.
-func klogger(l *slog.Logger) klog.Logger { return logr.FromSlogHandler(&debugHandler{l.Handler()}) }
-
-type debugHandler struct{ slog.Handler }
-
-// Enabled lets through what client-go says at verbosity 2 and below; each step of verbosity is one level less.
-func (h *debugHandler) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelInfo-2 && h.Handler.Enabled(ctx, slog.LevelDebug)
-}
-
-func (h *debugHandler) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = slog.LevelDebug
-	return h.Handler.Handle(ctx, r)
-}
-
-func (h *debugHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &debugHandler{h.Handler.WithAttrs(attrs)}
-}
-
-func (h *debugHandler) WithGroup(name string) slog.Handler {
-	return &debugHandler{h.Handler.WithGroup(name)}
 }

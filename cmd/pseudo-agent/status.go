@@ -105,7 +105,9 @@ func (d *daemon) parts() []operate.Part {
 		)
 	}
 	if d.election != nil {
-		parts = append(parts, operate.Part{Name: "election", Status: func() any { return d.election.Status() }})
+		parts = append(parts, operate.Part{
+			Name: "election", Status: func() any { return d.election.Status() }, Problems: d.electionProblems,
+		})
 	}
 	return parts
 }
@@ -204,6 +206,18 @@ func (d *daemon) informersProblems() []operate.Problem {
 		out = append(out, p)
 	}
 	return out
+}
+
+func (d *daemon) electionProblems() []operate.Problem {
+	st := d.election.Status()
+	if st.ErrorFrom == nil {
+		return nil
+	}
+	return []operate.Problem{{
+		Severity: operate.Warning, Since: *st.ErrorFrom,
+		What:   fmt.Sprintf("the lease %s cannot be read or written: %s", st.Lease, st.LastError),
+		Advice: "is the apiserver reachable? `pseudo-agent rbac` prints the permissions on the lease",
+	}}
 }
 
 func (d *daemon) advisorProblems() []operate.Problem {

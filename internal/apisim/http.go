@@ -150,6 +150,8 @@ func (s *Server) object(w *writer, r *http.Request, c *collection, req Request, 
 		code = http.StatusConflict
 	case req.Verb != "create" && !exists:
 		code = http.StatusNotFound
+	case req.Verb == "update" && stale(obj, old.raw):
+		code = http.StatusConflict
 	case req.Verb == "create", req.Verb == "update":
 		s.put(c, obj)
 		out = c.state(s.rv)[key].raw
@@ -165,6 +167,14 @@ func (s *Server) object(w *writer, r *http.Request, c *collection, req Request, 
 		return
 	}
 	writeBody(w, code, append(slices.Clone(out), '\n'))
+}
+
+// stale tells whether an update is based on another state of the object than the present one. An update that does not
+// say on which it is based is never stale.
+func stale(update map[string]any, present json.RawMessage) bool {
+	meta, _ := update["metadata"].(map[string]any)
+	based := text(meta["resourceVersion"])
+	return based != "" && based != metaOf(present).ResourceVersion
 }
 
 // discover serves /api, /apis and what lies below them down to a group and version.

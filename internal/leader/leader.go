@@ -14,10 +14,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/logging"
 )
 
 // ErrLost is returned by Run when the lease could not be renewed in time. The process has to end: what it holds may be
@@ -50,6 +54,9 @@ type Status struct {
 	Identity string    `json:"identity"`
 	Leader   string    `json:"leader,omitempty"`
 	Lease    string    `json:"lease"`
+	// LastError is why the Lease cannot be read or written since ErrorFrom; empty while it can.
+	LastError string     `json:"last_error,omitempty"`
+	ErrorFrom *time.Time `json:"error_from,omitempty"`
 }
 
 // Election takes part in the election of the replica that works.
@@ -107,7 +114,7 @@ func (e *Election) Status() Status {
 // work is stopped likewise and the error wraps ErrLost.
 func (e *Election) Run(ctx context.Context, work func(context.Context) error) error {
 	// The elector outlives ctx: it must go on renewing until the work has ended.
-	electorCtx, stopElector := context.WithCancel(context.WithoutCancel(ctx))
+	electorCtx, stopElector := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), logging.ClientGo(e.opts.Logger)))
 	defer stopElector()
 
 	started := make(chan struct{})
@@ -188,11 +195,48 @@ func (e *Election) acquired(t time.Time) {
 	e.mu.Unlock()
 }
 
+// reached records whether the Lease could be read or written. It is logged when that begins to fail, fails otherwise, and
+// works again.
+func (e *Election) reached(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	e.mu.Lock()
+	before := e.status.LastError
+	e.status.LastError = text
+	switch {
+	case text == "":
+		e.status.ErrorFrom = nil
+	case before == "":
+		now := time.Now()
+		e.status.ErrorFrom = &now
+	}
+	e.mu.Unlock()
+	switch {
+	case text == before:
+	case text == "":
+		e.opts.Logger.Info("the lease can be reached again", "lease", e.status.Lease)
+	default:
+		e.opts.Logger.Warn("the lease cannot be reached; trying on", "lease", e.status.Lease, "error", text)
+	}
+}
+
 // observedLock notes when the lease was last written with us as holder. The time before the request counts: others
 // measure the lease's duration from a moment after it.
 type observedLock struct {
 	resourcelock.Interface
 	election *Election
+}
+
+func (l *observedLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	r, raw, err := l.Interface.Get(ctx)
+	if apierrors.IsNotFound(err) {
+		l.election.reached(nil) // it is about to be created
+	} else {
+		l.election.reached(err)
+	}
+	return r, raw, err //nolint:wrapcheck // client-go looks into it
 }
 
 func (l *observedLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
@@ -218,5 +262,9 @@ func (l *observedLock) write(
 	if ours && err == nil {
 		l.election.acquired(begun)
 	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return err // another replica was faster, which is no failure
+	}
+	l.election.reached(err)
 	return err
 }

@@ -352,6 +352,8 @@ func testListShape(t *testing.T, s *subject) {
 	if u.UID != m.UID || number(t, u.ResourceVersion) <= number(t, m.ResourceVersion) {
 		t.Errorf("updated: got %+v, want the uid of %+v and a greater resourceVersion", u, m)
 	}
+	stale := fmt.Sprintf(`{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","resourceVersion":%q}}`, m.ResourceVersion)
+	s.do(t, http.MethodPut, s.maps()+"/a", nil, stale, http.StatusConflict)
 }
 
 func testPages(t *testing.T, s *subject) {
