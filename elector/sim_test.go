@@ -55,6 +55,7 @@ type world struct {
 	stopped struct {
 		c             *client
 		process, life int
+		term          uint64
 	}
 }
 
@@ -323,7 +324,7 @@ func (c *client) told(sent time.Duration, watch bool) {
 	if !watch {
 		if c.until > w.now {
 			w.note("%s stops", c.name)
-			w.stopped.c, w.stopped.process, w.stopped.life = c, c.process, w.servers[0].life
+			w.stopped.c, w.stopped.process, w.stopped.life, w.stopped.term = c, c.process, w.servers[0].life, w.term()
 			if !w.admin && !w.higher(c) {
 				w.fail("%s was told to stop although nobody ranks higher", c.name)
 			}
@@ -337,7 +338,8 @@ func (c *client) told(sent time.Duration, watch bool) {
 	if c.until <= w.now {
 		w.note("%s watches", c.name)
 		if p := w.stopped; p.c != nil && p.c.alive && p.c.process == p.process && p.life == w.servers[0].life && !w.shared && !w.admin &&
-			p.c != c && c.class <= p.c.class && w.now-p.c.heard < simInterval {
+			p.c != c && c.class <= p.c.class && w.now-p.c.heard < simInterval &&
+			w.term() == p.term+1 { // nobody had the role in between without hearing of it
 			w.fail("%s watches instead of %s, which was told to stop for somebody better", c.name, p.c.name)
 		}
 		w.stopped.c = nil

@@ -51,7 +51,7 @@ func (w *Workloads) Pod(ctx context.Context, cluster, namespace, name string) (e
 	pod := elector.Pod{Age: max(w.now().Sub(view.State.LastReport), 0)}
 	first := find(view.Entries, podType, namespace, "")
 	pod.Namespace = first < len(view.Entries) && view.Entries[first].Type == podType && view.Entries[first].Namespace == namespace
-	wireType, kind := podType, ""
+	wireType := podType
 	for range maxOwners {
 		i := find(view.Entries, wireType, namespace, name)
 		if i == len(view.Entries) {
@@ -62,6 +62,7 @@ func (w *Workloads) Pod(ctx context.Context, cluster, namespace, name string) (e
 			break
 		}
 		pod.Found = true
+		var kind string
 		if kind, name, err = w.owner(ctx, cluster, e); err != nil {
 			return elector.Pod{}, err
 		}
