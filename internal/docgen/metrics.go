@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,15 +17,18 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"k8s.io/client-go/rest"
 
+	"github.com/pseudo-agent/pseudo-agent/elector"
 	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/internal/advisor"
 	"github.com/pseudo-agent/pseudo-agent/internal/leader"
+	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/operate"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
 	"github.com/pseudo-agent/pseudo-agent/relations"
 	"github.com/pseudo-agent/pseudo-agent/reporter"
 	"github.com/pseudo-agent/pseudo-agent/snapshot"
 	"github.com/pseudo-agent/pseudo-agent/store"
+	"github.com/pseudo-agent/pseudo-agent/viewer"
 )
 
 // metric is one line of the document.
@@ -134,10 +138,18 @@ func (nothing) Take() *snapshot.Snapshot         { return nil }
 func (nothing) Renew()                           {}
 func (nothing) Observe(uint64)                   {}
 
+// serverMetrics does the same for pseudo-server.
 func serverMetrics(reg prometheus.Registerer) error {
-	receiver.New(receiver.Options{
-		Store: store.New(store.NewMemory(), store.Options{}), Logger: slog.New(slog.DiscardHandler), Registerer: reg,
-	})
+	log := slog.New(slog.DiscardHandler)
+	kept := store.New(store.NewMemory(), store.Options{})
+	receiver.New(receiver.Options{Store: kept, Logger: log, Registerer: reg})
+	elector.New(elector.Options{Documents: kept.Backend(), Logger: log, Registerer: reg})
+	plugins, err := plugin.Open(context.Background(), plugin.Options{Store: viewer.PluginStore(kept.Backend()), Registerer: reg})
+	if err != nil {
+		return fmt.Errorf("open plugins: %w", err)
+	}
+	defer plugins.Close()
+	viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Registerer: reg})
 	return nil
 }
 
