@@ -322,17 +322,17 @@ func (e *Elector) save(ctx context.Context, c *cluster, rec Record) error {
 
 // decide answers one Sync.
 func (e *Elector) decide(ctx context.Context, c *cluster, s syncing) (decision, uint32, error) {
-	var err error
+	// It is there, whether the storage is or not.
+	c.lastSync = e.opts.Elapsed()
+	a, err := e.present(c, c.lastSync, s)
+	if err != nil {
+		return decision{}, 0, err
+	}
 	for range maxConflicts {
 		if err = e.load(ctx, c); err != nil {
 			return decision{}, 0, err
 		}
 		now := e.opts.Elapsed()
-		c.lastSync = now
-		var a *candidate
-		if a, err = e.present(c, now, s); err != nil {
-			return decision{}, 0, err
-		}
 		e.classify(ctx, c, a, now)
 		before := c.rec
 		d := c.decide(now, a, s, e.opts.Documents.Shared())
