@@ -66,6 +66,9 @@ type AgentServer struct {
 	RequestTimeout time.Duration `mapstructure:"request_timeout" min:"1s" max:"10m" usage:"deadline of one request"`
 	// MaxMessageSize is the largest request in bytes. A larger snapshot is not sent but told.
 	MaxMessageSize int64 `mapstructure:"max_message_size" min:"65536" max:"2147483647" usage:"largest request in bytes"`
+	// TokenFile holds a token that is sent as "authorization: Bearer …", to a pseudo-server that binds the cluster to it.
+	// It is read again before each request, and needs TLS.
+	TokenFile string `mapstructure:"token_file" usage:"file with the token that a pseudo-server asks for"`
 	// TLS protects the connection; without it requests go in plain text, as deepflow-agent sends them by default.
 	TLS ClientTLS `mapstructure:"tls"`
 }

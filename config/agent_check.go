@@ -81,6 +81,10 @@ func checkAgent(a *Agent, ls layers) []*Mistake {
 				"true with server.service: auto or agent")
 		}
 	}
+	if a.Server.TokenFile != "" && !a.Server.TLS.Enabled {
+		fail("server.token_file", a.Server.TokenFile, "needs TLS: in plain text everybody on the way could read the token",
+			"with server.tls.enabled: true")
+	}
 	ms = append(ms, checkClientTLS("server.tls", a.Server.TLS, ls)...)
 	ms = append(ms, checkResources(&a.Inputs.Resources.Kubernetes, ls)...)
 	return append(ms, checkLease(a.HighAvailability, ls)...)

@@ -116,7 +116,7 @@ func (c *client) connect(ctx context.Context) (session, error) {
 		secure.TransportCredentials = credentials.NewTLS(cfg)
 	}
 	var once oneDial
-	conn, err := grpc.NewClient("passthrough:///"+address,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(secure),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return once.do(func() (net.Conn, error) { return c.dial(ctx, "tcp", address) })
@@ -128,9 +128,13 @@ func (c *client) connect(ctx context.Context) (session, error) {
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
-		grpc.WithUserAgent(c.opts.ProcessName+"/"+c.opts.Revision),
+		grpc.WithUserAgent(c.opts.ProcessName + "/" + c.opts.Revision),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(c.codec), grpc.MaxCallSendMsgSize(1<<31-1)),
-	)
+	}
+	if c.opts.TokenFile != "" {
+		options = append(options, grpc.WithPerRPCCredentials(fileToken(c.opts.TokenFile)))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, options...)
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to %s: %w", address, err)
 	}

@@ -170,7 +170,7 @@ func TestHeaderAndSync(t *testing.T) {
 			goodbye = md.Get(GoodbyeHeader)
 			_ = grpc.SetHeader(ctx, metadata.Pairs(PseudoServerHeader, "1.0"))
 			a := syncAnswerOf(true)
-			a.UserConfig = proto.String("inputs: {}")
+			a.UserConfig = new("inputs: {}")
 			return a, nil
 		},
 	}
@@ -181,8 +181,8 @@ func TestHeaderAndSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String("c"), TeamId: proto.String("team"), AgentId: proto.Uint32(7), Version: proto.Uint64(3),
-		ErrorMsg: proto.String("boom"), SourceIp: proto.String("127.0.0.1"),
+		ClusterId: new("c"), TeamId: new("team"), AgentId: proto.Uint32(7), Version: proto.Uint64(3),
+		ErrorMsg: new("boom"), SourceIp: new("127.0.0.1"),
 	}
 	if !proto.Equal(header, want) {
 		t.Errorf("got request %v, want %v", header, want)
@@ -197,11 +197,11 @@ func TestHeaderAndSync(t *testing.T) {
 		t.Errorf("got answer %+v, %v, want watch and the group's configuration", answer, err)
 	}
 	wantSync := &agent.SyncRequest{
-		BootTime: sync.BootTime, Revision: proto.String("v1"), ProcessName: proto.String("pseudo-agent"),
-		CtrlIp: proto.String("127.0.0.1"), Host: proto.String("pod-1"), HostIps: []string{"127.0.0.1"},
-		CtrlMac: proto.String("02:00:00:00:00:01"), AgentGroupIdRequest: proto.String("g-1"), KubernetesForceWatch: proto.Bool(true),
-		TeamId: proto.String("team"), KubernetesWatchPolicy: agent.KubernetesWatchPolicy_KWP_WATCH_ONLY.Enum(),
-		KubernetesClusterId: proto.String("c"), KubernetesClusterName: proto.String("name"),
+		BootTime: sync.BootTime, Revision: new("v1"), ProcessName: new("pseudo-agent"),
+		CtrlIp: new("127.0.0.1"), Host: new("pod-1"), HostIps: []string{"127.0.0.1"},
+		CtrlMac: new("02:00:00:00:00:01"), AgentGroupIdRequest: new("g-1"), KubernetesForceWatch: new(true),
+		TeamId: new("team"), KubernetesWatchPolicy: agent.KubernetesWatchPolicy_KWP_WATCH_ONLY.Enum(),
+		KubernetesClusterId: new("c"), KubernetesClusterName: new("name"),
 	}
 	if !proto.Equal(sync, wantSync) {
 		t.Errorf("got Sync %v, want %v", sync, wantSync)
@@ -325,6 +325,47 @@ func TestRotatedFilesAreUsed(t *testing.T) {
 	use("new files, new server", true)
 	rotate(old)
 	use("old files, new server", false)
+}
+
+// TestTokenIsReadForEachRequest rotates the token between two requests of one connection.
+func TestTokenIsReadForEachRequest(t *testing.T) {
+	ca := newCA(t)
+	var got []string
+	note := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		md, _ := metadata.FromIncomingContext(ctx)
+		got = append(got, md.Get("authorization")...)
+		return handler(ctx, req)
+	}
+	dir := t.TempDir()
+	write := func(name string, content []byte) string {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	cert, key := ca.issue(t, "agent")
+	s := mustConnect(t, Options{
+		Addresses: []string{serve(t, &faultserver.Server{}, grpc.Creds(ca.server(t, "deepflow", ca)), grpc.UnaryInterceptor(note))},
+		TLS: &TLS{
+			CAFile: write("ca.pem", ca.pem), CertFile: write("tls.crt", cert), KeyFile: write("tls.key", key), ServerName: "deepflow",
+		},
+		TokenFile: write("token", []byte("one\n")),
+	})
+	for _, next := range []string{"two", "three"} {
+		if _, err := s.report(t.Context(), &report{clusterID: "c", version: 1, agentID: 1}); err != nil {
+			t.Fatal(err)
+		}
+		write("token", []byte(next))
+	}
+	if want := []string{"Bearer one", "Bearer two"}; !slices.Equal(got, want) {
+		t.Errorf("got authorizations %q, want %q", got, want)
+	}
+	opts := Options{Addresses: []string{"h:1"}, TokenFile: "token", Source: newSource(nil), Host: "h"}
+	if err := opts.complete(); err == nil {
+		t.Error("a token without TLS: got no error, want one")
+	}
 }
 
 func TestAddressesOfANameAreTriedInTurn(t *testing.T) {

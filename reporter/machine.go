@@ -624,9 +624,9 @@ func (m *machine) answered(now time.Time, o outcome) {
 	m.known, m.held = true, o.version
 	ours := o.version == r.version
 	switch {
-	case o.action.kind == doProbe && !(ours && m.cur != nil && r.version == m.cur.Version()):
+	case o.action.kind == doProbe && (!ours || m.cur == nil || r.version != m.cur.Version()):
 		m.exchangedAt = now
-		if m.cur == nil && !m.reportable() && !(m.canTell() && m.told != m.errText) {
+		if m.cur == nil && !m.reportable() && (!m.canTell() || m.told == m.errText) {
 			m.exchanged(now)
 		}
 	case o.action.kind == doProbe && !m.sent.has(r.version):

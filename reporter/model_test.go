@@ -84,10 +84,10 @@ type history struct {
 	flushing  bool
 	times     []time.Time
 
-	src   *modelSource
-	run_  *run
-	truth map[int]string // pods
-	extra bool           // whether the second source is there
+	src     *modelSource
+	running *run
+	truth   map[int]string // pods
+	extra   bool           // whether the second source is there
 }
 
 // modelSource checks each snapshot against what the cluster has at that moment.
@@ -109,6 +109,7 @@ func (s *modelSource) Take() *snapshot.Snapshot {
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
+	t.Helper()
 	h := &history{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), faultRnd: rand.New(rand.NewPCG(seed, 2)), faulty: true,
 		contents: map[uint64]string{}, answered: map[uint64]bool{}, firstAt: map[uint64]time.Time{}, truth: map[int]string{},
@@ -153,7 +154,7 @@ func (h *history) begin() {
 	h.lastNew, h.flushing, h.greatest, h.probed = time.Time{}, false, 0, map[*memServer]bool{}
 	h.mu.Unlock()
 	jitter := rand.New(rand.NewPCG(h.rnd.Uint64(), 3))
-	h.run_ = start(h.t, Options{
+	h.running = start(h.t, Options{
 		Source: h.src, AgentID: h.agentID, ClaimWatcher: true, ShutdownTimeout: h.pick(time.Millisecond, 5*time.Second),
 		HeartbeatInterval: modelHeartbeat, FullResyncInterval: modelResync, KeepaliveInterval: modelKeepalive, PushInterval: modelPush,
 	}, jitter.Float64, h.servers...)
@@ -290,7 +291,7 @@ func (h *history) run() {
 		h.event()
 	}
 	h.settle()
-	h.run_.stop()
+	h.running.stop()
 	for _, s := range h.servers {
 		s.Wait()
 	}
@@ -334,7 +335,7 @@ func (h *history) event() {
 		h.mu.Lock()
 		h.flushing = true
 		h.mu.Unlock()
-		h.run_.stop()
+		h.running.stop()
 		h.begin()
 	case 10:
 		server.Restart()
@@ -356,8 +357,8 @@ func (h *history) event() {
 		h.mu.Unlock()
 	case 15: // somebody else reports the same cluster
 		r := &agent.KubernetesAPISyncRequest{
-			ClusterId: proto.String(testCluster), Version: proto.Uint64(uint64(time.Now().Unix()) + h.rnd.Uint64N(100)),
-			AgentId: proto.Uint32(uint32(h.rnd.IntN(2))), Entries: []*agent.KubernetesAPIInfo{{Type: proto.String("*v1.Pod")}},
+			ClusterId: new(testCluster), Version: new(uint64(time.Now().Unix()) + h.rnd.Uint64N(100)),
+			AgentId: new(uint32(h.rnd.IntN(2))), Entries: []*agent.KubernetesAPIInfo{{Type: new("*v1.Pod")}},
 		}
 		h.mu.Lock()
 		h.answered[r.GetVersion()] = true
@@ -392,11 +393,11 @@ func (h *history) settle() {
 	pass(wait)
 
 	cur := h.src.Fold.Take()
-	st := h.run_.Status()
+	st := h.running.Status()
 	if st.State != string(stateSynced) || st.Acknowledged != cur.Version() {
 		h.t.Errorf("got state %s with version %d acknowledged, want synced with %d; last error: %s", st.State, st.Acknowledged, cur.Version(), st.LastError)
 	}
-	server := h.servers[h.run_.net.(*memNet).index]
+	server := h.servers[h.running.net.(*memNet).index]
 	held := server.Held(testCluster)
 	switch {
 	case held == nil:

@@ -257,8 +257,8 @@ func TestConflict(t *testing.T) {
 		other := func() {
 			version++
 			b.server.Treat(&agent.KubernetesAPISyncRequest{
-				ClusterId: proto.String(testCluster), Version: &version, AgentId: proto.Uint32(7),
-				Entries: []*agent.KubernetesAPIInfo{{Type: proto.String("*v1.Pod")}},
+				ClusterId: new(testCluster), Version: &version, AgentId: proto.Uint32(7),
+				Entries: []*agent.KubernetesAPIInfo{{Type: new("*v1.Pod")}},
 			}, false)
 		}
 		pass(30 * time.Second)
@@ -308,7 +308,7 @@ func TestClusterID(t *testing.T) {
 			if !works.Load() {
 				return nil, errors.New("not yet")
 			}
-			return &agent.KubernetesClusterIDResponse{ClusterId: proto.String("d-" + r.GetCaMd5()[:10])}, nil
+			return &agent.KubernetesClusterIDResponse{ClusterId: new("d-" + r.GetCaMd5()[:10])}, nil
 		}
 		seedContent(b.src)
 		b.r = start(t, Options{Source: b.src, CAFile: file, ClaimWatcher: true, Logger: slog.New(logs)}, nil, b.server)
@@ -341,7 +341,7 @@ func TestUserConfigIsHandedOutWhenItChanges(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			r := syncAnswerOf(true)
-			r.UserConfig = proto.String(yaml)
+			r.UserConfig = new(yaml)
 			return r, nil
 		}
 		var got []string

@@ -74,6 +74,8 @@ type Options struct {
 	Service string
 	// TLS switches encryption on; nil means plain text.
 	TLS *TLS
+	// TokenFile holds the bearer token of each request, read anew every time; empty: none. It needs TLS.
+	TokenFile string
 	// SourceIP is told to the server instead of the connection's local address.
 	SourceIP string
 	// ConnectTimeout bounds name resolution, TCP and TLS together; default 5 s.
@@ -165,7 +167,7 @@ func (o *Options) complete() error {
 	orString(&o.Service, "auto")
 	orString(&o.CAFile, DefaultCAFile)
 	if o.CA == nil {
-		o.CA = func() ([]byte, error) { return os.ReadFile(o.CAFile) } //nolint:gosec // the operator names the file
+		o.CA = func() ([]byte, error) { return os.ReadFile(o.CAFile) }
 	}
 	orString(&o.ProcessName, "pseudo-agent")
 	orString((*string)(&o.Policy), string(WatchOnly))
@@ -206,6 +208,9 @@ func (o *Options) complete() error {
 	if o.Policy != WatchDisabled && o.Source == nil {
 		errs = append(errs, errors.New("no source to report from"))
 	}
+	if o.TokenFile != "" && o.TLS == nil {
+		errs = append(errs, errors.New("server.token_file: a token is sent over TLS only; set server.tls.enabled"))
+	}
 	if len(o.Addresses) == 0 {
 		errs = append(errs, errors.New("server.addresses: no server is given, want at least one host:port"))
 	}
@@ -233,7 +238,7 @@ func New(opts Options) (*Reporter, error) {
 	if err := opts.complete(); err != nil {
 		return nil, fmt.Errorf("reporter: %w", err)
 	}
-	return newReporter(opts, newClient(&opts), rand.Float64), nil //nolint:gosec // jitter needs no secrets
+	return newReporter(opts, newClient(&opts), rand.Float64), nil
 }
 
 // newReporter wires a Reporter to any transport; random returns numbers in [0, 1).

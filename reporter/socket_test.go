@@ -200,6 +200,7 @@ func TestBadConnections(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes ten seconds of real time")
 	}
+	t.Parallel()
 	for name, start := range map[string]func(*testing.T, func(*agent.KubernetesAPISyncRequest)) backend{
 		"fault server": faultBackend, "receiver": receiverBackend,
 	} {

@@ -48,14 +48,14 @@ func independent(t *testing.T) protoreflect.MessageDescriptor {
 		msg = descriptorpb.FieldDescriptorProto_TYPE_MESSAGE
 	)
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Name: proto.String("independent.proto"), Package: proto.String("independent"), Syntax: proto.String("proto2"),
+		Name: new("independent.proto"), Package: new("independent"), Syntax: new("proto2"),
 		MessageType: []*descriptorpb.DescriptorProto{
-			{Name: proto.String("Request"), Field: []*descriptorpb.FieldDescriptorProto{
+			{Name: new("Request"), Field: []*descriptorpb.FieldDescriptorProto{
 				field("cluster_id", 1, str, false, ""), field("version", 2, u64, false, ""), field("error_msg", 3, str, false, ""),
 				field("agent_id", 4, u32, false, ""), field("source_ip", 5, str, false, ""), field("team_id", 6, str, false, ""),
 				field("entries", 10, msg, true, ".independent.Info"),
 			}},
-			{Name: proto.String("Info"), Field: []*descriptorpb.FieldDescriptorProto{
+			{Name: new("Info"), Field: []*descriptorpb.FieldDescriptorProto{
 				field("type", 1, str, false, ""), field("info", 2, str, false, ""), field("compressed_info", 3, raw, false, ""),
 			}},
 		},

@@ -48,7 +48,6 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // testSource is a Source over a real fold, whose completeness and errors the test sets.
 type testSource struct {
 	*snapshot.Fold
-	changed chan struct{}
 
 	mu       sync.Mutex
 	complete bool
@@ -229,17 +228,19 @@ func (c *memSession) call(ctx context.Context, f func(ctx context.Context) error
 	c.server.mu.Lock()
 	hole := c.server.hole
 	c.server.mu.Unlock()
-	done := make(chan error, 1)
+	var err error
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		if hole {
 			<-ctx.Done()
-			done <- status.FromContextError(ctx.Err()).Err()
+			err = status.FromContextError(ctx.Err()).Err()
 			return
 		}
-		done <- f(ctx)
+		err = f(ctx)
 	}()
 	select {
-	case err := <-done:
+	case <-done:
 		return err
 	case <-c.gone:
 		cancel()

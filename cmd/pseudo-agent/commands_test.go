@@ -183,31 +183,45 @@ current-context: c
 		want string
 	}{
 		{
-			"unknown as", newRBACCommand(), []string{entry("[{name: rollouts, group: argoproj.io, as: deployment}]")}, 1,
+			"unknown as", newRBACCommand(),
+			[]string{entry("[{name: rollouts, group: argoproj.io, as: deployment}]")},
+			1,
 			`is not a workload type that the server knows; allowed are clonesets, daemonsets, deployments, replicationcontrollers, statefulsets; did you mean "deployments"?`,
 		},
 		{
-			"as without a group", newRBACCommand(), []string{entry("[{name: rollouts, as: deployments}]")}, 1,
+			"as without a group", newRBACCommand(),
+			[]string{entry("[{name: rollouts, as: deployments}]")},
+			1,
 			`is not the group of a workload CRD; an entry with "as" needs one, such as "argoproj.io"`,
 		},
 		{
-			"apiserver away", newCheckCommand(), []string{"--quick", "--kubernetes-kubeconfig", kubeconfig, "--server-addresses", nobody}, 2,
+			"apiserver away", newCheckCommand(),
+			[]string{"--quick", "--kubernetes-kubeconfig", kubeconfig, "--server-addresses", nobody},
+			2,
 			"nothing listens there: check the server in the kubeconfig, and that the apiserver runs",
 		},
 		{
-			"server away", newCheckCommand(), []string{"--quick", "--kubernetes-kubeconfig", kubeconfig, "--server-addresses", nobody}, 2,
+			"server away", newCheckCommand(),
+			[]string{"--quick", "--kubernetes-kubeconfig", kubeconfig, "--server-addresses", nobody},
+			2,
 			"the host answers, but nothing listens on that port: 30035 is the NodePort of deepflow-server, 20035 its port inside the cluster",
 		},
 		{
-			"no kubeconfig", newCheckCommand(), []string{"--quick", "--kubernetes-kubeconfig", "/none", "--server-addresses", nobody}, 2,
+			"no kubeconfig", newCheckCommand(),
+			[]string{"--quick", "--kubernetes-kubeconfig", "/none", "--server-addresses", nobody},
+			2,
 			"set kubernetes.kubeconfig (or KUBECONFIG), or run where a service account is mounted",
 		},
 		{
-			"no server", newCheckCommand(), []string{"--quick"}, 2,
+			"no server", newCheckCommand(),
+			[]string{"--quick"},
+			2,
 			"server.addresses: is empty: no server to report to",
 		},
 		{
-			"snapshot with the apiserver away", newSnapshotCommand(), []string{"--kubernetes-kubeconfig", kubeconfig}, 2,
+			"snapshot with the apiserver away", newSnapshotCommand(),
+			[]string{"--kubernetes-kubeconfig", kubeconfig},
+			2,
 			"nothing listens there: check the server in the kubeconfig, and that the apiserver runs",
 		},
 		{"snapshot without permission", newSnapshotCommand(), []string{"--config", config}, 2, "required resources cannot be read: pods forbidden"},

@@ -200,7 +200,7 @@ func (d *daemon) reporterOptions() reporter.Options {
 	c := d.cfg
 	opts := reporter.Options{
 		Logger: d.log, Registerer: d.registry,
-		Addresses: c.Server.Addresses, Service: c.Server.Service, SourceIP: c.Server.SourceIP,
+		Addresses: c.Server.Addresses, Service: c.Server.Service, SourceIP: c.Server.SourceIP, TokenFile: c.Server.TokenFile,
 		ConnectTimeout: c.Server.ConnectTimeout, RequestTimeout: c.Server.RequestTimeout,
 		MaxMessageSize: int(c.Server.MaxMessageSize),
 		ClusterID:      c.ClusterID, ClusterName: c.ClusterName, TeamID: c.TeamID, AgentGroupID: c.AgentGroupID,

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/operate"
 )
 
 // version and revision are stamped by the linker.
@@ -66,6 +67,19 @@ in place of the deepflow-agents that may not reach the apiserver. Without a comm
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), cmd.Flags()) },
 	}
 	config.AgentFlags(root.Flags())
-	root.AddCommand(newRunCommand(), newCheckCommand(), newRBACCommand(), newSnapshotCommand())
+	root.AddCommand(newRunCommand(), newCheckCommand(), newRBACCommand(), newSnapshotCommand(), newVersionCommand())
 	return root
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Prints which build this is",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			build := operate.NewBuild(version, revision)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pseudo-agent %s %s %s\n", build.Version, build.Revision, build.Go)
+			return err
+		},
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/internal/advisor"
 	"github.com/pseudo-agent/pseudo-agent/internal/preflight"
 	"github.com/pseudo-agent/pseudo-agent/internal/rbac"
+	"github.com/pseudo-agent/pseudo-agent/reporter"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -51,7 +52,9 @@ for the configuration with the advised api_resources entries, which it prints as
 				return err
 			}
 			o.Namespace = k.KubernetesNamespace
-			if cfg.HighAvailability.Enabled {
+			if cfg.WatchPolicy == string(reporter.WatchDisabled) {
+				selected = nil
+			} else if cfg.HighAvailability.Enabled {
 				o.LeaseName, o.LeaseNamespace = cfg.HighAvailability.LeaseName, cfg.HighAvailability.LeaseNamespace
 			}
 			manifest, err := rbac.Manifest(selected, o)
