@@ -102,7 +102,7 @@ func TestRevokedLater(t *testing.T) {
 }
 
 func TestUnauthorized(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		r.deny(http.StatusUnauthorized, func(apisim.Request) bool { return true })
 		r.start()
 		r.pass(time.Minute)
@@ -316,7 +316,7 @@ func TestApiserverAway(t *testing.T) {
 }
 
 func TestExpiredAndCompacted(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		r.start()
 		r.pass(10 * time.Second)
 		for i := range 3 {
@@ -362,7 +362,7 @@ func TestFrozenWatch(t *testing.T) {
 func TestHangingList(t *testing.T) {
 	for name, fault := range map[string]apisim.Fault{"no answer": {Hang: true}, "half an answer": {Freeze: 60}} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, r *rig) {
+			inBubble(t, func(_ *testing.T, r *rig) {
 				r.sim.SetStreaming(apisim.StreamingRefused)
 				var done atomic.Bool
 				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
@@ -387,7 +387,7 @@ func TestHangingList(t *testing.T) {
 
 // TestListDeadline: a list that takes longer than its deadline gets more time at the next attempt.
 func TestListDeadline(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		r.sim.SetStreaming(apisim.StreamingRefused)
 		r.opts.IdleTimeout = time.Hour
 		r.opts.ListDeadline = 20 * time.Second
@@ -409,7 +409,7 @@ func TestListDeadline(t *testing.T) {
 }
 
 func TestNoFinalBookmark(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
 			return apisim.Fault{NoFinalBookmark: req.Resource == podsGVR || req.Resource == nodesGVR}
 		})

@@ -129,7 +129,7 @@ const (
 func statusError(resp *http.Response, body []byte) error {
 	var status metav1.Status
 	if err := jsonUnmarshal(body, &status); err == nil && status.Kind == "Status" && status.Status == metav1.StatusFailure {
-		status.Code = int32(resp.StatusCode) //nolint:gosec // three digits
+		status.Code = int32(resp.StatusCode)
 		return &apierrors.StatusError{ErrStatus: status}
 	}
 	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))

@@ -102,8 +102,7 @@ func classify(err error) class {
 // failureOf says what went wrong with doing, for example "cannot list".
 func failureOf(doing string, err error) failure {
 	c := classify(err)
-	var request *url.Error
-	if errors.As(err, &request) {
+	if request, ok := errors.AsType[*url.Error](err); ok {
 		err = request.Err // the address says nothing that is not known, and differs with every retry
 	}
 	return failure{class: c, reason: shorten(doing + ": " + err.Error()), advice: advices[c]}

@@ -167,15 +167,14 @@ func nameOf(t *testing.T, object []byte) string {
 
 // rig is a Set at work against a simulator, in a synctest bubble.
 type rig struct {
-	t      *testing.T
-	sim    *apisim.Server
-	net    *apisim.Listener
-	sink   *sink
-	set    *Set
-	opts   Options
-	reg    *prometheus.Registry
-	stop   func()
-	cancel context.CancelFunc
+	t    *testing.T
+	sim  *apisim.Server
+	net  *apisim.Listener
+	sink *sink
+	set  *Set
+	opts Options
+	reg  *prometheus.Registry
+	stop func()
 }
 
 // inBubble runs f with a simulator that serves the built-in resources, each with one object, and stops everything.

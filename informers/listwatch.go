@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"strconv"
 	"sync"
@@ -396,9 +397,7 @@ func (lw *listWatch) release() {
 
 func (lw *listWatch) params() url.Values {
 	v := url.Values{}
-	for name, values := range lw.base {
-		v[name] = values
-	}
+	maps.Copy(v, lw.base)
 	return v
 }
 
@@ -444,7 +443,7 @@ func (lw *listWatch) expiredAgain() int {
 // ends it.
 type watcher struct {
 	lw       *listWatch
-	ctx      context.Context
+	ctx      context.Context //nolint:containedctx // ends with the watch; watch.Interface leaves no other place
 	cancel   context.CancelCauseFunc
 	body     io.ReadCloser
 	initial  bool   // the streaming list is not complete yet

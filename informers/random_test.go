@@ -59,14 +59,15 @@ type game struct {
 }
 
 func newGame(t *testing.T, r *rig, seed uint64) *game {
+	t.Helper()
 	g := &game{
-		t: t, r: r, rng: rand.New(rand.NewPCG(seed, 1)), faults: rand.New(rand.NewPCG(seed, 2)), //nolint:gosec // a test
+		t: t, r: r, rng: rand.New(rand.NewPCG(seed, 1)), faults: rand.New(rand.NewPCG(seed, 2)),
 		refused: map[string]bool{}, live: map[resources.UID]string{}, uids: map[string][]resources.UID{},
 	}
 	r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"})
 	r.opts.PageSize = int64(1 + g.rng.IntN(5))
 	r.sim.SetFaults(g.fault)
-	r.sink.onCall = func(call, id string, uid resources.UID) {
+	r.sink.onCall = func(call, _ string, uid resources.UID) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if name, alive := g.live[uid]; call == "delete" && alive {

@@ -72,7 +72,7 @@ func (s *storeRig) object(text string) resources.Object {
 
 func (s *storeRig) begin(objects string) {
 	s.store.begin()
-	for _, o := range strings.Fields(objects) {
+	for o := range strings.FieldsSeq(objects) {
 		s.collect(s.object(o))
 	}
 }

@@ -271,8 +271,7 @@ func (d *decoder) project(p projector, known func(resources.Key) *resources.Entr
 
 // dataFault makes a *dataError of what the scanner found wrong; errors of the connection stay as they are.
 func dataFault(err error) error {
-	var syntax *jsonscan.SyntaxError
-	if errors.As(err, &syntax) {
+	if _, ok := errors.AsType[*jsonscan.SyntaxError](err); ok {
 		return &dataError{"broken JSON: " + err.Error()}
 	}
 	return err
@@ -384,8 +383,7 @@ func (d *decoder) nextEvent(p projector, known func(resources.Key) *resources.En
 		case "ADDED", "MODIFIED", "DELETED":
 			obj, err := d.project(p, known)
 			ev.found = obj
-			var malformed *malformedError
-			if errors.As(err, &malformed) {
+			if _, ok := errors.AsType[*malformedError](err); ok {
 				ev.malformed = err
 				return nil
 			}

@@ -177,8 +177,7 @@ func TestNextEventBroken(t *testing.T) {
 func TestDecoderBounds(t *testing.T) {
 	endless := io.MultiReader(strings.NewReader(`{"type":"ADDED","object":{"a":"`), &repeat{'x'})
 	_, err := newDecoder(endless, watchBuffer, 1).nextEvent(podProjector(t), nil)
-	var data *dataError
-	if !errors.As(err, &data) {
+	if _, ok := errors.AsType[*dataError](err); !ok {
 		t.Errorf("endless string: got %v, want an error of the data", err)
 	}
 	d := newWatchDecoder(strings.NewReader(`{"type":"ADDED","object":`+podJSON(1, 300_000)+`}`+strings.Repeat(" ", 1<<20)), false)
