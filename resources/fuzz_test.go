@@ -146,8 +146,13 @@ func TestTruncatedAnywhere(t *testing.T) {
 func mutate(rnd *rand.Rand, v any, depth int) any {
 	weird := []any{
 		nil, true, json.Number("0"), json.Number("-3"), json.Number("1e99"), json.Number("80"), "", "None", "8080", "10.0.0.1", "::ffff:1.2.3.4",
-		"10.0.0.01", "a\u2028b<&>\"\\", "\x00\x1f", strings.Repeat("long ", 3), "Succeeded", "KubeletReady", "3920m", "16Gi", []any{}, doc{}, []any{nil, doc{}},
-		doc{"env": []any{doc{"name": "a", "value": "b"}}, "annotations": doc{"x.last-applied": "1"}}, doc{"uid": "u", "controller": true}, doc{"type": "Ready", "status": "True"},
+		"10.0.0.01", "a\u2028b<&>\"\\", "\x00\x1f", strings.Repeat("long ", 3), "Succeeded", "KubeletReady", "3920m", "16Gi",
+		[]any{},
+		doc{},
+		[]any{nil, doc{}},
+		doc{"env": []any{doc{"name": "a", "value": "b"}}, "annotations": doc{"x.last-applied": "1"}},
+		doc{"uid": "u", "controller": true},
+		doc{"type": "Ready", "status": "True"},
 	}
 	if rnd.IntN(8*depth+4) == 0 {
 		return weird[rnd.IntN(len(weird))]
@@ -250,6 +255,7 @@ func scramble(rnd *rand.Rand, dst []byte, v any) []byte {
 }
 
 func newRand(t *testing.T) *rand.Rand {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))

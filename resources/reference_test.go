@@ -81,7 +81,7 @@ func (r referenceProjection) project(data []byte) (out []byte, reported bool, er
 		n, err := strconv.Atoi(string(replicas))
 		owners := asList(meta["ownerReferences"])
 		if !ok || err != nil || n <= 0 || len(owners) == 0 || asDoc(owners[0])["uid"] == nil {
-			return nil, false, nil
+			return nil, false, nil //nolint:nilerr // such a ReplicaSet is not reported
 		}
 		outSpec := doc{"replicas": replicas}
 		if t, ok := spec["template"].(doc); ok {

@@ -22,7 +22,8 @@ func TestServicePorts(t *testing.T) {
 	}{
 		{
 			"all forms", `{"metadata":{"name":"s","namespace":"n"},"spec":{"ports":[{"name":"a","port":80,"targetPort":"http"},{"port":81,"targetPort":8081},{"name":"c","port":82},{"name":"d"},7,{"port":99999}]}}`,
-			"n/s", []ServicePort{{"a", 80, "http"}, {"", 81, "8081"}, {"c", 82, ""}},
+			"n/s",
+			[]ServicePort{{"a", 80, "http"}, {"", 81, "8081"}, {"c", 82, ""}},
 		},
 		{"no ports", `{"metadata":{"name":"s","namespace":"n"},"spec":{}}`, "n/s", nil},
 		{"no spec", `{"metadata":{"name":"s","namespace":"n"}}`, "n/s", nil},
