@@ -643,8 +643,8 @@ func (d *decoder) workload(wire string) entity {
 	keys := selectable(nil, labels, wire != wireReplication)
 	rendered := labels
 	mode := 1
-	switch {
-	case wire == wireReplication:
+	switch wire {
+	case wireReplication:
 		mode = 0
 	default:
 		keys = selectable(keys, d.meta.labels, false)

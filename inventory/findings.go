@@ -230,7 +230,7 @@ func (inv *Inventory) rival(o *object) string {
 
 // ownerReasons names the reasons for which the owner with this uid was dropped.
 func (inv *Inventory) ownerReasons(uid string) string {
-	text := ""
+	var text strings.Builder
 	for _, wire := range ownerWires {
 		e := inv.entries[wire][uid]
 		if e == nil {
@@ -238,11 +238,11 @@ func (inv *Inventory) ownerReasons(uid string) string {
 		}
 		e.base().mask.each(func(row int) {
 			if catalogue[row].Scope == ScopeObject {
-				text += ", " + string(catalogue[row].Reason)
+				text.WriteString(", " + string(catalogue[row].Reason))
 			}
 		})
 	}
-	return text
+	return text.String()
 }
 
 var ownerWires = []string{

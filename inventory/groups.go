@@ -45,7 +45,7 @@ func (inv *Inventory) queueOwned(o *ownerRec) {
 
 // groupNames are the names by which Services find a group besides its labels.
 func groupNames(g *group) string {
-	kind := ""
+	var kind string
 	switch g.kind {
 	case wireDeployment:
 		kind = "deployment"

@@ -149,7 +149,8 @@ func (r *jsonReader) value(depth int) (lua.LValue, string) {
 		}
 	}
 	n := 0
-	for rest := r.text[r.at:]; n < len(rest) && isWord(rest[n], n); n++ {
+	for rest := r.text[r.at:]; n < len(rest) && isWord(rest[n], n); {
+		n++
 	}
 	switch r.text[r.at : r.at+n] {
 	case "true":
@@ -411,7 +412,7 @@ func (w *jsonWriter) except(reason, message string, value lua.LValue) string {
 	if w.exception == nil {
 		return message
 	}
-	var state lua.LValue = lua.LNil
+	state := lua.LNil
 	if w.state != nil {
 		state = w.state
 	}

@@ -94,7 +94,7 @@ func try(proc *process, pod []byte) (*Outcome, *scriptError) {
 		Metadata json.RawMessage `json:"metadata"`
 	}
 	if json.Unmarshal(pod, &entry) != nil || len(entry.Metadata) == 0 {
-		return nil, nil
+		return nil, nil //nolint:nilerr // no Pod, no answer
 	}
 	var meta struct {
 		Name      string `json:"name"`
@@ -105,7 +105,7 @@ func try(proc *process, pod []byte) (*Outcome, *scriptError) {
 		} `json:"ownerReferences"`
 	}
 	if json.Unmarshal(entry.Metadata, &meta) != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // no Pod, no answer
 	}
 	o := &Outcome{Namespace: meta.Namespace, Pod: meta.Name, Effect: EffectNone}
 	if len(meta.Owners) > 0 {
