@@ -87,7 +87,7 @@ func (k *kind) replace(source string, list []*resources.Entry, at time.Time) boo
 	touched := false
 	old := p.base
 	for i, j := 0, 0; i < len(old) || j < len(list); {
-		c := 0
+		var c int
 		switch {
 		case i == len(old):
 			c = 1
