@@ -159,7 +159,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		err = srv.Close()
 	}
-	<-done
+	if served := <-done; err == nil {
+		err = served
+	}
 	if err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("stop http: %w", err)
 	}
