@@ -123,8 +123,8 @@ type selection struct {
 
 func (s selection) owner(ctx context.Context, resolver Resolver, apiVersion, kind string) owner {
 	o := owner{apiVersion: apiVersion, kind: kind}
-	if i := strings.IndexByte(apiVersion, '/'); i >= 0 {
-		o.group = apiVersion[:i]
+	if group, _, ok := strings.Cut(apiVersion, "/"); ok {
+		o.group = group
 	}
 	for _, k := range resources.Catalogue() {
 		for _, c := range k.Served {

@@ -112,11 +112,40 @@ const maxAnswer = 256 << 20
 // Do sends a request to a path below /api/v1, made of its elements, and reads the JSON of the answer into out. in is sent
 // as JSON unless it is nil; a nil out is not filled. What the server refuses is an *Error.
 func (c *Client) Do(ctx context.Context, method string, path []string, in, out any) error {
+	resp, err := c.send(ctx, c.http, method, path, nil, in)
+	if err != nil {
+		return err
+	}
+	return c.read(resp, out)
+}
+
+// Get is Do for a request that only reads, with a query.
+func (c *Client) Get(ctx context.Context, path []string, query url.Values, out any) error {
+	resp, err := c.send(ctx, c.http, http.MethodGet, path, query, nil)
+	if err != nil {
+		return err
+	}
+	return c.read(resp, out)
+}
+
+// Open is Get for a stream, which has no timeout; the caller reads and closes it.
+func (c *Client) Open(ctx context.Context, path []string, query url.Values) (io.ReadCloser, error) {
+	endless := *c.http
+	endless.Timeout = 0
+	resp, err := c.send(ctx, &endless, http.MethodGet, path, query, nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// send returns the server's answer unless it is a refusal. Its body is to be closed.
+func (c *Client) send(ctx context.Context, client *http.Client, method string, path []string, query url.Values, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("encode the request: %w", err)
+			return nil, fmt.Errorf("encode the request: %w", err)
 		}
 		body = bytes.NewReader(b)
 	}
@@ -124,9 +153,12 @@ func (c *Client) Do(ctx context.Context, method string, path []string, in, out a
 	for _, p := range path {
 		target += "/" + url.PathEscape(p)
 	}
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
 	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
-		return fmt.Errorf("make the request: %w", err)
+		return nil, fmt.Errorf("make the request: %w", err)
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -134,21 +166,31 @@ func (c *Client) Do(ctx context.Context, method string, path []string, in, out a
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask %s (see --server): %w", c.base, err)
+		return nil, fmt.Errorf("ask %s (see --server): %w", c.base, err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }() // everything of use has been read
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return fmt.Errorf("read the answer of %s: %w", c.base, err)
+		return nil, fmt.Errorf("read the answer of %s: %w", c.base, err)
 	}
-	if resp.StatusCode/100 != 2 {
-		refusal := &Error{Status: resp.StatusCode}
-		if json.Unmarshal(answer, refusal) != nil || refusal.Message == "" {
-			refusal.Message, refusal.Advice = resp.Status, "is --server the API of a pseudo-server?"
-		}
-		return refusal
+	refusal := &Error{Status: resp.StatusCode}
+	if json.Unmarshal(answer, refusal) != nil || refusal.Message == "" {
+		refusal.Message, refusal.Advice = resp.Status, "is --server the API of a pseudo-server?"
+	}
+	return nil, refusal
+}
+
+// read decodes an answer.
+func (c *Client) read(resp *http.Response, out any) error {
+	defer func() { _ = resp.Body.Close() }() // everything of use has been read
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("read the answer of %s: %w", c.base, err)
 	}
 	if out == nil {
 		return nil

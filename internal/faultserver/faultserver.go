@@ -132,11 +132,11 @@ func (s *Server) Treat(r *agent.KubernetesAPISyncRequest, lost bool) *agent.Kube
 	}
 	if r.GetAgentId() != 0 {
 		if held := s.handshake[id]; held != version && len(r.GetEntries()) == 0 {
-			answer.Version = proto.Uint64(held)
+			answer.Version = new(held)
 			return answer
 		}
 		s.handshake[id] = version
-		answer.Version = proto.Uint64(version)
+		answer.Version = new(version)
 	} else if len(r.GetEntries()) == 0 {
 		return answer
 	}
@@ -208,7 +208,7 @@ func (s *Server) Sync(ctx context.Context, r *agent.SyncRequest) (*agent.SyncRes
 	}
 	return &agent.SyncResponse{
 		Status:        agent.Status_SUCCESS.Enum(),
-		DynamicConfig: &agent.DynamicConfig{KubernetesApiEnabled: proto.Bool(true)},
+		DynamicConfig: &agent.DynamicConfig{KubernetesApiEnabled: new(true)},
 	}, nil
 }
 
@@ -218,7 +218,7 @@ func (s *Server) GetKubernetesClusterID(_ context.Context, r *agent.KubernetesCl
 		return s.OnClusterID(r)
 	}
 	md5 := r.GetCaMd5()
-	return &agent.KubernetesClusterIDResponse{ClusterId: proto.String("d-" + md5[:min(10, len(md5))])}, nil
+	return &agent.KubernetesClusterIDResponse{ClusterId: new("d-" + md5[:min(10, len(md5))])}, nil
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -303,7 +303,7 @@ func (t tridentService) Sync(ctx context.Context, r *trident.SyncRequest) (*trid
 	return &trident.SyncResponse{
 		Status: trident.Status(answer.GetStatus()).Enum(),
 		Config: &trident.Config{
-			KubernetesApiEnabled: proto.Bool(answer.GetDynamicConfig().GetKubernetesApiEnabled()),
+			KubernetesApiEnabled: new(answer.GetDynamicConfig().GetKubernetesApiEnabled()),
 			VtapId:               answer.GetDynamicConfig().AgentId,
 		},
 	}, nil

@@ -69,8 +69,10 @@ func TestRules(t *testing.T) {
 			name:      "one namespace with a lease",
 			namespace: "shop",
 			reqs: []resources.Request{
-				{Name: "ingresses", Disabled: true}, {Name: "replicationcontrollers", Disabled: true},
-				{Name: "configmaps"}, {Name: "ippools"},
+				{Name: "ingresses", Disabled: true},
+				{Name: "replicationcontrollers", Disabled: true},
+				{Name: "configmaps"},
+				{Name: "ippools"},
 			},
 			opts: Options{LeaseName: "pseudo-agent"},
 			want: RuleSet{
