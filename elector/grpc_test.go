@@ -174,6 +174,12 @@ func (c *client) syncAs(ctx context.Context) bool {
 	return resp.GetDynamicConfig().GetKubernetesApiEnabled()
 }
 
+// trySync Syncs and returns the error.
+func (c *client) trySync() error {
+	_, err := agent.NewSynchronizerClient(c.conn).Sync(c.r.t.Context(), c.req)
+	return err
+}
+
 // round lets each Sync once, in order, and a minute pass. It fails the test if more than one is told to watch.
 func (r *rig) round(clients ...*client) (watchers string) {
 	r.t.Helper()

@@ -142,3 +142,22 @@ func (d *Daemon) read(ctx context.Context, path string) ([]byte, error) {
 	}
 	return body, nil
 }
+
+// WatcherInfo is what a pseudo-server says of the watcher election of one cluster.
+type WatcherInfo struct {
+	State  string `json:"state"`
+	Holder *struct {
+		Policy string `json:"policy"`
+	} `json:"holder"`
+	Candidates []struct {
+		Policy string `json:"policy"`
+		State  string `json:"state"`
+	} `json:"candidates"`
+}
+
+// Watchers asks the server for the election of one cluster.
+func (s *Server) Watchers(ctx context.Context, id string) (WatcherInfo, error) {
+	var info WatcherInfo
+	err := s.getJSON(ctx, "/api/v1/watchers/"+url.PathEscape(id), &info)
+	return info, err
+}
