@@ -23,6 +23,7 @@ type cluster struct {
 	mu    sync.RWMutex         // held for writing while inv is between two versions
 	inv   *inventory.Inventory // nil: not made yet
 	state store.State          // of which inv is the inventory
+	asked uint64               // Viewer.answers when the plugins were asked
 
 	// Only the holder of lock uses these.
 	entries []*store.Entry
@@ -34,6 +35,13 @@ func (c *cluster) isAt(born string, seq uint64) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.inv != nil && c.state.Born == born && c.state.Latest.Seq == seq
+}
+
+// hasAsked tells whether the plugins have been asked since their answers changed last.
+func (c *cluster) hasAsked(answers uint64) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.asked == answers
 }
 
 // catchUp makes the inventory that of the latest stored version.
@@ -66,6 +74,7 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster) error {
 
 // build makes the inventory from scratch. Until it is made the former one is shown.
 func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View) error {
+	asked := v.answers.Load()
 	inv := inventory.New(v.options())
 	uids := make(map[store.Key]string, len(view.Entries))
 	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries)); err != nil {
@@ -73,7 +82,7 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View) error 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.inv, c.state, c.uids, c.entries = inv, view.State, uids, view.Entries
+	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
 	return nil
 }
 
@@ -99,19 +108,23 @@ func (v *Viewer) again(ctx context.Context, c *cluster) error {
 	defer func() { <-c.lock }()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inv == nil {
+	answers := v.answers.Load()
+	if c.inv == nil || c.asked == answers {
 		return nil
 	}
+	work, done := v.working(ctx)
+	defer done()
 	var pods []Difference
 	for _, e := range c.entries {
 		if e.Type == podType {
 			pods = append(pods, Difference{Before: e, After: e})
 		}
 	}
-	if err := v.apply(ctx, c.id, c.inv, c.uids, pods); err != nil {
+	if err := v.apply(work, c.id, c.inv, c.uids, pods); err != nil {
 		c.inv = nil
 		return fmt.Errorf("ask plugins about the Pods of cluster %s: %w", c.id, err)
 	}
+	c.asked = answers
 	return nil
 }
 

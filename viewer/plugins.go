@@ -105,6 +105,7 @@ func (v *Viewer) apiCreatePlugin(req *http.Request) (any, error) {
 	if err := v.opts.Plugins.Create(req.Context(), plugin.Plugin{Name: p.Name, Type: p.Type, User: p.User, Script: p.Script}); err != nil {
 		return nil, pluginError(err)
 	}
+	v.answers.Add(1)
 	for _, s := range v.opts.Plugins.Status() {
 		if s.Name == p.Name {
 			return s, nil
@@ -121,6 +122,7 @@ func (v *Viewer) apiDeletePlugin(req *http.Request) (any, error) {
 	if err := v.opts.Plugins.Delete(req.Context(), name); err != nil {
 		return nil, pluginError(err)
 	}
+	v.answers.Add(1)
 	return map[string]any{"deleted": name}, nil
 }
 

@@ -154,8 +154,11 @@ func (v *Viewer) reading(ctx context.Context, id string, f func(inv *inventory.I
 		return &receiver.APIError{Status: http.StatusNotFound, Message: fmt.Sprintf("cluster %s has not reported any objects yet", id)}
 	}
 	c := v.cluster(id)
-	if !c.isAt(view.State.Born, view.State.Latest.Seq) {
+	if !c.isAt(view.State.Born, view.State.Latest.Seq) || !c.hasAsked(v.answers.Load()) {
 		err := v.catchUp(ctx, c)
+		if err == nil {
+			err = v.again(ctx, c)
+		}
 		if ctx.Err() != nil {
 			return &receiver.APIError{
 				Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being worked out", id), Advice: "try again in some seconds",

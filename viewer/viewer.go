@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,8 @@ type Viewer struct {
 	log     *slog.Logger
 	metrics *metrics
 	streams chan struct{}
+	// answers counts how often the answers of the plugins may have changed.
+	answers atomic.Uint64
 	// ending ends when Run ends: then streams and catching up end, too.
 	ending context.Context //nolint:containedctx // the life of the Viewer
 	end    context.CancelFunc
@@ -80,6 +83,7 @@ func (v *Viewer) Run(ctx context.Context) error {
 			return nil
 		case <-poll.C:
 		case <-v.opts.Plugins.Changed():
+			v.answers.Add(1)
 			v.remap(ctx)
 		case <-refresh.C:
 			if v.opts.Store.Backend().Shared() {

@@ -27,8 +27,8 @@ func main() {
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "pseudo-server:", err)
-		os.Exit(1)
+		fmt.Fprintln(os.Stderr, "pseudo-server:", harmless(err.Error()))
+		os.Exit(exitStatus(err))
 	}
 }
 
@@ -38,9 +38,12 @@ func newRootCommand() *cobra.Command {
 		Short:         "Receives, keeps and shows what is reported of Kubernetes clusters",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          args(cobra.NoArgs),
 		Version:       version,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(newRunCommand(), newWatchersCommand())
+	root.AddCommand(newLookCommands()...)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	return root
 }

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zlib"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/apiclient"
+	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+)
+
+var update = flag.Bool("update", false, "write the output of the commands into docs/cli.md")
+
+func TestMain(m *testing.M) {
+	plugin.WorkerMain()
+	os.Exit(m.Run())
+}
+
+// demo are the objects of the examples: wire types and JSON by turns.
+var demo = []string{
+	"*version.Info", `{"gitVersion":"v1.36.0"}`,
+	"*v1.Node", `{"metadata":{"uid":"n1","name":"node-1"},"spec":{"podCIDR":"10.1.0.0/24"},"status":{"capacity":{"cpu":"4","memory":"8388608Ki"},"conditions":[{"reason":"KubeletReady","status":"True"}],"addresses":[{"type":"InternalIP","address":"10.0.0.1"}]}}`,
+	"*v1.Namespace", `{"metadata":{"uid":"ns1","name":"shop"}}`,
+	"*v1.Deployment", `{"metadata":{"uid":"d1","name":"cart","namespace":"shop"},"spec":{"replicas":2,"template":{"metadata":{"labels":{"app":"cart"}}}}}`,
+	"*v1.ReplicaSet", `{"metadata":{"uid":"r1","name":"cart-1","namespace":"shop","ownerReferences":[{"kind":"Deployment","name":"cart","uid":"d1"}]},"spec":{"replicas":2}}`,
+	"*v1.Service", `{"metadata":{"uid":"s1","name":"cart","namespace":"shop"},"spec":{"type":"ClusterIP","clusterIP":"10.2.0.1","selector":{"app":"cart"},"ports":[{"port":80,"targetPort":8080,"protocol":"TCP","name":"http"}]}}`,
+	"*v1.Pod", `{"metadata":{"uid":"p1","name":"cart-1-a","namespace":"shop","labels":{"app":"cart"},"ownerReferences":[{"kind":"ReplicaSet","name":"cart-1","uid":"r1"}]},"status":{"hostIP":"10.0.0.1","podIP":"10.1.0.5","conditions":[{"type":"Ready","status":"True"}]}}`,
+	"*v1.Pod", `{"metadata":{"uid":"p2","name":"game-0","namespace":"shop","labels":{"app":"game"},"ownerReferences":[{"kind":"GameServerSet","name":"game","uid":"g1"}]},"status":{"hostIP":"10.0.0.1","podIP":"10.1.0.6"}}`,
+}
+
+const demoVersion = 1763629200000000
+
+func send(t *testing.T, address string, version uint64, typesAndJSON ...string) {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	req := &agent.KubernetesAPISyncRequest{
+		ClusterId: proto.String("d-demo"), Version: proto.Uint64(version), AgentId: proto.Uint32(1), SourceIp: proto.String("10.0.0.1"),
+	}
+	for i := 0; i < len(typesAndJSON); i += 2 {
+		var b bytes.Buffer
+		w := zlib.NewWriter(&b)
+		_, _ = w.Write([]byte(typesAndJSON[i+1]))
+		_ = w.Close()
+		req.Entries = append(req.Entries, &agent.KubernetesAPIInfo{Type: proto.String(typesAndJSON[i]), CompressedInfo: b.Bytes()})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := agent.NewSynchronizerClient(conn).KubernetesAPISync(ctx, req); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// command runs a command line of pseudo-server and returns what it writes to both outputs.
+func command(t *testing.T, given ...string) (out, errs string, err error) {
+	t.Helper()
+	var o, e bytes.Buffer
+	cmd := newRootCommand()
+	cmd.SetArgs(given)
+	cmd.SetOut(&o)
+	cmd.SetErr(&e)
+	err = cmd.ExecuteContext(context.Background())
+	return o.String(), e.String(), err
+}
+
+// demoServer runs a daemon that holds two versions of the cluster d-demo.
+func demoServer(t *testing.T) (grpcAddress, api string) {
+	t.Helper()
+	cfg := testConfig(t)
+	cfg.Access.Anonymous = "administer"
+	log, _, stop := start(t, cfg, func(ctx context.Context) { <-ctx.Done() })
+	t.Cleanup(stop)
+	line := log.wait(t, "pseudo-server runs")
+	grpcAddress, api = text(line["grpc"]), "http://"+text(line["http"])
+	send(t, grpcAddress, demoVersion, demo[:len(demo)-2]...)
+	send(t, grpcAddress, demoVersion+1, demo...)
+	return grpcAddress, api
+}
+
+var varying = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?|(\d+[hms])+ ago| +`)
+
+// same makes outputs comparable that differ in times and, because of them, in widths.
+func same(s string) string {
+	return varying.ReplaceAllStringFunc(s, func(m string) string {
+		if strings.Trim(m, " ") == "" {
+			return " "
+		}
+		return "TIME"
+	})
+}
+
+// TestDocumentedCommands runs every command of docs/cli.md.
+func TestDocumentedCommands(t *testing.T) {
+	_, api := demoServer(t)
+	const file = "../../docs/cli.md"
+	doc, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugins, err := os.ReadFile("../../docs/plugins.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(plugins), "```lua\n")
+	script, _, _ = strings.Cut(script, "```")
+	image := filepath.Join(t.TempDir(), "games.lua")
+	if err := os.WriteFile(image, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	const prompt = "    $ pseudo-server "
+	lines := strings.Split(string(doc), "\n")
+	var written []string
+	ran := 0
+	for i := 0; i < len(lines); i++ {
+		written = append(written, lines[i])
+		line, ok := strings.CutPrefix(lines[i], prompt)
+		if !ok {
+			continue
+		}
+		ran++
+		var want []string
+		for i+1 < len(lines) && strings.HasPrefix(lines[i+1], "    ") && !strings.HasPrefix(lines[i+1], prompt) {
+			i++
+			want = append(want, lines[i])
+		}
+		out, errs, err := command(t, append(strings.Fields(strings.ReplaceAll(line, "games.lua", image)), "--server", api)...)
+		if err != nil {
+			t.Errorf("pseudo-server %s: %v", line, err)
+		}
+		var got []string
+		for l := range strings.Lines(out + errs) {
+			got = append(got, "    "+strings.TrimRight(l, "\n"))
+		}
+		written = append(written, got...)
+		if g, w := same(strings.Join(got, "\n")), same(strings.Join(want, "\n")); g != w && !*update {
+			t.Errorf("pseudo-server %s:\ngot\n%s\nwant, as in docs/cli.md (go test -update writes it),\n%s", line, g, w)
+		}
+	}
+	if ran < 10 {
+		t.Errorf("got %d commands in docs/cli.md, want at least 10", ran)
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(strings.Join(written, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// watched is an output that can be waited for.
+type watched struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.Write(p)
+}
+
+func (w *watched) wait(t *testing.T, part string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		w.mu.Lock()
+		text := w.buf.String()
+		w.mu.Unlock()
+		if strings.Contains(text, part) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %q, want it to contain %q", text, part)
+		}
+	}
+}
+
+// TestFollow reads a change that comes while it follows.
+func TestFollow(t *testing.T) {
+	grpcAddress, api := demoServer(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	out := &watched{}
+	cmd := newRootCommand()
+	cmd.SetArgs([]string{"follow", "d-demo", "--since", "1763629200000000", "--server", api})
+	cmd.SetOut(out)
+	done := make(chan error, 1)
+	go func() { done <- cmd.ExecuteContext(ctx) }()
+	out.wait(t, "game-0")
+	send(t, grpcAddress, demoVersion+2, demo[:len(demo)-4]...)
+	out.wait(t, "cart-1-a")
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("follow: got %v after an interrupt, want nil", err)
+	}
+}
+
+// TestWrongCommands looks at messages and exit statuses.
+func TestWrongCommands(t *testing.T) {
+	_, api := demoServer(t)
+	for _, tt := range []struct {
+		line    string
+		status  int
+		message string
+	}{
+		{"objects", exitUsage, "pseudo-server objects CLUSTER"},
+		{"clusters --nope", exitUsage, "--nope"},
+		{"nope", exitUsage, "unknown command"},
+		{"plugin create --type lua", exitUsage, "required flag"},
+		{"plugin create --type lua --image /none --name x", exitUsage, "--image"},
+		{"clusters -o xml", exitUsage, "use table, json, yaml, name"},
+		{"inventory d-demo jobs", exitUsage, "use configmaps"},
+		{"clusters d-none", exitFailed, "lists all"},
+		{"diff d-demo 5", exitFailed, "is not stored"},
+		{"objects d-demo --limit 0", exitFailed, "from 1 to 5000"},
+	} {
+		_, _, err := command(t, append(strings.Fields(tt.line), "--server", api)...)
+		if tt.line == "nope" {
+			_, _, err = command(t, "nope")
+		}
+		if err == nil || exitStatus(err) != tt.status || !strings.Contains(err.Error(), tt.message) {
+			t.Errorf("%s: got %v, want status %d and a message with %q", tt.line, err, tt.status, tt.message)
+		}
+	}
+	_, _, err := command(t, "clusters", "--server", "http://127.0.0.1:1")
+	if err == nil || !strings.Contains(err.Error(), "--server") {
+		t.Errorf("got %v without a server, want advice about --server", err)
+	}
+	var refusal *apiclient.Error
+	_, _, err = command(t, "plugin", "delete", "none", "--server", api)
+	if !errors.As(err, &refusal) || refusal.Status != http.StatusNotFound {
+		t.Errorf("got %v, want not found", err)
+	}
+}
+
+// TestTable cuts, colours and cleans.
+func TestTable(t *testing.T) {
+	tab := table{header: []string{"NAME", "STATE"}, colour: 1, rows: [][]string{
+		{strings.Repeat("x", 60), "ok"}, {"a\x1b[31mb\u202e\n c", "error"}, {"", "other"},
+	}}
+	got := tab.text(40, true)
+	for _, line := range strings.Split(strings.TrimSuffix(got, "\n"), "\n") {
+		plain := regexp.MustCompile(`\x1b\[\d+m`).ReplaceAllString(line, "")
+		if n := len([]rune(plain)); n > 40 {
+			t.Errorf("got %d columns, want at most 40: %q", n, plain)
+		}
+	}
+	for _, want := range []string{"x…", "\x1b[32mok\x1b[0m", "a\uFFFD[31mb\uFFFD c", "\n-  "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want it to contain %q", got, want)
+		}
+	}
+	if plain := tab.text(0, false); strings.Contains(plain, "\x1b") || !strings.Contains(plain, strings.Repeat("x", 60)) {
+		t.Errorf("got %q for a file, want it uncut and without colours", plain)
+	}
+}
