@@ -125,6 +125,7 @@ func NewProjector(sel Selected, opts Options) *Projector {
 // resource and, as far as known, the object; if n > 0 the value was complete JSON and reading can go on behind it, else
 // the buffer is not JSON. What Project returns does not refer to buf.
 func (p *Projector) Project(buf []byte, known func(Key) *Entry) (obj Object, n int, err error) {
+	defer p.tree.Release() // a reader may give a large buffer back before the next object comes
 	n, err = p.tree.Parse(buf, 0, p.filter)
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):

@@ -97,7 +97,7 @@ type Tree struct {
 const keptNodes = 1 << 16
 
 // Parse reads the value that begins at or after i and indexes what f wants of it. The whole value is checked, wanted or
-// not. Errors are those of SkipValue; the tree is empty then. The tree refers to buf until the next Parse.
+// not. Errors are those of SkipValue; the tree is empty then. The tree refers to buf until the next Parse or Release.
 func (t *Tree) Parse(buf []byte, i int, f *Filter) (end int, err error) {
 	if cap(t.nodes) > keptNodes {
 		*t = Tree{}
@@ -113,6 +113,9 @@ func (t *Tree) Parse(buf []byte, i int, f *Filter) (end int, err error) {
 	}
 	return end, err
 }
+
+// Release lets go of what was parsed; its values must no longer be used. The tree's own memory stays for the next Parse.
+func (t *Tree) Release() { t.buf = nil }
 
 // Root is the value that Parse read.
 func (t *Tree) Root() Value {
