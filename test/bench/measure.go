@@ -117,16 +117,19 @@ func (m *meter) full(ctx context.Context, started time.Time, events int) (Sample
 		return s, fmt.Errorf("initial sync: %w", err)
 	}
 	if events > 0 {
+		if err := resetPeak(m.PID()); err != nil {
+			return s, err
+		}
 		if err := m.events(ctx, &s, events); err != nil {
 			return s, fmt.Errorf("events: %w", err)
+		}
+		if s.LaterRSS, err = m.peak(); err != nil {
+			return s, err
 		}
 		if m.Reports() {
 			if err := m.reports(ctx, &s); err != nil {
 				return s, fmt.Errorf("reports: %w", err)
 			}
-		}
-		if s.LaterRSS, err = m.peak(); err != nil {
-			return s, err
 		}
 	}
 	return s, nil
@@ -228,6 +231,7 @@ func (m *meter) reports(ctx context.Context, s *Sample) error {
 		if err != nil {
 			return err
 		}
+		s.LaterRSS = max(s.LaterRSS, peak)
 		after, err := m.Allocated()
 		if err != nil {
 			return err

@@ -87,7 +87,7 @@ func (c *Cluster) newWorkload(kind string, index, replicas int) *workload {
 	}
 	w.spec = podSpec(r, w)
 	if kind == deployment {
-		for range 1 + r.IntN(19) {
+		for range 1 + r.IntN(16) {
 			w.hashes = append(w.hashes, suffix(r, 10))
 			w.setUIDs = append(w.setUIDs, uid(r))
 		}
