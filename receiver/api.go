@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,21 +23,52 @@ type Route struct {
 	Path    string // below APIPrefix, with wildcards as in http.ServeMux
 	Role    Role
 	Summary string
+	// Params are the parameters of the query that there are; a request with another one is refused.
+	Params []string
 	// Answer returns what is sent as JSON, or a Stream, or an error; an *APIError says which status.
 	Answer func(req *http.Request) (any, error)
 }
 
 // Routes returns the routes of the receiver itself; API may be given more.
 func (r *Receiver) Routes() []Route {
-	return []Route{
-		{http.MethodGet, "/clusters", RoleRead, "All clusters.", r.apiClusters},
-		{http.MethodGet, "/clusters/{cluster}", RoleRead, "One cluster.", r.apiCluster},
-		{http.MethodDelete, "/clusters/{cluster}", RoleAdminister, "Forget a cluster and all that is stored of it.", r.apiForget},
-		{http.MethodGet, "/clusters/{cluster}/versions", RoleRead, "The versions of a cluster that can be read, oldest first.", r.apiVersions},
-		{http.MethodGet, "/clusters/{cluster}/objects", RoleRead, "Objects of a cluster, decoded.", r.apiObjects},
-		{http.MethodPost, "/clusters/{cluster}/suspicion/accept", RoleAdminister, "Let the next report of a cluster remove what it removes.", r.apiAccept},
-		{http.MethodGet, "/events", RoleRead, "What was forgotten, newest first.", r.apiEvents},
+	get := func(path, summary string, answer func(*http.Request) (any, error), params ...string) Route {
+		return Route{Method: http.MethodGet, Path: path, Role: RoleRead, Summary: summary, Params: params, Answer: answer}
 	}
+	return []Route{
+		get("/clusters", "All clusters.", r.apiClusters),
+		get("/clusters/{cluster}", "One cluster.", r.apiCluster),
+		{
+			Method: http.MethodDelete, Path: "/clusters/{cluster}", Role: RoleAdminister,
+			Summary: "Forget a cluster and all that is stored of it.", Answer: r.apiForget,
+		},
+		get("/clusters/{cluster}/versions", "The versions of a cluster that can be read, oldest first.", r.apiVersions),
+		get("/clusters/{cluster}/objects", "Objects of a cluster, decoded.", r.apiObjects,
+			"type", "namespace", "name", "label", "version", "limit", "continue"),
+		{
+			Method: http.MethodPost, Path: "/clusters/{cluster}/suspicion/accept", Role: RoleAdminister,
+			Summary: "Let the next report of a cluster remove what it removes.", Answer: r.apiAccept,
+		},
+		get("/events", "What was forgotten, newest first.", r.apiEvents),
+	}
+}
+
+// Query returns the parameters of a request, or an error if there is one that is not allowed, or one twice.
+func Query(req *http.Request, allowed []string) (url.Values, error) {
+	q, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return nil, badParam("the query is not valid: %v", err)
+	}
+	for name, values := range q {
+		switch {
+		case !slices.Contains(allowed, name) && len(allowed) == 0:
+			return nil, badParam("parameter %q is unknown; there are none", clip(name))
+		case !slices.Contains(allowed, name):
+			return nil, badParam("parameter %q is unknown; there are: %s", clip(name), strings.Join(allowed, ", "))
+		case len(values) > 1:
+			return nil, badParam("parameter %s is given %d times, once is allowed", name, len(values))
+		}
+	}
+	return q, nil
 }
 
 // APIError is an error that the client of the API caused, or can do something about.
@@ -144,7 +177,7 @@ type Object struct {
 type ObjectList struct {
 	Cluster string   `json:"cluster"`
 	Version uint64   `json:"version"`
-	Total   int      `json:"total"` // objects that match, on all pages
+	Total   int      `json:"total"` // objects that match, on all pages; with label those that match but for their labels
 	Objects []Object `json:"objects"`
 	// Continue is given as ?continue= to get the next page; empty on the last one.
 	Continue string `json:"continue,omitempty"`
@@ -155,6 +188,7 @@ const (
 	defaultPage  = 100
 	maxPage      = 5000
 	maxPageBytes = 8 << 20 // JSON; a page ends early rather than being larger, but has at least one object
+	maxLooked    = 20000   // objects whose labels are looked at for one page
 )
 
 func (r *Receiver) apiObjects(req *http.Request) (any, error) {
@@ -181,21 +215,50 @@ func (r *Receiver) apiObjects(req *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	labels, err := parseLabels(q.Get("label"))
+	if err != nil {
+		return nil, err
+	}
 	matching := filter(entries, q)
 	list := &ObjectList{Cluster: view.State.ID, Version: snap.Version, Total: len(matching), Objects: []Object{}}
-	from := min(offset, len(matching))
-	to, size := from, int64(0)
-	for to < len(matching) && to-from < limit && (to == from || size+int64(matching[to].RawSize) <= maxPageBytes) {
-		size += int64(matching[to].RawSize)
-		to++
-	}
-	if list.Objects, err = r.decoded(req, view.State.ID, matching[from:to]); err != nil {
-		return nil, err
+	to := min(offset, len(matching))
+	for size, looked := 0, 0; to < len(matching) && len(list.Objects) < limit && looked < maxLooked; {
+		batch := portion(matching[to:], max(limit-len(list.Objects), len(labels)*100), maxPageBytes-size, len(list.Objects) == 0)
+		if len(batch) == 0 {
+			break
+		}
+		objects, err := r.decoded(req, view.State.ID, batch)
+		if err != nil {
+			return nil, err
+		}
+		looked += len(batch)
+		for _, o := range objects {
+			if len(list.Objects) == limit {
+				break
+			}
+			to++
+			if labels.match(o.Object) {
+				list.Objects = append(list.Objects, o)
+				size += len(o.Object)
+			}
+		}
 	}
 	if to < len(matching) {
 		list.Continue = fmt.Sprintf("%d.%d", snap.Version, to)
 	}
 	return list, nil
+}
+
+// portion returns the first entries, not more than most and not larger than size, or at least one if there must be one.
+func portion(entries []*store.Entry, most, size int, one bool) []*store.Entry {
+	n := 0
+	for n < min(most, len(entries)) {
+		if size -= int(entries[n].RawSize); size < 0 && (n > 0 || !one) {
+			break
+		}
+		n++
+	}
+	return entries[:n]
 }
 
 func (r *Receiver) decoded(req *http.Request, id string, entries []*store.Entry) ([]Object, error) {
@@ -243,6 +306,49 @@ func filter(entries []*store.Entry, q map[string][]string) []*store.Entry {
 	return out
 }
 
+// labels are those that an object must have.
+type labels map[string]string
+
+// maxLabels bounds how many may be asked for.
+const maxLabels = 10
+
+// parseLabels reads key=value,key=value.
+func parseLabels(text string) (labels, error) {
+	if text == "" {
+		return nil, nil
+	}
+	l := labels{}
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, ok := strings.Cut(part, "=")
+		if !ok || key == "" || len(l) == maxLabels {
+			return nil, badParam("label is %q, at most %d of the form key=value,key=value are allowed", clip(text), maxLabels)
+		}
+		l[key] = value
+	}
+	return l, nil
+}
+
+// match tells whether an object's JSON has all labels.
+func (l labels) match(object []byte) bool {
+	if len(l) == 0 {
+		return true
+	}
+	var o struct {
+		Metadata struct {
+			Labels map[string]string `json:"labels"`
+		} `json:"metadata"`
+	}
+	if json.Unmarshal(object, &o) != nil {
+		return false
+	}
+	for key, value := range l {
+		if got, ok := o.Metadata.Labels[key]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
 func intParam(s, name string, def, least, most int) (int, error) {
 	if s == "" {
 		return def, nil
@@ -255,7 +361,7 @@ func intParam(s, name string, def, least, most int) (int, error) {
 }
 
 func badParam(format string, args ...any) *APIError {
-	return &APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+	return &APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...), Advice: "docs/api.md describes the parameters"}
 }
 
 // page reads the parameters version and continue; the latter is VERSION.OFFSET.

@@ -76,7 +76,11 @@ func (r *Receiver) called(w http.ResponseWriter, req *http.Request, route Route,
 	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), 30*time.Second)
 	defer cancel()
 	req = req.WithContext(ctx)
-	v, err := route.Answer(req)
+	var v any
+	_, err := Query(req, route.Params)
+	if err == nil {
+		v, err = route.Answer(req)
+	}
 	if route.Role == RoleAdminister {
 		r.audit.administered(user, req, err)
 	}

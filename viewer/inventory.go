@@ -22,9 +22,6 @@ type Summary struct {
 }
 
 func (v *Viewer) apiSummary(req *http.Request) (any, error) {
-	if _, err := parameters(req); err != nil {
-		return nil, err
-	}
 	var out Summary
 	err := v.reading(req.Context(), req.PathValue("cluster"), func(inv *inventory.Inventory, st store.State) error {
 		out = Summary{Cluster: st.ID, ReportVersion: st.Latest.Version, ReceivedAt: st.Latest.ReceivedAt, Summary: inv.Summary()}
@@ -112,21 +109,18 @@ func (v *Viewer) apiInventory(req *http.Request) (any, error) {
 	if list == nil {
 		return nil, bad("kind %q is unknown; there are: %s", clip(req.PathValue("kind")), strings.Join(KindNames(), ", "))
 	}
-	allowed := []string{"namespace", "name", "contains", "limit", "continue"}
-	if req.PathValue("kind") == "pods" {
-		allowed = append(allowed, "workload", "node")
+	q := req.URL.Query()
+	if req.PathValue("kind") != "pods" && (q.Has("workload") || q.Has("node")) {
+		return nil, bad("the parameters workload and node are known of pods only")
 	}
-	return v.list(req, allowed, func(inv *inventory.Inventory, q url.Values) []row {
+	return v.list(req, func(inv *inventory.Inventory, q url.Values) []row {
 		return list(inv, inventory.Filter{Namespace: q.Get("namespace"), Name: q.Get("name")}, q)
 	})
 }
 
 // list answers with a page of what collect returns.
-func (v *Viewer) list(req *http.Request, allowed []string, collect func(*inventory.Inventory, url.Values) []row) (any, error) {
-	q, err := parameters(req, allowed...)
-	if err != nil {
-		return nil, err
-	}
+func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.Values) []row) (any, error) {
+	q := req.URL.Query()
 	limit, err := limitOf(q)
 	if err != nil {
 		return nil, err
@@ -150,10 +144,7 @@ func (v *Viewer) list(req *http.Request, allowed []string, collect func(*invento
 var scopes = []inventory.Scope{inventory.ScopeCrash, inventory.ScopeCluster, inventory.ScopeObject, inventory.ScopeRelation}
 
 func (v *Viewer) apiDropped(req *http.Request) (any, error) {
-	q, err := parameters(req, "reason", "scope", "type", "namespace", "name", "contains", "limit", "continue")
-	if err != nil {
-		return nil, err
-	}
+	q := req.URL.Query()
 	if _, err := oneOf(q, "scope", texts(scopes)...); err != nil {
 		return nil, err
 	}
@@ -164,7 +155,7 @@ func (v *Viewer) apiDropped(req *http.Request) (any, error) {
 	if _, err := oneOf(q, "reason", reasons...); err != nil {
 		return nil, err
 	}
-	return v.list(req, []string{"reason", "scope", "type", "namespace", "name", "contains", "limit", "continue"}, func(inv *inventory.Inventory, q url.Values) []row {
+	return v.list(req, func(inv *inventory.Inventory, q url.Values) []row {
 		f := inventory.Filter{Namespace: q.Get("namespace"), Name: q.Get("name"), Reason: inventory.Reason(q.Get("reason")), Type: q.Get("type")}
 		scope, contains := q.Get("scope"), strings.ToLower(q.Get("contains"))
 		var out []row
@@ -200,9 +191,6 @@ type ReasonList struct {
 }
 
 func (v *Viewer) apiReasons(req *http.Request) (any, error) {
-	if _, err := parameters(req); err != nil {
-		return nil, err
-	}
 	out := ReasonList{Reasons: []ReasonCount{}}
 	err := v.reading(req.Context(), req.PathValue("cluster"), func(inv *inventory.Inventory, st store.State) error {
 		out.Cluster, out.Version = st.ID, st.Latest.Version

@@ -80,9 +80,6 @@ func (s pluginStore) put(ctx context.Context, name string, value []byte) error {
 }
 
 func (v *Viewer) apiPlugins(req *http.Request) (any, error) {
-	if _, err := parameters(req); err != nil {
-		return nil, err
-	}
 	return map[string]any{"plugins": v.opts.Plugins.Status()}, nil
 }
 
@@ -95,9 +92,6 @@ type NewPlugin struct {
 }
 
 func (v *Viewer) apiCreatePlugin(req *http.Request) (any, error) {
-	if _, err := parameters(req); err != nil {
-		return nil, err
-	}
 	var p NewPlugin
 	if err := body(req, &p); err != nil {
 		return nil, err
@@ -115,9 +109,6 @@ func (v *Viewer) apiCreatePlugin(req *http.Request) (any, error) {
 }
 
 func (v *Viewer) apiDeletePlugin(req *http.Request) (any, error) {
-	if _, err := parameters(req); err != nil {
-		return nil, err
-	}
 	name := req.PathValue("name")
 	if err := v.opts.Plugins.Delete(req.Context(), name); err != nil {
 		return nil, pluginError(err)
@@ -170,9 +161,6 @@ const (
 
 // apiTestPlugin lists only the Pods to which the script does something.
 func (v *Viewer) apiTestPlugin(req *http.Request) (any, error) {
-	if _, err := parameters(req); err != nil {
-		return nil, err
-	}
 	var test PluginTest
 	if err := body(req, &test); err != nil {
 		return nil, err

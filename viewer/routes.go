@@ -25,19 +25,22 @@ const (
 
 // Routes returns the viewer's part of the API; docs/openapi.yaml describes it.
 func (v *Viewer) Routes() []receiver.Route {
-	read := func(path, summary string, answer func(*http.Request) (any, error)) receiver.Route {
-		return receiver.Route{Method: http.MethodGet, Path: path, Role: receiver.RoleRead, Summary: summary, Answer: answer}
+	read := func(path, summary string, answer func(*http.Request) (any, error), params ...string) receiver.Route {
+		return receiver.Route{Method: http.MethodGet, Path: path, Role: receiver.RoleRead, Summary: summary, Params: params, Answer: answer}
 	}
 	change := func(method, path, summary string, answer func(*http.Request) (any, error)) receiver.Route {
 		return receiver.Route{Method: method, Path: path, Role: receiver.RoleAdminister, Summary: summary, Answer: answer}
 	}
 	return []receiver.Route{
 		read("/clusters/{cluster}/inventory", "What deepflow-server would make of the latest version, in numbers.", v.apiSummary),
-		read("/clusters/{cluster}/inventory/{kind}", "Resources of one kind as deepflow-server would show them.", v.apiInventory),
-		read("/clusters/{cluster}/dropped", "What deepflow-server would drop, each with its reason.", v.apiDropped),
+		read("/clusters/{cluster}/inventory/{kind}", "Resources of one kind as deepflow-server would show them.", v.apiInventory,
+			"namespace", "name", "contains", "workload", "node", "limit", "continue"),
+		read("/clusters/{cluster}/dropped", "What deepflow-server would drop, each with its reason.", v.apiDropped,
+			"reason", "scope", "type", "namespace", "name", "contains", "limit", "continue"),
 		read("/clusters/{cluster}/dropped/reasons", "What deepflow-server would drop, counted by reason.", v.apiReasons),
-		read("/clusters/{cluster}/differences", "What differs between two versions.", v.apiDifferences),
-		read("/clusters/{cluster}/changes", "A stream of changes (server-sent events).", v.apiChanges),
+		read("/clusters/{cluster}/differences", "What differs between two versions.", v.apiDifferences,
+			"from", "to", "type", "namespace", "name", "content", "limit", "continue"),
+		read("/clusters/{cluster}/changes", "A stream of changes (server-sent events).", v.apiChanges, "since"),
 		read("/plugins", "All plugins in the order in which they are asked.", v.apiPlugins),
 		change(http.MethodPost, "/plugins", "Create a plugin, or replace its script.", v.apiCreatePlugin),
 		change(http.MethodDelete, "/plugins/{name}", "Delete a plugin.", v.apiDeletePlugin),
@@ -45,25 +48,8 @@ func (v *Viewer) Routes() []receiver.Route {
 	}
 }
 
-// parameters returns the query of a request after checking that each parameter is one of those allowed, given once.
-func parameters(req *http.Request, allowed ...string) (url.Values, error) {
-	q, err := url.ParseQuery(req.URL.RawQuery)
-	if err != nil {
-		return nil, bad("the query is not valid: %v", err)
-	}
-	for name, values := range q {
-		if !slices.Contains(allowed, name) {
-			return nil, bad("parameter %q is unknown; there are: %s", clip(name), strings.Join(allowed, ", "))
-		}
-		if len(values) > 1 {
-			return nil, bad("parameter %s is given %d times, once is allowed", name, len(values))
-		}
-	}
-	return q, nil
-}
-
 func bad(format string, args ...any) *receiver.APIError {
-	return &receiver.APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...), Advice: "docs/api.md and docs/openapi.yaml describe the parameters"}
+	return &receiver.APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...), Advice: "docs/api.md describes the request"}
 }
 
 // clip shortens a client's text for a message.

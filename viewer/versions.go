@@ -46,10 +46,7 @@ type DifferenceList struct {
 const maxContent = 8 << 20
 
 func (v *Viewer) apiDifferences(req *http.Request) (any, error) {
-	q, err := parameters(req, "from", "to", "type", "namespace", "name", "content", "limit", "continue")
-	if err != nil {
-		return nil, err
-	}
+	q := req.URL.Query()
 	limit, err := limitOf(q)
 	if err != nil {
 		return nil, err
@@ -224,15 +221,11 @@ type ResetEvent struct {
 }
 
 func (v *Viewer) apiChanges(req *http.Request) (any, error) {
-	q, err := parameters(req, "since")
-	if err != nil {
-		return nil, err
-	}
 	view, err := v.view(req.Context(), req.PathValue("cluster"))
 	if err != nil {
 		return nil, err
 	}
-	since := q.Get("since")
+	since := req.URL.Query().Get("since")
 	// A browser that connects again tells the last event that it got.
 	if last := req.Header.Get("Last-Event-ID"); last != "" {
 		since = last

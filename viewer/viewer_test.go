@@ -329,7 +329,7 @@ func TestRefusals(t *testing.T) {
 		{"GET", "/clusters/none/changes", "", 404, `no cluster`},
 		{"GET", "/clusters/d-one/inventory?x=1", "", 400, `x\" is unknown`},
 		{"GET", "/clusters/d-one/inventory/jobs", "", 400, `jobs\" is unknown`},
-		{"GET", "/clusters/d-one/inventory/nodes?workload=x", "", 400, "is unknown"},
+		{"GET", "/clusters/d-one/inventory/nodes?workload=x", "", 400, "of pods only"},
 		{"GET", "/clusters/d-one/inventory/pods?limit=0", "", 400, "from 1 to 5000"},
 		{"GET", "/clusters/d-one/inventory/pods?limit=2&limit=3", "", 400, "given 2 times"},
 		{"GET", "/clusters/d-one/inventory/pods?continue=%25", "", 400, "no answer contained"},
