@@ -197,10 +197,10 @@ func sorted(lines []string) string {
 // content changes; afterwards the server ends with exactly the current content. No time is asserted: the test waits as
 // long as it is let.
 func TestBadConnections(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes ten seconds of real time")
 	}
-	t.Parallel()
 	for name, start := range map[string]func(*testing.T, func(*agent.KubernetesAPISyncRequest)) backend{
 		"fault server": faultBackend, "receiver": receiverBackend,
 	} {
