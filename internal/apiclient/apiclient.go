@@ -112,7 +112,7 @@ const maxAnswer = 256 << 20
 // Do sends a request to a path below /api/v1, made of its elements, and reads the JSON of the answer into out. in is sent
 // as JSON unless it is nil; a nil out is not filled. What the server refuses is an *Error.
 func (c *Client) Do(ctx context.Context, method string, path []string, in, out any) error {
-	resp, err := c.send(ctx, c.http, method, path, nil, in)
+	resp, err := c.send(ctx, c.http, method, path, nil, in) //nolint:bodyclose // read does
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (c *Client) Do(ctx context.Context, method string, path []string, in, out a
 
 // Get is Do for a request that only reads, with a query.
 func (c *Client) Get(ctx context.Context, path []string, query url.Values, out any) error {
-	resp, err := c.send(ctx, c.http, http.MethodGet, path, query, nil)
+	resp, err := c.send(ctx, c.http, http.MethodGet, path, query, nil) //nolint:bodyclose // read does
 	if err != nil {
 		return err
 	}
@@ -149,14 +149,15 @@ func (c *Client) send(ctx context.Context, client *http.Client, method string, p
 		}
 		body = bytes.NewReader(b)
 	}
-	target := c.base.JoinPath("api", "v1").String()
+	var target strings.Builder
+	target.WriteString(c.base.JoinPath("api", "v1").String())
 	for _, p := range path {
-		target += "/" + url.PathEscape(p)
+		target.WriteString("/" + url.PathEscape(p))
 	}
 	if len(query) > 0 {
-		target += "?" + query.Encode()
+		target.WriteString("?" + query.Encode())
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
@@ -185,7 +186,7 @@ func (c *Client) send(ctx context.Context, client *http.Client, method string, p
 	return nil, refusal
 }
 
-// read decodes an answer.
+// read decodes an answer and closes it.
 func (c *Client) read(resp *http.Response, out any) error {
 	defer func() { _ = resp.Body.Close() }() // everything of use has been read
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))

@@ -412,7 +412,7 @@ func (s *Server) parse(r *http.Request) (req Request, c *collection, name string
 	}
 	q := r.URL.Query()
 	req.ResourceVersion, req.Continue = q.Get("resourceVersion"), q.Get("continue")
-	req.Limit, _ = strconv.Atoi(q.Get("limit")) //nolint:errcheck // absent is 0
+	req.Limit, _ = strconv.Atoi(q.Get("limit")) // absent is 0
 	switch {
 	case r.Method == http.MethodPost:
 		req.Verb = "create"

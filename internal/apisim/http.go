@@ -97,10 +97,10 @@ func status(code int, message string, retryAfter int) *metav1.Status {
 	}
 	st := &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-		Status:   metav1.StatusFailure, Code: int32(code), Reason: reasons[code], Message: message, //nolint:gosec // three digits
+		Status:   metav1.StatusFailure, Code: int32(code), Reason: reasons[code], Message: message,
 	}
 	if retryAfter > 0 {
-		st.Details = &metav1.StatusDetails{RetryAfterSeconds: int32(retryAfter)} //nolint:gosec // of a test
+		st.Details = &metav1.StatusDetails{RetryAfterSeconds: int32(retryAfter)}
 	}
 	return st
 }
@@ -302,7 +302,7 @@ func plainResources(w *writer, gv schema.GroupVersion, resources []Resource) {
 // is http://sim, its dial function Dial. Close ends it and waits for its goroutines.
 func (s *Server) Listen() *Listener {
 	l := &Listener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	l.http = &http.Server{Handler: s} //nolint:gosec // in memory
+	l.http = &http.Server{Handler: s}
 	l.done.Go(func() {
 		if err := l.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			panic(err)

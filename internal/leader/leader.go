@@ -166,7 +166,9 @@ func (e *Election) Run(ctx context.Context, work func(context.Context) error) er
 	case <-ended:
 		e.acquired(time.Time{})
 		stopWork()
-		<-done
+		if err := <-done; err != nil {
+			e.opts.Logger.Warn("the work ended with an error when the lease was lost", "error", err)
+		}
 		return fmt.Errorf("renew the lease %s/%s within %s (is the apiserver reachable, may leases be updated?): %w",
 			e.opts.Namespace, e.opts.Name, e.opts.RenewDeadline, ErrLost)
 	}
@@ -213,9 +215,9 @@ func (e *Election) reached(err error) {
 		e.status.ErrorFrom = &now
 	}
 	e.mu.Unlock()
-	switch {
-	case text == before:
-	case text == "":
+	switch text {
+	case before:
+	case "":
 		e.opts.Logger.Info("the lease can be reached again", "lease", e.status.Lease)
 	default:
 		e.opts.Logger.Warn("the lease cannot be reached; trying on", "lease", e.status.Lease, "error", text)

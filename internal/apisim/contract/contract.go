@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -103,9 +104,7 @@ func (s *subject) request(ctx context.Context, t *testing.T, method, path string
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	for name, values := range header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, header)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +138,7 @@ func (s *subject) do(t *testing.T, method, path string, params url.Values, body 
 
 // remove deletes without insisting: the test may be over.
 func (s *subject) remove(t *testing.T, path string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	resp := s.request(ctx, t, http.MethodDelete, path, nil, "", nil)
@@ -449,7 +449,7 @@ func (s *subject) watch(t *testing.T, params ...string) *watching {
 	ctx, cancel := context.WithCancel(t.Context())
 	v := pairs(params)
 	v.Set("watch", "true")
-	resp := s.request(ctx, t, http.MethodGet, s.maps(), v, "", nil)
+	resp := s.request(ctx, t, http.MethodGet, s.maps(), v, "", nil) //nolint:bodyclose // closed when the test ends
 	if resp.StatusCode != http.StatusOK {
 		raw, err := io.ReadAll(resp.Body)
 		t.Fatalf("watch %v: got status %d, want 200: %s (%v)", params, resp.StatusCode, raw, err)
