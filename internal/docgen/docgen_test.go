@@ -90,8 +90,8 @@ func TestQueriesNameOnlyMetricsThatExist(t *testing.T) {
 	}
 }
 
-// TestEveryAlertHasARunbook looks for the heading that an alert's annotation points to.
-func TestEveryAlertHasARunbook(t *testing.T) {
+// TestEveryAlertHasARunbookAndATest looks for the heading that an alert's annotation points to, and for a test.
+func TestEveryAlertHasARunbookAndATest(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, "charts/*/rules/alerts.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no alert rules found: %v", err)
@@ -102,7 +102,11 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		tests := read(t, filepath.Join(filepath.Dir(strings.TrimPrefix(file, root+"/")), "alerts_test.yaml"))
 		for _, m := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(string(data), -1) {
+			if n := strings.Count(tests, "alertname: "+m[1]); n < 3 {
+				t.Errorf("alerts_test.yaml looks at %s %d times, want it before it fires, while it does, and after it", m[1], n)
+			}
 			if !strings.Contains(doc, "\n### "+m[1]+"\n") {
 				t.Errorf("docs/operations.md has no runbook for %s", m[1])
 			}

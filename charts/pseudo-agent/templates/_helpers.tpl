@@ -57,13 +57,35 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- /*
+What is selected, as JSON with api_resources and kubernetes_namespace: that of config, else that of the last DeepFlow file
+that says something about it, in its new or its legacy form.
+*/ -}}
+{{- define "pseudo-agent.selection" -}}
+{{- $out := dict "api_resources" list "kubernetes_namespace" "" -}}
+{{- $files := .Values.deepflowFiles -}}
+{{- range $name := keys $files | sortAlpha -}}
+{{- $doc := get $files $name | fromYaml -}}
+{{- if hasKey $doc "Error" -}}{{- fail (printf "deepflowFiles.%s: %s" $name $doc.Error) -}}{{- end -}}
+{{- $legacy := default dict (get $doc "static_config") -}}
+{{- $new := dig "inputs" "resources" "kubernetes" dict $doc -}}
+{{- range $ours, $theirs := dict "api_resources" "kubernetes-resources" "kubernetes_namespace" "kubernetes-namespace" -}}
+{{- with get $legacy $theirs -}}{{- $_ := set $out $ours . -}}{{- end -}}
+{{- with get $new $ours -}}{{- $_ := set $out $ours . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $value := dig "inputs" "resources" "kubernetes" dict .Values.config -}}
+{{- if hasKey $out $key -}}{{- $_ := set $out $key $value -}}{{- end -}}
+{{- end -}}
+{{- toJson $out -}}
+{{- end -}}
+
+{{- /*
 The needs of the selection as a JSON list of {resource, groups, kind}; kind is node, namespace or namespaced. The
 rules are those of resources.Select and internal/rbac; files/catalogue.yaml is generated from the former.
 */ -}}
 {{- define "pseudo-agent.needs" -}}
 {{- $catalogue := (.Files.Get "files/catalogue.yaml" | fromYaml).resources -}}
-{{- $k := dig "inputs" "resources" "kubernetes" dict .Values.config -}}
-{{- $requests := default list $k.api_resources -}}
+{{- $requests := default list (include "pseudo-agent.selection" . | fromJson).api_resources -}}
 {{- $byName := dict -}}
 {{- range $catalogue -}}{{- $_ := set $byName .name . -}}{{- end -}}
 {{- $replaced := dict -}}

@@ -98,6 +98,7 @@ func (c *Cluster) prepare() error {
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
 		"tokens.csv": []byte(adminToken + `,admin,admin-uid,"system:masters"` + "\n"),
+		"audit.yaml": []byte(auditPolicy),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(c.Dir, name), content, 0o600); err != nil {
@@ -134,6 +135,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 		"--authorization-mode=RBAC", "--anonymous-auth=true", "--token-auth-file=tokens.csv",
 		// Without controllers nobody makes the objects that these plugins insist on.
 		"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,Priority",
+		"--audit-policy-file=audit.yaml", "--audit-log-path=" + auditLog,
 		// Ends at once when told to, instead of waiting for watches that tests leave open.
 		"--shutdown-send-retry-after=false",
 	}})

@@ -1,0 +1,35 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+const (
+	helmModule  = "helm.sh/helm/v3/cmd/helm"
+	helmVersion = "v3.22.0"
+)
+
+// BuildHelm builds helm from its module once into the cache and returns its path.
+func BuildHelm(ctx context.Context, progress io.Writer) (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, fmt.Sprintf("helm-%s-%s-%s", helmVersion, runtime.GOOS, runtime.GOARCH))
+	bin := filepath.Join(dir, "helm")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return "", err
+	}
+	// The working directory is one without a go.mod, so that no other module has a say in helm's dependencies. The go
+	// command puts the finished file in its place at once.
+	err = goBuild(ctx, dir, []string{"GOBIN=" + dir, "GOFLAGS="}, []string{"install", helmModule + "@" + helmVersion}, "helm", progress)
+	return bin, err
+}
