@@ -21,7 +21,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
@@ -133,6 +135,9 @@ func New(opts Options) *Elector {
 	}
 	e := &Elector{opts: opts, log: opts.Logger, instance: rand.Text()[:8], clusters: map[string]*cluster{}}
 	e.metrics = newMetrics(opts.Registerer, e)
+	if opts.TTL < 2*opts.SyncInterval {
+		e.log.Warn("elector.ttl is shorter than two Syncs of an agent: one that is late loses the role", "ttl", opts.TTL, "sync_interval", opts.SyncInterval)
+	}
 	return e
 }
 
@@ -151,8 +156,8 @@ func (e *Elector) rules() rules {
 	}
 }
 
-// Sync answers an agent's request; peer is the address of its connection. An error means that nothing was decided: the
-// storage failed, or the agent is one too many.
+// Sync answers an agent's request; peer is the address of its connection. An error, which is a gRPC status or that of the
+// context, means that nothing was decided: the storage failed, or the agent is one too many.
 func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest) (*agent.SyncResponse, error) {
 	id := req.GetKubernetesClusterId()
 	switch {
@@ -170,15 +175,13 @@ func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest)
 	}
 	c, err := e.cluster(ctx, id, true)
 	if err != nil {
-		e.metrics.syncs.WithLabelValues("failed").Inc()
-		return nil, err
+		return nil, e.refuse(err)
 	}
 	defer c.unlock()
 	d, agentID, err := e.decide(ctx, c, s)
 	e.noteStorage(err)
 	if err != nil {
-		e.metrics.syncs.WithLabelValues("failed").Inc()
-		return nil, err
+		return nil, e.refuse(err)
 	}
 	outcome := "no"
 	if d.watch {
@@ -189,6 +192,21 @@ func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest)
 		agentID = 0
 	}
 	return response(agent.Status_SUCCESS, d.watch, agentID), nil
+}
+
+// refuse counts a Sync that is not answered and turns the error into what the agent gets.
+func (e *Elector) refuse(err error) error {
+	e.metrics.syncs.WithLabelValues("failed").Inc()
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, ErrFull):
+		return status.Errorf(codes.ResourceExhausted, "%v; raise limits.max_clusters of pseudo-server, or see who sends so many", ErrFull)
+	default:
+		e.log.Debug("Sync failed", "error", err)
+		return status.Error(codes.Unavailable, "nothing was decided because the decision could not be stored; go on as before and Sync again; "+
+			"the log of pseudo-server has the reason")
+	}
 }
 
 func response(st agent.Status, watch bool, agentID uint32) *agent.SyncResponse {

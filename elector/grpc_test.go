@@ -19,8 +19,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/elector"
@@ -257,10 +259,10 @@ func TestServerlessSidecars(t *testing.T) {
 		}
 	}
 	r.elector.Sweep(t.Context())
-	status := r.elector.Status()
-	if len(status.WithoutCandidate) != 1 || !strings.Contains(status.WithoutCandidate[0].Reason, "shop-1") ||
-		!strings.Contains(status.WithoutCandidate[0].Reason, "watch-disabled") {
-		t.Errorf("got status %+v, want the cluster and who is excluded and why", status)
+	shown := r.elector.Status()
+	if len(shown.WithoutCandidate) != 1 || !strings.Contains(shown.WithoutCandidate[0].Reason, "shop-1") ||
+		!strings.Contains(shown.WithoutCandidate[0].Reason, "watch-disabled") {
+		t.Errorf("got status %+v, want the cluster and who is excluded and why", shown)
 	}
 	if p := r.elector.Problems(); len(p) != 1 || !strings.Contains(p[0].What, cluster) {
 		t.Errorf("got problems %+v, want one of the cluster", p)
@@ -512,6 +514,36 @@ func TestAdministration(t *testing.T) {
 		r.call(http.MethodPost, path+"/designations", fmt.Sprintf(`{"host_pattern":"h%d"}`, i), http.StatusOK)
 	}
 	r.call(http.MethodPost, path+"/designations", `{"host_pattern":"more"}`, http.StatusConflict)
+}
+
+// More clusters than are allowed are refused, those that are known go on.
+func TestFull(t *testing.T) {
+	r := newRig(t, store.NewMemory(), elector.Options{MaxClusters: 1, MaxAgents: 2})
+	a, b, c, d := r.client("node-1", "10.0.0.1", normal), r.client("node-2", "10.0.0.2", normal), r.client("node-3", "10.0.0.3", normal), r.client("node-4", "10.0.0.4", normal)
+	d.req.KubernetesClusterId = proto.String("d-another")
+	r.round(a, b)
+	for _, one := range []*client{c, d} {
+		if err := one.trySync(); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("%s: got %v, want ResourceExhausted", one.name, err)
+		}
+	}
+	if got := r.round(a, b); got != "node-1" {
+		t.Errorf("got watcher %q, want node-1", got)
+	}
+	// Silent agents make room.
+	r.pass(20 * time.Minute)
+	r.elector.Sweep(t.Context())
+	if got := r.round(c); got != "node-3" {
+		t.Errorf("got watcher %q, want node-3", got)
+	}
+	r.pass(25 * time.Hour)
+	r.elector.Sweep(t.Context())
+	if !d.sync() {
+		t.Error("a cluster that was silent for a day is not forgotten")
+	}
+	if docs, err := r.backend.Documents(t.Context(), "elector"); err != nil || len(docs) != 1 {
+		t.Errorf("got %d stored elections, %v, want one", len(docs), err)
+	}
 }
 
 // A server that is started again keeps the holder for the whole TTL, whoever asks first.

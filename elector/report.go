@@ -22,9 +22,9 @@ type Foreign struct {
 // the cluster's role, and the sender is somebody else. A storage that fails refuses nobody.
 func (e *Elector) Reported(ctx context.Context, id string, agentID uint32, sourceIP, peer string) error {
 	c, err := e.known(ctx, id)
+	e.noteStorage(err)
 	if err != nil {
-		e.noteStorage(err)
-		return nil // nobody is known to have the role
+		return nil //nolint:nilerr // nobody is known to have the role
 	}
 	defer c.unlock()
 	now := e.opts.Elapsed()

@@ -17,7 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
@@ -380,7 +382,7 @@ func (w *world) deliver(to int, req *agent.SyncRequest, conn string, goodbye boo
 	}
 	life := s.life
 	resp, err := s.elector.Sync(ctx, conn, req)
-	if err != nil && !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrConflict) {
+	if err != nil && status.Code(err) != codes.Unavailable {
 		w.fail("Sync: %v", err)
 	}
 	if s.life != life || s.down {
