@@ -7,38 +7,22 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
-// TestRandom plays random sequences of changes, faults, outages and reconfigurations. PSEUDO_SEED repeats one sequence
-// (as far as the scheduler lets it), PSEUDO_ROUNDS sets how many are played.
+// TestRandom plays random sequences of changes, faults, outages and reconfigurations. The name of each is its seed,
+// which repeats it as far as the scheduler lets it.
 func TestRandom(t *testing.T) {
-	first, rounds := uint64(time.Now().UnixNano()), 12
-	if s := os.Getenv("PSEUDO_SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		first, rounds = seed, 1
-	}
-	if s := os.Getenv("PSEUDO_ROUNDS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rounds = n
-	}
-	for i := range rounds {
+	first := testseed.New(t)
+	for i := range testseed.Rounds(t, 12) {
 		seed := first + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Logf("PSEUDO_SEED=%d repeats this", seed)
 			inBubble(t, func(t *testing.T, r *rig) { newGame(t, r, seed).play() })
 		})
 	}

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 )
 
@@ -277,9 +277,7 @@ func (c chaos) fill(wire string, meta, o map[string]any) {
 
 func newSeed(tb testing.TB) chaos {
 	tb.Helper()
-	seed := uint64(time.Now().UnixNano())
-	tb.Logf("seed %d", seed)
-	return chaos{rand.New(rand.NewPCG(seed, 0))}
+	return chaos{rand.New(rand.NewPCG(testseed.New(tb), 0))}
 }
 
 // TestIncrementalEqualsScratch applies thousands of random changes and compares with a report of the same entries in

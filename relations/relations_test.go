@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -375,8 +376,7 @@ func randomEntry(rnd *rand.Rand, id string) *resources.Entry {
 // TestAnyOrder: after any sequence of events the fold holds exactly what it would hold had everything been listed just
 // now, in whatever order.
 func TestAnyOrder(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	ids := slices.Sorted(maps.Keys(sourceTypes))
 	for range 30 {
@@ -437,8 +437,7 @@ func TestAnyOrder(t *testing.T) {
 }
 
 func TestConcurrentSources(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	r, f := newPair()
 	final := model{}
 	var mu sync.Mutex

@@ -3,7 +3,6 @@ package reporter
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 	"github.com/pseudo-agent/pseudo-agent/snapshot"
@@ -30,16 +30,11 @@ import (
 //     full_resync_interval if the server hid a loss.
 func TestRandomHistories(t *testing.T) {
 	histories := 1500
-	if v := os.Getenv("PSEUDO_TEST_HISTORIES"); v != "" {
-		var err error
-		if histories, err = strconv.Atoi(v); err != nil {
-			t.Fatalf("PSEUDO_TEST_HISTORIES: %v", err)
-		}
-	}
 	if testing.Short() {
 		histories /= 10
 	}
-	first := testSeed(t)
+	histories = testseed.Rounds(t, histories)
+	first := testseed.New(t)
 	for i := range uint64(histories) {
 		seed := first + i
 		ok := true

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
 	"github.com/pseudo-agent/pseudo-agent/snapshot"
@@ -206,7 +207,7 @@ func TestBadConnections(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			seed := testSeed(t)
+			seed := testseed.New(t)
 			rnd := rand.New(rand.NewPCG(seed, 8))
 			var mu sync.Mutex
 			contents := map[uint64]string{}

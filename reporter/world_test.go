@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,20 +25,6 @@ import (
 )
 
 const testCluster = "d-test"
-
-// testSeed is PSEUDO_TEST_SEED if it is set, so that a failure can be repeated.
-func testSeed(t testing.TB) uint64 {
-	t.Helper()
-	s := rand.Uint64()
-	if v := os.Getenv("PSEUDO_TEST_SEED"); v != "" {
-		var err error
-		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
-			t.Fatalf("PSEUDO_TEST_SEED: %v", err)
-		}
-	}
-	t.Logf("repeat with PSEUDO_TEST_SEED=%d", s)
-	return s
-}
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 

@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 )
 
 func optionsOf(bits byte) Options {
@@ -256,9 +256,7 @@ func scramble(rnd *rand.Rand, dst []byte, v any) []byte {
 
 func newRand(t *testing.T) *rand.Rand {
 	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return rand.New(rand.NewPCG(testseed.New(t), 0))
 }
 
 func decoded(t *testing.T, data []byte) any {

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -221,24 +221,10 @@ func TestChangedFires(t *testing.T) {
 	}
 }
 
-// seed returns the seed of a random test: PSEUDO_TEST_SEED if it is set, so that a failure can be repeated.
-func seed(t *testing.T) uint64 {
-	t.Helper()
-	s := rand.Uint64()
-	if v := os.Getenv("PSEUDO_TEST_SEED"); v != "" {
-		var err error
-		if s, err = strconv.ParseUint(v, 10, 64); err != nil {
-			t.Fatalf("PSEUDO_TEST_SEED: %v", err)
-		}
-	}
-	t.Logf("repeat with PSEUDO_TEST_SEED=%d", s)
-	return s
-}
-
 // TestRandomHistories holds the fold against a plain map of maps: whole content, one content per version, no needless
 // version, and older snapshots that never change.
 func TestRandomHistories(t *testing.T) {
-	rnd := rand.New(rand.NewPCG(seed(t), 1))
+	rnd := rand.New(rand.NewPCG(testseed.New(t), 1))
 	sources := []struct{ id, wireType string }{{"a", "*v1.A"}, {"b1", "*v1.B"}, {"b2", "*v1.B"}, {"c", "*v1.C"}, {"c2", "*v1.C"}, {"c3", "*v1.C"}}
 	cache := map[string]*resources.Entry{}
 	random := func(wireType string) *resources.Entry {

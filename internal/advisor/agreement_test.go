@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-	"time"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
@@ -13,8 +13,7 @@ import (
 // TestAgreesWithInventory: the advisor's quick look and the inventory, which does everything that the server does, count
 // the same Pods and Services as lost.
 func TestAgreesWithInventory(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testseed.New(t)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	pick := func(from ...string) string { return from[rnd.IntN(len(from))] }
 	for range 200 {
