@@ -45,6 +45,7 @@ func startKube(ctx context.Context, pods int, seed uint64, dir string) (*kube, e
 	k := &kube{ctx: ctx, cluster: c, plan: cluster.New(pods, seed)}
 	cfg := rest.CopyConfig(c.Config)
 	cfg.ContentType = runtime.ContentTypeProtobuf
+	cfg.WarningHandler = rest.NoWarnings{}
 	if k.client, err = kubernetes.NewForConfig(cfg); err == nil {
 		err = k.fill(ctx)
 	}

@@ -15,6 +15,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -66,6 +67,11 @@ var Kinds = []Kind{
 	{"apps", "v1", "replicasets", "ReplicaSet", true},
 	{"apps", "v1", "statefulsets", "StatefulSet", true},
 	{"networking.k8s.io", "v1", "ingresses", "Ingress", true},
+}
+
+// GVR is how client-go names the resource.
+func (k Kind) GVR() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Resource}
 }
 
 // Cluster is a plan by which objects are made.

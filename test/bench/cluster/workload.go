@@ -139,6 +139,7 @@ func podSpec(r *rand.Rand, w *workload) corev1.PodSpec {
 }
 
 func container(r *rand.Rand, w *workload, name string, envs int) corev1.Container {
+	milli, mega := int64(10+10*r.IntN(40)), int64(1+r.IntN(16))<<26 // requests; the limits are higher
 	ct := corev1.Container{
 		Name:                   name,
 		Image:                  fmt.Sprintf("registry.example.com/%s/%s:%s-%s", w.labels["team"], w.name, pick(r, versions), hexDigits(r, 8)),
@@ -146,23 +147,27 @@ func container(r *rand.Rand, w *workload, name string, envs int) corev1.Containe
 		ImagePullPolicy: corev1.PullIfNotPresent,
 		Resources: corev1.ResourceRequirements{
 			Limits: corev1.ResourceList{
-				corev1.ResourceCPU:    *resource.NewMilliQuantity(int64(100+50*r.IntN(40)), resource.DecimalSI),
-				corev1.ResourceMemory: *resource.NewQuantity(int64(1+r.IntN(64))<<26, resource.BinarySI),
+				corev1.ResourceCPU:    *resource.NewMilliQuantity(milli+int64(50*r.IntN(40)), resource.DecimalSI),
+				corev1.ResourceMemory: *resource.NewQuantity(mega<<r.IntN(3), resource.BinarySI),
 			},
 			Requests: corev1.ResourceList{
-				corev1.ResourceCPU:    *resource.NewMilliQuantity(int64(10+10*r.IntN(40)), resource.DecimalSI),
-				corev1.ResourceMemory: *resource.NewQuantity(int64(1+r.IntN(16))<<26, resource.BinarySI),
+				corev1.ResourceCPU:    *resource.NewMilliQuantity(milli, resource.DecimalSI),
+				corev1.ResourceMemory: *resource.NewQuantity(mega, resource.BinarySI),
 			},
 		},
 		VolumeMounts: []corev1.VolumeMount{{Name: "config", MountPath: "/etc/" + w.name, ReadOnly: true}},
 	}
 	port := int32(8000 + r.IntN(2000)) //nolint:gosec // small
-	ct.Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: port, Protocol: corev1.ProtocolTCP}}
-	if r.IntN(4) == 0 {
+	portName := "http"
+	if name != "app" {
+		portName = "sidecar"
+	}
+	ct.Ports = []corev1.ContainerPort{{Name: portName, ContainerPort: port, Protocol: corev1.ProtocolTCP}}
+	if name == "app" && r.IntN(4) == 0 {
 		ct.Ports = append(ct.Ports, corev1.ContainerPort{Name: "metrics", ContainerPort: port + 1, Protocol: corev1.ProtocolTCP})
 	}
 	probe := &corev1.Probe{
-		ProbeHandler:   corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("http"), Scheme: corev1.URISchemeHTTP}},
+		ProbeHandler:   corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromString(portName), Scheme: corev1.URISchemeHTTP}},
 		TimeoutSeconds: 1, PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: 3,
 	}
 	ct.ReadinessProbe = probe

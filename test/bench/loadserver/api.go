@@ -49,7 +49,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) resource(w http.ResponseWriter, r *http.Request, c *collection) {
 	q := r.URL.Query()
-	protobuf := strings.Contains(r.Header.Get("Accept"), protobufType)
+	accept := r.Header.Get("Accept")
+	protobuf := strings.Contains(accept, protobufType) && (s.store.protobuf.Load() || !strings.Contains(accept, "application/json"))
 	switch {
 	case c == nil:
 		s.count("other")

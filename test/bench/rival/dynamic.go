@@ -25,7 +25,7 @@ func newDynamic(cfg *rest.Config, trim bool) (*dynamicSet, error) {
 	}
 	s := &dynamicSet{factory: dynamicinformer.NewDynamicSharedInformerFactory(client, 0)}
 	for _, k := range cluster.Kinds {
-		inf := s.factory.ForResource(gvr(k)).Informer()
+		inf := s.factory.ForResource(k.GVR()).Informer()
 		if trim {
 			if err := inf.SetTransform(trimmer(k.Resource)); err != nil {
 				return nil, err

@@ -13,12 +13,9 @@ import (
 	"runtime"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
-
-	"github.com/pseudo-agent/pseudo-agent/test/bench/cluster"
 )
 
 // Names of the rivals.
@@ -122,10 +119,6 @@ func newRival(name string, cfg *rest.Config, server string) (informerSet, *repor
 		return set, rep, err
 	}
 	return nil, nil, fmt.Errorf("no rival is called %q", name)
-}
-
-func gvr(k cluster.Kind) schema.GroupVersionResource {
-	return schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Resource}
 }
 
 // debounce is how long a change waits for others, as pseudo-agent does.

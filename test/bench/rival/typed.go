@@ -41,7 +41,7 @@ func newTyped(cfg *rest.Config, compress bool, rep *reporter) (*typedSet, error)
 	}
 	s := &typedSet{factory: informers.NewSharedInformerFactory(client, 0)}
 	for _, k := range cluster.Kinds {
-		generic, err := s.factory.ForResource(gvr(k))
+		generic, err := s.factory.ForResource(k.GVR())
 		if err != nil {
 			return nil, err
 		}
