@@ -714,6 +714,99 @@ func TestReportedAsBetweenWatches(t *testing.T) {
 	})
 }
 
+// TestOwnersAreKnownFirst: no report may go out with Pods that name an owner otherwise than it is reported.
+func TestOwnersAreKnownFirst(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.opts.Selected = selected(t, "", resources.Request{Name: "rollouts", Group: "argoproj.io", As: "deployments"})
+		r.sim.Serve(rollouts)
+		r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r"))
+		r.sim.Put(podsGVR, `{"metadata":{"name":"p1","namespace":"default","ownerReferences":[{"apiVersion":"argoproj.io/v1alpha1","kind":"Rollout","name":"r","uid":"00000000-0000-4000-8000-00000000abcd","controller":true}]}}`)
+		r.sim.SetBroken("argoproj.io", true)
+		r.start()
+		r.pass(time.Minute)
+		r.wantState("pods", Synced)
+		r.wantComplete(false)
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+			if req.Resource == podsGVR {
+				time.Sleep(20 * time.Second)
+			}
+			return apisim.Fault{}
+		})
+		r.sim.SetBroken("argoproj.io", false)
+		complete := false
+		for range 90 {
+			r.pass(time.Second)
+			if complete = r.set.Verdict(time.Now()).Complete; !complete {
+				continue
+			}
+			for _, c := range r.sink.contents(t, "pods") {
+				if !strings.Contains(c, `"kind":"Deployment"`) {
+					t.Fatalf("complete with %s, want a Deployment as owner", c)
+				}
+			}
+		}
+		if !complete {
+			t.Error("got no complete verdict, want one when Pods are listed again")
+		}
+	})
+}
+
+// TestRequiredOwnersStay: as long as the entries of a workload CRD are kept, Pods name their owner as it is reported.
+func TestRequiredOwnersStay(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		yes := true
+		r.opts.Selected = selected(t, "", resources.Request{Name: "rollouts", Group: "argoproj.io", As: "deployments", Required: &yes})
+		r.sim.Serve(rollouts)
+		r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r"))
+		r.sim.Put(podsGVR, `{"metadata":{"name":"p1","namespace":"default","ownerReferences":[{"apiVersion":"argoproj.io/v1alpha1","kind":"Rollout","name":"r","uid":"00000000-0000-4000-8000-00000000abcd","controller":true}]}}`)
+		r.start()
+		r.pass(10 * time.Second)
+		r.sim.Remove(rolloutsGVR)
+		r.pass(20 * time.Minute)
+		r.wantState("rollouts.argoproj.io", Failing)
+		for _, c := range r.sink.contents(t, "pods") {
+			if !strings.Contains(c, `"kind":"Deployment"`) {
+				t.Errorf("got %s, want a Deployment as owner", c)
+			}
+		}
+	})
+}
+
+// TestApplyAnotherScope: what was listed of other objects than are wanted now is not complete.
+func TestApplyAnotherScope(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.sim.Put(podsGVR, pod("other", "p2", ""))
+		r.opts.Selected = selected(t, "default")
+		r.start()
+		r.pass(10 * time.Second)
+		r.wantNames("pods", "default/p1")
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+			if req.Resource == podsGVR {
+				time.Sleep(10 * time.Second)
+			}
+			return apisim.Fault{}
+		})
+		r.set.Apply(selected(t, ""))
+		complete := false
+		for range 60 {
+			r.pass(time.Second)
+			if complete = r.set.Verdict(time.Now()).Complete; complete {
+				r.wantNames("pods", "default/p1", "other/p2")
+				break
+			}
+			r.wantNames("pods", "default/p1")
+		}
+		if !complete {
+			t.Error("got no complete verdict after another namespace was applied")
+		}
+		r.set.Apply(selected(t, "default"))
+		r.set.Apply(selected(t, ""))
+		r.pass(time.Minute)
+		r.wantComplete(true)
+		r.wantNames("pods", "default/p1", "other/p2")
+	})
+}
+
 func TestApply(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.sim.Serve(cloneSets)

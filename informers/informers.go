@@ -144,7 +144,7 @@ func New(opts Options) (*Set, error) {
 
 // Apply changes the selection. Resources that stay keep their entries, state and watch; those that are new are listed;
 // those that go are removed from the Sink. A resource whose selector or namespace changes keeps its entries until the
-// new list is complete. It returns at once.
+// new list is complete, and no report may go out before that: it would mix the two. It returns at once.
 func (s *Set) Apply(selected []resources.Selected) {
 	now := time.Now()
 	s.mu.Lock()
@@ -169,6 +169,10 @@ func (s *Set) Apply(selected []resources.Selected) {
 			want.scope.fieldSelector = joinSelectors("metadata.name="+namespace, sel.FieldSelector)
 		}
 		src.mu.Lock()
+		if i >= 0 && src.spec.scope != want.scope {
+			src.rec.reselected(now)
+			src.again = true
+		}
 		src.spec = want
 		src.rec.required = sel.Required
 		src.mu.Unlock()
@@ -226,7 +230,7 @@ func (s *Set) Run(ctx context.Context) error {
 
 // loop starts, moves and stops the informers. It alone touches what source keeps for it.
 func (s *Set) loop(ctx context.Context) {
-	l := &loop{set: s, discovery: newDiscovery(s.client)}
+	l := &loop{set: s, discovery: newDiscovery(s.client), owners: map[*source]ownership{}}
 	defer l.stopAll()
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
@@ -279,6 +283,13 @@ type loop struct {
 	sources   []*source
 	groups    []string
 	restless  bool // some resource is not where it should be
+	owners    map[*source]ownership
+}
+
+// ownership says how Pods name the owners that one resource reports.
+type ownership struct {
+	kind ownerKind
+	as   string
 }
 
 func (l *loop) interval() time.Duration {
@@ -298,6 +309,7 @@ func (l *loop) look(ctx context.Context) {
 		if !slices.Contains(sources, old) {
 			old.stop()
 			old.store.clear()
+			delete(l.owners, old)
 			if !slices.ContainsFunc(sources, func(src *source) bool { return src.id == old.id }) {
 				l.set.metrics.forget(old.id)
 			}
@@ -353,9 +365,9 @@ func (l *loop) place(ctx context.Context, src *source) {
 		l.begin(ctx, src, want, best, ok, err)
 		return
 	}
-	if r.scope != want.scope {
+	if src.outdated(r) {
 		src.stop()
-		src.start(ctx, want, r.target)
+		l.start(ctx, src, want, r.target)
 		return
 	}
 	if ok && best == r.target {
@@ -372,7 +384,7 @@ func (l *loop) place(ctx context.Context, src *source) {
 		l.set.opts.Logger.Info("resource moves to another group or version", "resource", src.id,
 			"from", r.target.gvr.GroupVersion().String(), "to", best.gvr.GroupVersion().String())
 		src.stop()
-		src.start(ctx, want, best)
+		l.start(ctx, src, want, best)
 	case err != nil:
 		// Another candidate may be served; until that is known the informer goes on trying.
 	default:
@@ -385,7 +397,7 @@ func (l *loop) begin(ctx context.Context, src *source, want spec, best target, o
 	switch {
 	case ok:
 		src.absentSince = time.Time{}
-		src.start(ctx, want, best)
+		l.start(ctx, src, want, best)
 	case err != nil:
 		f := failureOf("cannot find out whether it is served", err)
 		if f.class == classServer || f.class == classNotFound || f.class == classForbidden {
@@ -432,6 +444,7 @@ func (l *loop) vanish(src *source) {
 	src.update(now, func(r *record) { remove = r.gone(now) })
 	if remove {
 		src.store.clear()
+		delete(l.owners, src)
 	}
 	l.set.gate.attempted(src.id)
 }
@@ -447,14 +460,23 @@ func (l *loop) stopAll() {
 // ownerKind names the kind of a Pod's owner regardless of its version.
 type ownerKind struct{ group, kind string }
 
-// mapOwners learns from discovery the kinds of the workloads that are reported as another one. When that changes, Pods
-// are listed again, since their owners are then named differently.
+// start runs an informer of src for t. Pods learn of the owners that it will report before it can report any: a report
+// in which a Pod does not name its owner as it is reported makes the server delete the Pod.
+func (l *loop) start(ctx context.Context, src *source, want spec, t target) {
+	delete(l.owners, src)
+	if want.scope.as && t.kind != "" {
+		l.owners[src] = ownership{ownerKind{t.gvr.Group, t.kind}, want.scope.kind.OwnerKind}
+	}
+	l.mapOwners()
+	src.start(ctx, want, t)
+}
+
+// mapOwners puts together the kinds of the workloads that are reported as another one, for as long as their entries are
+// kept. When that changes, Pods are listed again, since their owners are then named differently.
 func (l *loop) mapOwners() {
 	owners := map[ownerKind]string{}
-	for _, src := range l.sources {
-		if r := src.running(); r != nil && r.scope.as && r.target.kind != "" {
-			owners[ownerKind{r.target.gvr.Group, r.target.kind}] = r.scope.kind.OwnerKind
-		}
+	for _, o := range l.owners {
+		owners[o.kind] = o.as
 	}
 	old := l.set.owners.Load()
 	if old == nil && len(owners) == 0 || old != nil && maps.Equal(*old, owners) {
@@ -490,7 +512,7 @@ func (s *Set) Verdict(now time.Time) Verdict {
 	v := Verdict{Complete: true}
 	for _, src := range s.all() {
 		src.mu.Lock()
-		src.rec.judge(now, &v)
+		src.rec.judge(now, src.behind(), &v)
 		src.mu.Unlock()
 	}
 	return v

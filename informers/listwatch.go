@@ -64,9 +64,10 @@ type listWatch struct {
 	leave       func()                  // the gate, held from a refused streaming list over to the list that follows it
 
 	// Used by the reflector's calls only.
-	shortcut error  // answer for the list with which the reflector follows a failed streaming list
-	paged    bool   // the API pages even lists that could come from a watch cache
-	cause    string // of the list that is under way
+	shortcut error                 // answer for the list with which the reflector follows a failed streaming list
+	paged    bool                  // the API pages even lists that could come from a watch cache
+	cause    string                // of the list that is under way
+	owners   *map[ownerKind]string // the Set's when the list that is under way began
 	synced   bool
 }
 
@@ -356,6 +357,7 @@ func (lw *listWatch) begin() {
 	due := lw.relistDue
 	lw.relistDue = false
 	lw.mu.Unlock()
+	lw.owners = lw.set.owners.Load()
 	switch {
 	case !lw.synced:
 		lw.cause = causeFirst

@@ -25,7 +25,9 @@ type source struct {
 	spec    spec
 	rec     *record
 	run     *run
-	badOnce bool // a malformed object has been logged since the last complete list
+	badOnce bool                  // a malformed object has been logged since the last complete list
+	again   bool                  // the scope was changed since the informer was started, perhaps there and back
+	owners  *map[ownerKind]string // of Pods: the Set's owners when the last complete list began
 }
 
 // spec is what was asked for.
@@ -68,7 +70,7 @@ func (s *source) start(ctx context.Context, want spec, t target) {
 	setNonEmpty(lw.base, "fieldSelector", want.scope.fieldSelector)
 	r := &run{target: t, scope: want.scope, lw: lw, cancel: cancel, done: make(chan struct{})}
 	s.mu.Lock()
-	s.run = r
+	s.run, s.again = r, false
 	s.mu.Unlock()
 	s.set.gate.expect(s.id, want.rank)
 	quiet := logging.ClientGo(s.set.opts.Logger.With("resource", s.id))
@@ -106,6 +108,13 @@ func (s *source) wanted() spec {
 	return s.spec
 }
 
+// outdated tells whether r, which runs, has to give way to an informer of the wanted scope.
+func (s *source) outdated(r *run) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.again || r.scope != s.spec.scope
+}
+
 func (s *source) state() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,15 +150,28 @@ func (s *source) listing(now time.Time) { s.update(now, func(r *record) { r.list
 // listed is called when the store and the sink have a complete list.
 func (s *source) listed() {
 	now := time.Now()
-	if r := s.running(); r != nil {
+	r := s.running()
+	if r != nil {
 		r.lw.listed()
 	}
 	s.mu.Lock()
 	s.badOnce = false
+	if r != nil {
+		s.owners = r.lw.owners
+	}
 	s.mu.Unlock()
 	setTime(s.set.metrics.lastList, s.id, now)
 	s.set.metrics.entries.WithLabelValues(s.id).Set(float64(s.store.size()))
-	s.update(now, func(r *record) { r.listed(now) })
+	s.update(now, func(rec *record) {
+		if r != nil && r.scope == s.spec.scope { // else another list is wanted by now
+			rec.listed(now)
+		}
+	})
+}
+
+// behind tells whether these are Pods that were listed when their owners were named differently. s.mu is held.
+func (s *source) behind() bool {
+	return s.spec.scope.kind != nil && s.spec.scope.kind.Name == "pods" && s.owners != s.set.owners.Load()
 }
 
 func (s *source) opened(now time.Time) { s.update(now, func(r *record) { r.opened(now) }) }

@@ -140,6 +140,13 @@ func (r *record) gone(now time.Time) (remove bool) {
 	return true
 }
 
+// reselected: other objects are wanted of the resource than those that were listed. It begins anew, but for its entries.
+func (r *record) reselected(now time.Time) {
+	r.phase, r.synced, r.settled, r.added = Pending, false, false, now
+	r.watchOpened = time.Time{}
+	r.recovered()
+}
+
 // isFailing tells whether the failure goes on: a watch that has been open for watchProof ends it.
 func (r *record) isFailing(now time.Time) bool {
 	if r.failingSince.IsZero() {
@@ -197,9 +204,14 @@ type Verdict struct {
 	Standing []string `json:"standing,omitempty"`
 }
 
-// judge adds what r has to say to v.
-func (r *record) judge(now time.Time, v *Verdict) {
+// judge adds what r has to say to v. With behind, the list in hand does not fit the other resources any more, and is
+// waited for again, unless the resource is optional and has failed for so long that reports go on without it.
+func (r *record) judge(now time.Time, behind bool, v *Verdict) {
 	failing := r.isFailing(now)
+	if behind && r.synced && !(failing && !r.required && now.Sub(r.failingSince) >= optionalErrorFor) {
+		v.Complete = false
+		v.Waiting = append(v.Waiting, r.id)
+	}
 	ripe := failing && (now.Sub(r.failingSince) >= errorAfter || !r.synced && r.failing.class.definite())
 	waiting := !r.synced && !r.settled && !r.givenUp(now)
 	if waiting {

@@ -100,7 +100,7 @@ func TestVerdict(t *testing.T) {
 			}
 			for _, when := range []string{"before", "after"} {
 				v := Verdict{Complete: true}
-				r.judge(now, &v)
+				r.judge(now, false, &v)
 				if v.Complete != tt.complete || v.Complete == slices.Contains(v.Waiting, "x") {
 					t.Errorf("%s refresh: complete: got %v, waiting for %v, want %v", when, v.Complete, v.Waiting, tt.complete)
 				}
@@ -122,7 +122,7 @@ func TestErrorTextStaysTheSame(t *testing.T) {
 	r.failed(now, failure{class: classConnection, reason: "read tcp 1.2.3.4:5001: reset", advice: "look"})
 	r.failed(now.Add(time.Minute), failure{class: classConnection, reason: "read tcp 1.2.3.4:5002: reset", advice: "look"})
 	var v Verdict
-	r.judge(now.Add(2*time.Minute), &v)
+	r.judge(now.Add(2*time.Minute), false, &v)
 	want := "pods: read tcp 1.2.3.4:5001: reset; look"
 	if len(v.Errors) != 1 || v.Errors[0] != want {
 		t.Errorf("errors: got %q, want %q", v.Errors, want)
