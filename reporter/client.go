@@ -109,7 +109,7 @@ func (c *client) connect(ctx context.Context) (session, error) {
 	}
 	secure := &handshake{TransportCredentials: insecure.NewCredentials()}
 	if c.opts.TLS != nil {
-		cfg, err := c.opts.TLS.config(host)
+		cfg, err := c.opts.TLS.Config(host)
 		if err != nil {
 			return nil, &stageError{causeTLS, err}
 		}

@@ -21,7 +21,9 @@ type TLS struct {
 	ServerName string
 }
 
-func (t *TLS) config(host string) (*tls.Config, error) {
+// Config reads the files. host is the server's, without port; it is what its certificate has to be for unless ServerName
+// says otherwise. The errors name the key of the configuration.
+func (t *TLS) Config(host string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	if t.ServerName != "" {
 		c.ServerName = t.ServerName
@@ -29,7 +31,7 @@ func (t *TLS) config(host string) (*tls.Config, error) {
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("server.tls.ca_file: %w", err)
+			return nil, fmt.Errorf("server.tls.ca_file: %w; give the PEM file of the CA that signed the server's certificate", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {

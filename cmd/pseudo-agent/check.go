@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +17,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/internal/oneshot"
 	"github.com/pseudo-agent/pseudo-agent/internal/preflight"
+	"github.com/pseudo-agent/pseudo-agent/reporter"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -94,8 +93,8 @@ func preflightReport(ctx context.Context, cfg *config.Agent, quick bool, timeout
 		TeamID:         cfg.TeamID,
 		ClaimWatcher:   cfg.ClaimWatcher && cfg.WatchPolicy == "watch-only",
 	}
-	if cfg.Server.TLS.Enabled {
-		if o.TLS, err = clientTLS(cfg.Server.TLS); err != nil {
+	if t := clientTLS(cfg.Server.TLS); t != nil {
+		if o.TLS, err = t.Config(""); err != nil {
 			return nil, err
 		}
 	}
@@ -136,27 +135,12 @@ func leaseNamespace(cfg *config.Agent) string {
 	return "deepflow" // outside a Pod: where the chart installs
 }
 
-// clientTLS is the client's side of a TLS connection to the server.
-func clientTLS(c config.ClientTLS) (*tls.Config, error) {
-	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("server.tls.ca_file: %w; give the PEM file of the CA that signed the server's certificate", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("server.tls.ca_file: %s holds no PEM certificate", c.CAFile)
-		}
+// clientTLS is the client's side of a TLS connection to the server; nil for plain text.
+func clientTLS(c config.ClientTLS) *reporter.TLS {
+	if !c.Enabled {
+		return nil
 	}
-	if c.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("server.tls.cert_file and key_file: %w", err)
-		}
-		out.Certificates = []tls.Certificate{cert}
-	}
-	return out, nil
+	return &reporter.TLS{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName}
 }
 
 func oneOf(flag, value string, allowed ...string) error {
