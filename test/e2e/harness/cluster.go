@@ -272,6 +272,15 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 	return nil
 }
 
+// FreePort returns a loopback port that was free a moment ago.
+func FreePort() (int, error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return 0, err
+	}
+	return ports[0], nil
+}
+
 // freePorts returns loopback ports that were free a moment ago.
 func freePorts(n int) ([]int, error) {
 	var held []net.Listener // until all are chosen, so that they differ
