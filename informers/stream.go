@@ -176,24 +176,8 @@ func (d *decoder) raw() ([]byte, error) {
 
 // members calls f for each key of an object; f consumes the value.
 func (d *decoder) members(f func(key string) error) error {
-	if err := d.expect('{'); err != nil {
-		return err
-	}
-	for first := true; ; first = false {
-		c, err := d.peek()
-		if err != nil {
-			return unexpected(err)
-		}
-		switch {
-		case c == '}':
-			d.pos++
-			return nil
-		case c == ',' && !first:
-			d.pos++
-		case !first:
-			return &dataError{fmt.Sprintf("got %q between the members of an object", c)}
-		}
-		if c, err = d.peek(); err != nil {
+	return d.parts('{', '}', "members of an object", func() error {
+		if c, err := d.peek(); err != nil {
 			return unexpected(err)
 		} else if c != '"' {
 			return &dataError{fmt.Sprintf("got %q, want the key of a member", c)}
@@ -209,10 +193,8 @@ func (d *decoder) members(f func(key string) error) error {
 		if err := d.expect(':'); err != nil {
 			return err
 		}
-		if err := f(key); err != nil {
-			return err
-		}
-	}
+		return f(key)
+	})
 }
 
 // elements calls f before each element of an array (or none, for null); f consumes the element.
@@ -228,7 +210,12 @@ func (d *decoder) elements(f func() error) error {
 		}
 		return err
 	}
-	if err := d.expect('['); err != nil {
+	return d.parts('[', ']', "elements of an array", f)
+}
+
+// parts calls f before each of what commas separate between begin and end; f consumes it.
+func (d *decoder) parts(begin, end byte, name string, f func() error) error {
+	if err := d.expect(begin); err != nil {
 		return err
 	}
 	for first := true; ; first = false {
@@ -237,13 +224,13 @@ func (d *decoder) elements(f func() error) error {
 			return unexpected(err)
 		}
 		switch {
-		case c == ']':
+		case c == end:
 			d.pos++
 			return nil
 		case c == ',' && !first:
 			d.pos++
 		case !first:
-			return &dataError{fmt.Sprintf("got %q between the elements of an array", c)}
+			return &dataError{fmt.Sprintf("got %q between the %s", c, name)}
 		}
 		if err := f(); err != nil {
 			return err
@@ -251,7 +238,7 @@ func (d *decoder) elements(f func() error) error {
 	}
 }
 
-// project reads one object. The error errMalformed says that there is one, but that it cannot be used.
+// project reads one object. A *malformedError says that there is one, but that it cannot be used.
 func (d *decoder) project(p projector, known func(resources.Key) *resources.Entry) (obj resources.Object, err error) {
 	var bad error
 	err = d.value(func(buf []byte) (n int, err error) {
