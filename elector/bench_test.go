@@ -12,6 +12,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/store"
+	"github.com/pseudo-agent/pseudo-agent/store/pgtest"
 )
 
 // BenchmarkSync is the load of 10,000 agents of 200 clusters on one core. Run it with -cpu 1. Syncs/s has to be compared
@@ -26,6 +27,15 @@ func BenchmarkSync(b *testing.B) {
 			b.Error(err)
 		}
 	}()
+	postgres, err := store.OpenPostgres(b.Context(), pgtest.Start(b).DSN(), 16)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := postgres.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
 	for _, backend := range []struct {
 		name string
 		docs Documents
@@ -33,7 +43,7 @@ func BenchmarkSync(b *testing.B) {
 		{"memory", store.NewMemory()},
 		{"embedded", embedded},
 		// A shared one is read with each Sync, and written with each of a holder.
-		{"shared", shared{store.NewMemory()}},
+		{"postgres", postgres},
 	} {
 		b.Run(backend.name, func(b *testing.B) {
 			const clusters, agents = 200, 10000
@@ -53,7 +63,7 @@ func BenchmarkSync(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			for i := range requests {
+			for i := range 2 * agents {
 				sync(i)
 			}
 			perAgent := float64(heapInUse()-before) / agents
@@ -68,11 +78,6 @@ func BenchmarkSync(b *testing.B) {
 		})
 	}
 }
-
-type shared struct{ *store.Memory }
-
-// Shared implements Documents.
-func (shared) Shared() bool { return true }
 
 func heapInUse() uint64 {
 	runtime.GC()

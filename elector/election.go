@@ -256,7 +256,13 @@ func (e *election) seen(now instant, a *candidate, s syncing) {
 	if a.gone || returns {
 		a.first = now
 	}
-	a.info, a.boot, a.conn, a.last, a.gone, a.unregistered = s.info, s.boot, s.conn, now, false, s.unregistered
+	if a.info != s.info { // equal strings are not kept twice
+		a.info = s.info
+	}
+	if a.conn != s.conn {
+		a.conn = s.conn
+	}
+	a.boot, a.last, a.gone, a.unregistered = s.boot, now, false, s.unregistered
 }
 
 // newID returns an id that no other agent of the cluster has. It follows from the identity alone unless that of another

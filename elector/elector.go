@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
@@ -220,8 +221,14 @@ func response(st agent.Status, watch bool, agentID uint32) *agent.SyncResponse {
 // maxField bounds what is kept of each field of a request, in bytes.
 const maxField = 128
 
+// clip makes a text of a request fit for storage and for terminals.
 func clip(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	s = strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) {
+			return '?'
+		}
+		return c
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 	if len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}

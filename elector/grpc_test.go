@@ -467,6 +467,20 @@ func TestClusterIDs(t *testing.T) {
 	}
 }
 
+// What agents tell of themselves is shown on terminals and stored as JSON.
+func TestHostileNames(t *testing.T) {
+	r := newRig(t, store.NewMemory(), elector.Options{})
+	c := r.client("\x1b[2Jnode\r\n"+strings.Repeat("é", 1000), "10.0.0.1", normal)
+	c.req.ProcessName = proto.String("\u009b31m")
+	if !c.sync() || !c.sync() {
+		t.Fatal("not told to watch")
+	}
+	info := r.call(http.MethodGet, "/watchers/"+cluster, "", http.StatusOK)
+	if got := info.Holder.Host; !strings.HasPrefix(got, "?[2Jnode??") || len(got) > 128 || info.Holder.Process != "?31m" {
+		t.Errorf("got host %q and process %q, want no control characters and 128 bytes at most", got, info.Holder.Process)
+	}
+}
+
 func TestAdministration(t *testing.T) {
 	r := newRig(t, store.NewMemory(), elector.Options{})
 	a, b := r.client("node-1", "10.0.0.1", normal), r.client("node-2", "10.0.0.2", normal)
