@@ -17,6 +17,7 @@ var generated = []struct {
 }{
 	{"charts/pseudo-agent/files/catalogue.yaml", chartCatalogue},
 	{"docs/metrics.md", metricsDocument},
+	{"docs/openapi.yaml", openAPI},
 }
 
 func main() {
