@@ -108,6 +108,7 @@ func New(opts Options) *Server {
 	s.mux.Handle("GET /healthz/live", probe(opts.Live))
 	s.mux.Handle("GET /healthz/ready", probe(opts.Ready))
 	s.mux.HandleFunc("GET /status", s.serveStatus)
+	s.mux.HandleFunc("GET /style.css", serveStyle)
 	if opts.Pprof {
 		s.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		s.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -101,7 +101,7 @@ func TestStatusPutsTheGravestProblemFirst(t *testing.T) {
 		if err := json.Unmarshal([]byte(body), &back); err != nil || code != http.StatusOK {
 			t.Errorf("/status: got %d, %v, want 200 and JSON", code, err)
 		}
-		if code, body := get(t, s.Handler(), "/status?format=xml"); code != http.StatusBadRequest || !strings.Contains(body, "use json or text") {
+		if code, body := get(t, s.Handler(), "/status?format=xml"); code != http.StatusBadRequest || !strings.Contains(body, "use json, text or html") {
 			t.Errorf("/status?format=xml: got %d %s, want 400 naming the formats", code, body)
 		}
 	})

@@ -77,12 +77,16 @@ func gravity(s Severity) int {
 	return 0
 }
 
-// serveStatus answers in JSON, or as text with ?format=text or to a client that asks for text/plain.
+// serveStatus answers in JSON, or with ?format= or to a client that asks for it as text/plain or text/html.
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	st := s.Status()
 	format := r.URL.Query().Get("format")
 	if format == "" && strings.HasPrefix(r.Header.Get("Accept"), "text/plain") {
 		format = "text"
+	}
+	// Browsers name text/html first.
+	if format == "" && strings.HasPrefix(r.Header.Get("Accept"), "text/html") {
+		format = "html"
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -95,8 +99,17 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	case "text":
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = fmt.Fprint(w, st.Text())
+	case "html":
+		page, err := st.html()
+		if err != nil {
+			http.Error(w, "the page cannot be made: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", pagePolicy)
+		_, _ = w.Write(page) // as above
 	default:
-		http.Error(w, fmt.Sprintf("format=%q is unknown: use json or text", format), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("format=%q is unknown: use json, text or html", format), http.StatusBadRequest)
 	}
 }
 

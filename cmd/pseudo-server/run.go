@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,7 +116,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 			{Name: "elector", Status: func() any { return elect.Status() }, Problems: elect.Problems},
 			{Name: "viewer", Status: func() any { return view.Status() }, Problems: view.Problems},
 		},
-		Extra: map[string]http.Handler{receiver.APIPrefix + "/": recv.API(append(elect.Routes(), view.Routes()...)...)},
+		Extra: handlers(recv.API(append(elect.Routes(), view.Routes()...)...)),
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
 	if err != nil {

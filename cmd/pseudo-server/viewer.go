@@ -4,13 +4,16 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/receiver"
 	"github.com/pseudo-agent/pseudo-agent/store"
 	"github.com/pseudo-agent/pseudo-agent/viewer"
+	"github.com/pseudo-agent/pseudo-agent/web"
 )
 
 // newViewer returns the viewer, and the plugins that are to be closed when it has ended.
@@ -24,4 +27,11 @@ func newViewer(ctx context.Context, cfg *config.Server, kept *store.Store, log *
 		return nil, nil, fmt.Errorf("plugins: %w", err)
 	}
 	return viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Registerer: reg}), plugins, nil
+}
+
+// handlers are the API and the page.
+func handlers(api http.Handler) map[string]http.Handler {
+	all := web.Handlers()
+	all[receiver.APIPrefix+"/"] = api
+	return all
 }

@@ -1,0 +1,182 @@
+package operate
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"html/template"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// style is what all pages of both programs share.
+//
+//go:embed style.css
+var style []byte
+
+//go:embed status.html
+var statusPage string
+
+var statusTemplate = template.Must(template.New("status").Funcs(template.FuncMap{"time": showTime}).Parse(statusPage))
+
+// pagePolicy allows the style sheet and nothing else: the page has no script.
+const pagePolicy = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+func serveStyle(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-cache")
+	_, _ = w.Write(style) // the client has gone away; there is nobody to tell
+}
+
+// section is a part of the page: values first, then lists of objects as tables.
+type section struct {
+	Name   string
+	Fields []field
+	Tables []grid
+}
+
+type field struct{ Name, Text, Tone string }
+
+type grid struct {
+	Name   string
+	Header []string
+	Rows   [][]field
+}
+
+// tones colour words that states are made of.
+var tones = map[string]string{
+	"ok": "good", "synced": "good", "reporting": "good", "connected": "good", "active": "good", "warning": "warn", "pending": "warn", "listing": "warn",
+	"notserved": "quiet", "failure": "bad", "failing": "bad", "forbidden": "bad", "stopped": "bad", "error": "bad",
+}
+
+func tone(text string) string { return tones[strings.ToLower(text)] }
+
+func showTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// html is the status page for browsers. Everything in it is escaped by html/template.
+func (st Status) html() ([]byte, error) {
+	sections := make([]section, 0, len(st.Parts))
+	for name, part := range st.Parts {
+		sections = append(sections, sectionOf(name, part))
+	}
+	slices.SortFunc(sections, func(a, b section) int { return strings.Compare(a.Name, b.Name) })
+	var out bytes.Buffer
+	err := statusTemplate.Execute(&out, map[string]any{
+		"Status": st, "Sections": sections, "Tone": tone(st.State), "Up": st.Now.Sub(st.Started).Round(time.Second).String(),
+	})
+	return out.Bytes(), err
+}
+
+// sectionOf turns what a part says, as it looks in JSON, into values and tables.
+func sectionOf(name string, part any) section {
+	s := section{Name: name}
+	text, err := json.Marshal(part)
+	var members []member
+	if err == nil {
+		members, err = ordered(text)
+	}
+	if err != nil {
+		s.Fields = []field{{Name: "error", Text: "cannot be shown: " + err.Error(), Tone: "bad"}}
+		return s
+	}
+	s.add("", members)
+	return s
+}
+
+func (s *section) add(prefix string, members []member) {
+	for _, m := range members {
+		name := prefix + strings.ReplaceAll(m.key, "_", " ")
+		if inner, err := ordered(m.value); err == nil {
+			s.add(name+": ", inner)
+			continue
+		}
+		if g, ok := gridOf(name, m.value); ok {
+			s.Tables = append(s.Tables, g)
+			continue
+		}
+		text := plain(m.value)
+		s.Fields = append(s.Fields, field{Name: name, Text: text, Tone: tone(text)})
+	}
+}
+
+// member is a member of a JSON object.
+type member struct {
+	key   string
+	value json.RawMessage
+}
+
+// ordered returns the members of a JSON object in their order.
+func ordered(text []byte) ([]member, error) {
+	if text = bytes.TrimSpace(text); len(text) == 0 || text[0] != '{' {
+		return nil, errors.New("no object")
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if _, err := dec.Token(); err != nil {
+		return nil, err //nolint:wrapcheck // of JSON that was made here
+	}
+	var members []member
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return nil, err //nolint:wrapcheck // of JSON that was made here
+		}
+		m := member{}
+		m.key, _ = key.(string)
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, err //nolint:wrapcheck // of JSON that was made here
+		}
+		members = append(members, m)
+	}
+	return members, nil
+}
+
+// gridOf makes a table of a list of objects.
+func gridOf(name string, text []byte) (grid, bool) {
+	var list []json.RawMessage
+	if json.Unmarshal(text, &list) != nil || len(list) == 0 {
+		return grid{}, false
+	}
+	g := grid{Name: name}
+	rows := make([]map[string]field, 0, len(list))
+	for _, item := range list {
+		members, err := ordered(item)
+		if err != nil {
+			return grid{}, false
+		}
+		row := map[string]field{}
+		for _, m := range members {
+			title := strings.ReplaceAll(m.key, "_", " ")
+			if !slices.Contains(g.Header, title) {
+				g.Header = append(g.Header, title)
+			}
+			value := plain(m.value)
+			row[title] = field{Text: value, Tone: tone(value)}
+		}
+		rows = append(rows, row)
+	}
+	for _, row := range rows {
+		line := make([]field, len(g.Header))
+		for i, title := range g.Header {
+			line[i] = row[title]
+		}
+		g.Rows = append(g.Rows, line)
+	}
+	return g, true
+}
+
+// plain is a value of JSON without quotes.
+func plain(text json.RawMessage) string {
+	var s string
+	if json.Unmarshal(text, &s) == nil {
+		return s
+	}
+	var list []string
+	if json.Unmarshal(text, &list) == nil {
+		return strings.Join(list, ", ")
+	}
+	return string(text)
+}

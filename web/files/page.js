@@ -1,0 +1,519 @@
+"use strict";
+
+// Every text from the server goes through el() or textContent and so never becomes markup.
+const el = (tag, attrs, ...children) => {
+  const e = document.createElement(tag);
+  for (const [k, v] of Object.entries(attrs || {})) {
+    if (v === undefined || v === null || v === false) continue;
+    if (k === "class") e.className = v;
+    else if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
+    else e.setAttribute(k, v === true ? "" : String(v));
+  }
+  e.append(...children.flat().filter((c) => c !== null && c !== undefined).map((c) => (c instanceof Node ? c : document.createTextNode(String(c)))));
+  return e;
+};
+const byId = (id) => document.getElementById(id);
+const main = byId("main");
+const enc = encodeURIComponent;
+const number = (n) => Number(n).toLocaleString("en");
+
+class Refused extends Error {
+  constructor(status, message, advice) {
+    super(message + (advice ? " – " + advice : ""));
+    this.status = status;
+  }
+}
+
+// request sends a request with the token of this tab; signal ends it.
+async function request(path, signal, headers) {
+  const token = sessionStorage.getItem("token");
+  const resp = await fetch("api/v1" + path, {
+    signal, cache: "no-store", credentials: "omit",
+    headers: { ...(token ? { Authorization: "Bearer " + token } : {}), ...(headers || {}) },
+  });
+  if (resp.ok) return resp;
+  let body = {};
+  try { body = await resp.json(); } catch { /* whatever answered is no pseudo-server */ }
+  const err = new Refused(resp.status, body.error || resp.statusText, body.advice);
+  if (resp.status === 401 || resp.status === 403) askToken(err.message);
+  throw err;
+}
+const get = async (path, signal) => (await request(path, signal)).json();
+
+function askToken(why) {
+  byId("auth-why").textContent = why;
+  if (!byId("auth").open) byId("auth").showModal();
+  byId("token").focus();
+}
+byId("login").addEventListener("click", () => askToken("The token is kept until this tab is closed."));
+byId("auth-ok").addEventListener("click", () => { sessionStorage.setItem("token", byId("token").value.trim()); byId("auth").close(); route(); });
+byId("auth-none").addEventListener("click", () => { sessionStorage.removeItem("token"); byId("auth").close(); route(); });
+byId("token").addEventListener("keydown", (e) => { if (e.key === "Enter") byId("auth-ok").click(); });
+
+const span = (seconds) => {
+  if (!(seconds >= 0)) return "–";
+  const s = Math.round(seconds);
+  if (s < 120) return s + " s";
+  if (s < 7200) return Math.round(s / 60) + " min";
+  if (s < 172800) return Math.round(s / 3600) + " h";
+  return Math.round(s / 86400) + " d";
+};
+const when = (text) => el("time", { datetime: text }, text ? new Date(text).toLocaleString() : "–");
+const tone = (state) => ({ ok: "good", RUNNING: "good", NORMAL: "good", added: "good", holder: "good", stale: "warn", EXCEPTION: "warn", changed: "warn", error: "bad", removed: "bad", crash: "bad", cluster: "bad", excluded: "bad", object: "warn" })[state] || "";
+const table = (caption, head, rows) => el("div", { class: "scroll" }, el("table", { "aria-label": caption },
+  el("thead", {}, el("tr", {}, head.map((h) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, h.replace("~", ""))))),
+  el("tbody", {}, rows.map((r) => el("tr", {}, r.map((c, i) => el("td", { class: head[i].startsWith("~") ? "far" : "" }, c)))))));
+const failure = (err) => el("p", { class: "card bad", role: "alert" }, err.message);
+
+// A view owns what it started: when the address changes, its signal ends everything.
+let view = new AbortController();
+let onChange = null; // what a view does when a version comes
+let stream = { id: null, ctl: null, events: [] };
+
+const tabs = [["tree", "Tree"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
+
+function route() {
+  view.abort();
+  view = new AbortController();
+  onChange = null;
+  const [, kind, id, tab = "tree"] = location.hash.split("/").map(decodeURIComponent);
+  const nav = byId("tabs");
+  nav.replaceChildren();
+  nav.hidden = kind !== "c";
+  byId("crumb").textContent = kind === "c" ? id : "";
+  document.title = (kind === "c" ? id + " – " : "") + "pseudo-server";
+  follow(kind === "c" ? id : null);
+  if (kind !== "c") return run(showClusters);
+  for (const [key, title] of tabs) {
+    nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, title));
+  }
+  const views = { tree: showTree, dropped: showDropped, watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
+  run((signal) => (views[tab] || showTree)(id, signal));
+}
+
+async function run(show) {
+  const signal = view.signal;
+  main.replaceChildren(el("p", { class: "quiet" }, "Loading …"));
+  try {
+    await show(signal);
+  } catch (err) {
+    if (!signal.aborted) main.replaceChildren(failure(err));
+  }
+}
+
+const pause = (ms, signal) => new Promise((done) => {
+  const t = setTimeout(done, ms);
+  signal.addEventListener("abort", () => { clearTimeout(t); done(); }, { once: true });
+});
+
+async function showClusters(signal) {
+  while (!signal.aborted) {
+    try {
+      const { clusters } = await get("/clusters", signal);
+      const rows = clusters.map((c) => [
+        el("a", { href: "#/c/" + enc(c.id) + "/tree" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
+        (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? "a report was refused that would remove " + number(c.suspicion.removed) + " objects" : c.error_msg,
+      ]);
+      main.replaceChildren(el("h2", {}, "Clusters"), rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
+        : el("p", {}, "No cluster has reported yet."));
+    } catch (err) {
+      if (signal.aborted) return;
+      main.replaceChildren(failure(err));
+      if (err.status === 401 || err.status === 403) return;
+    }
+    await pause(5000, signal);
+  }
+}
+
+// all reads a list page by page; each is told of every page.
+async function all(path, signal, each) {
+  const items = [];
+  let token = "";
+  do {
+    const page = await get(path + (path.includes("?") ? "&" : "?") + "limit=5000" + (token ? "&continue=" + enc(token) : ""), signal);
+    for (const item of page.items) items.push(item);
+    token = page.continue;
+    if (each) each(items, page.total);
+  } while (token);
+  return items;
+}
+
+const rowHeight = 28;
+
+// showTree shows namespaces, workloads and Pods. Only the rows on the screen exist as elements.
+async function showTree(id, signal) {
+  const base = "/clusters/" + enc(id) + "/inventory";
+  const open = new Set(); // keys of opened nodes
+  const pods = new Map(); // workload → Pods
+  let workloads = [], namespaces = [], rows = [], selected = 0, found = null, filterText = "";
+
+  const search = el("input", { type: "search", placeholder: "Search workloads, Pods, addresses", "aria-label": "Search workloads, Pods and addresses" });
+  const only = el("select", { "aria-label": "Namespace" }, el("option", { value: "" }, "all namespaces"));
+  const state = el("select", { "aria-label": "State of Pods" }, el("option", { value: "" }, "all Pods"), el("option", { value: "EXCEPTION" }, "not running"), el("option", { value: "RUNNING" }, "running"));
+  const everything = el("button", { type: "button" }, "Open all");
+  const note = el("p", { class: "quiet", role: "status" });
+  const numbers = el("ul", { class: "numbers", "aria-label": "What deepflow-server would have" });
+  const space = el("div", { class: "space" });
+  const tree = el("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": "Namespaces, workloads and Pods" }, space);
+
+  const load = async () => {
+    const [summary, ns, ws] = await Promise.all([get(base, signal), all(base + "/namespaces", signal), all(base + "/workloads", signal)]);
+    workloads = ws;
+    namespaces = ns.map((n) => n.name);
+    const c = summary.counts;
+    numbers.replaceChildren(...[["nodes", c.nodes], ["namespaces", c.namespaces], ["workloads", c.workloads], ["Pods", c.pods], ["services", c.services]]
+      .map(([what, n]) => el("li", {}, el("b", {}, number(n)), " " + what)),
+      el("li", { class: summary.ok ? "good" : "bad" }, summary.ok ? summary.version : "deepflow-server would take nothing over: " + summary.failures.map((f) => f.reason).join(", ")));
+    const before = only.value;
+    only.replaceChildren(el("option", { value: "" }, "all namespaces"), ...namespaces.map((n) => el("option", { value: n }, n)));
+    only.value = before;
+    await Promise.all([...open].filter((k) => k.startsWith("w ")).slice(0, 20).map((k) => loadPods(k.slice(2))));
+    if (filterText) await find();
+    layout();
+  };
+  const loadPods = async (ref) => {
+    pods.set(ref, await all(base + "/pods?workload=" + enc(ref), signal, (items, total) => {
+      if (total > items.length) note.textContent = number(items.length) + " of " + number(total) + " Pods read";
+    }));
+    note.textContent = "";
+  };
+  const refOf = (w) => w.type + "/" + w.namespace + "/" + w.name;
+
+  // layout makes the list of visible rows of what is open.
+  const layout = () => {
+    rows = [];
+    const groups = new Map(namespaces.map((n) => [n, []]));
+    for (const w of workloads) {
+      if (!groups.has(w.namespace)) groups.set(w.namespace, []);
+      groups.get(w.namespace).push(w);
+    }
+    for (const [ns, list] of groups) {
+      if (only.value && ns !== only.value) continue;
+      const text = filterText.toLowerCase();
+      const shown = found ? list.filter((w) => w.name.toLowerCase().includes(text) || found.has(refOf(w))) : list;
+      if (found && !shown.length && !ns.toLowerCase().includes(text)) continue;
+      const isOpen = found ? true : open.has("n " + ns);
+      rows.push({ level: 1, key: "n " + ns, name: ns, side: number(list.length) + " workloads", open: isOpen, leaf: !list.length });
+      if (!isOpen) continue;
+      for (const w of shown) {
+        const ref = refOf(w), hit = found && found.get(ref);
+        const wOpen = hit ? true : open.has("w " + ref);
+        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, side: w.type + " · " + number(w.pods) + "/" + number(w.replicas) + " Pods", far: w.services.join(", "), open: wOpen, leaf: !w.pods });
+        if (!wOpen) continue;
+        for (const p of hit || pods.get(ref) || []) {
+          if (state.value && p.state !== state.value) continue;
+          rows.push({ level: 3, key: "p " + p.uid, name: p.name, state: p.state, side: p.addresses.join(" "), far: p.node, pod: p, leaf: true });
+        }
+      }
+    }
+    selected = Math.min(selected, Math.max(0, rows.length - 1));
+    space.style.height = rows.length * rowHeight + "px";
+    draw();
+  };
+  const draw = () => {
+    const from = Math.max(0, Math.floor(tree.scrollTop / rowHeight) - 8);
+    const to = Math.min(rows.length, Math.ceil((tree.scrollTop + tree.clientHeight) / rowHeight) + 8);
+    const shown = [];
+    for (let i = from; i < to; i++) {
+      const r = rows[i];
+      const e = el("div", {
+        class: "row l" + r.level, role: "treeitem", id: "row-" + i, "aria-level": r.level, "aria-selected": i === selected, "aria-expanded": r.leaf ? null : r.open,
+        "aria-setsize": rows.length, "aria-posinset": i + 1,
+        onclick: () => { selected = i; tree.focus(); act(r); },
+      }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name" }, r.name),
+      r.state ? el("span", { class: tone(r.state) }, r.state) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far" }, r.far) : null);
+      e.style.top = i * rowHeight + "px";
+      shown.push(e);
+    }
+    space.replaceChildren(...shown);
+    tree.setAttribute("aria-activedescendant", rows.length ? "row-" + selected : "");
+  };
+  const act = async (r) => {
+    if (r.pod) return showObject(id, "Pod", r.pod.namespace, r.pod.name, r.pod);
+    if (r.leaf) return draw();
+    if (open.has(r.key)) open.delete(r.key);
+    else {
+      open.add(r.key);
+      try { if (r.ref && !pods.has(r.ref)) await loadPods(r.ref); } catch (err) { if (!signal.aborted) note.textContent = err.message; }
+    }
+    layout();
+  };
+  const move = (to) => {
+    selected = Math.max(0, Math.min(rows.length - 1, to));
+    const top = selected * rowHeight;
+    if (top < tree.scrollTop) tree.scrollTop = top;
+    else if (top + rowHeight > tree.scrollTop + tree.clientHeight) tree.scrollTop = top + rowHeight - tree.clientHeight;
+    draw();
+  };
+  tree.addEventListener("scroll", () => requestAnimationFrame(draw));
+  tree.addEventListener("keydown", (e) => {
+    const r = rows[selected], screen = Math.floor(tree.clientHeight / rowHeight) - 1;
+    const moves = { ArrowDown: selected + 1, ArrowUp: selected - 1, Home: 0, End: rows.length - 1, PageDown: selected + screen, PageUp: selected - screen };
+    if (e.key in moves) move(moves[e.key]);
+    else if (!r) return;
+    else if (e.key === "Enter" || e.key === " ") act(r);
+    else if (e.key === "ArrowRight") { if (!r.leaf && !r.open) act(r); else move(selected + 1); }
+    else if (e.key === "ArrowLeft") {
+      if (!r.leaf && r.open) act(r);
+      else { let i = selected; while (i > 0 && rows[i].level >= r.level) i--; move(i); }
+    } else return;
+    e.preventDefault();
+  });
+  const find = async () => {
+    if (!filterText) { found = null; return; }
+    const page = await get(base + "/pods?limit=2000&contains=" + enc(filterText) + (only.value ? "&namespace=" + enc(only.value) : ""), signal);
+    found = new Map();
+    for (const p of page.items) {
+      if (!found.has(p.workload)) found.set(p.workload, []);
+      found.get(p.workload).push(p);
+    }
+    note.textContent = number(page.total) + " Pods contain it" + (page.total > page.items.length ? ", the first " + number(page.items.length) + " are shown" : "");
+  };
+  let typing = 0;
+  search.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(async () => {
+      filterText = search.value.trim();
+      note.textContent = "";
+      tree.scrollTop = 0;
+      selected = 0;
+      try { await find(); layout(); } catch (err) { if (!signal.aborted) note.textContent = err.message; }
+    }, 200);
+  });
+  only.addEventListener("change", async () => { selected = 0; tree.scrollTop = 0; try { await find(); } catch { return; } layout(); });
+  state.addEventListener("change", layout);
+  everything.addEventListener("click", async () => {
+    everything.disabled = true;
+    try {
+      const list = await all(base + "/pods", signal, (items, total) => { note.textContent = number(items.length) + " of " + number(total) + " Pods read"; });
+      pods.clear();
+      for (const p of list) {
+        if (!pods.has(p.workload)) pods.set(p.workload, []);
+        pods.get(p.workload).push(p);
+      }
+      for (const n of namespaces) open.add("n " + n);
+      for (const w of workloads) open.add("w " + refOf(w));
+      note.textContent = "";
+      layout();
+    } catch (err) { if (!signal.aborted) note.textContent = err.message; }
+    everything.disabled = false;
+  });
+
+  await load();
+  main.replaceChildren(el("h2", {}, "What deepflow-server would have of " + id), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
+  layout();
+  onChange = () => load().catch((err) => { if (!signal.aborted) note.textContent = err.message; });
+}
+
+// showObject shows what was reported of one object.
+async function showObject(id, type, namespace, name, known) {
+  const body = el("pre", {}, "Loading …");
+  const close = el("button", { type: "button", onclick: () => box.close() }, "Close");
+  const box = el("dialog", { "aria-label": type + " " + name }, el("h2", {}, type + " " + (namespace ? namespace + "/" : "") + name),
+    known && known.workload ? el("p", {}, known.workload + (known.service ? " · Service " + known.service : "") + (known.node ? " · " + known.node : "") + (known.plugin ? " · by plugin " + known.plugin : "")) : null, body, close);
+  box.addEventListener("close", () => box.remove());
+  document.body.append(box);
+  box.showModal();
+  try {
+    const page = await get("/clusters/" + enc(id) + "/objects?type=" + enc(type) + "&namespace=" + enc(namespace || "") + "&name=" + enc(name), view.signal);
+    body.textContent = page.objects.length ? JSON.stringify(page.objects[0].object, null, 2) : "It is not reported any more.";
+  } catch (err) { body.textContent = err.message; }
+}
+
+async function showDropped(id, signal) {
+  const base = "/clusters/" + enc(id) + "/dropped";
+  const { reasons } = await get(base + "/reasons", signal);
+  const group = (r) => {
+    const body = el("div", {});
+    let token = null;
+    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, "More");
+    const load = async () => {
+      try {
+        const page = await get(base + "?limit=200&reason=" + enc(r.reason) + (token ? "&continue=" + enc(token) : ""), signal);
+        body.append(table(r.reason, ["~Type", "Namespace", "Name", "Detail"], page.items.map((f) => [
+          f.type, f.namespace, f.name ? el("button", { type: "button", onclick: () => showObject(id, f.type, f.namespace, f.name) }, f.name) : "–", f.detail])));
+        token = page.continue;
+        more.hidden = !token;
+      } catch (err) { if (!signal.aborted) body.append(failure(err)); }
+    };
+    return el("details", { class: "card", ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
+      el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, r.scope), " ", el("b", {}, r.reason), " – " + r.sentence),
+      el("p", {}, "What to do: " + r.advice), body, more);
+  };
+  main.replaceChildren(el("h2", {}, "What deepflow-server would drop"),
+    ...(reasons.length ? reasons.map(group) : [el("p", { class: "good" }, "Nothing.")]));
+  onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showDropped(id, signal).catch(() => {}); };
+}
+
+async function showWatcher(id, signal) {
+  while (!signal.aborted) {
+    try {
+      const w = await get("/watchers/" + enc(id), signal);
+      main.replaceChildren(el("h2", {}, "Who watches"),
+        el("p", { class: "card" }, el("b", {}, w.state), w.holder ? " – " + w.holder.name + " (" + w.holder.class + "), since " + new Date(w.holder.since).toLocaleString() + ", for " + span(w.holder.expires_in_seconds) + " more unless it Syncs" : "", w.reason ? " – " + w.reason : ""),
+        w.unfulfilled ? el("p", { class: "warn" }, "No agent fulfils a designation; the usual ranking decides.") : null,
+        table("Candidates", ["Rank", "Agent", "Class", "State", "Reason", "~Last answer", "~Seen"], w.candidates.map((a) => [
+          a.rank || "–", a.name, a.class, el("span", { class: tone(a.state) }, a.state), a.reason, a.answer, span(a.seen_seconds_ago) + " ago"])),
+        w.designations.length ? el("h2", {}, "Designations") : null,
+        w.designations.length ? table("Designations", ["Whom", "Source", "Fulfilled by"], w.designations.map((d) => [d.workload || d.agent_group || d.host_pattern || d.agent, d.source, d.fulfilled_by])) : null);
+    } catch (err) {
+      if (signal.aborted) return;
+      main.replaceChildren(el("h2", {}, "Who watches"), err.status === 404 ? el("p", {}, err.message) : failure(err));
+      if (err.status === 401) return;
+    }
+    await pause(5000, signal);
+  }
+}
+
+// lines compares two texts line by line by their longest common subsequence.
+function lines(before, after) {
+  let a = before.split("\n"), b = after.split("\n");
+  const out = [];
+  let head = 0;
+  while (head < a.length && head < b.length && a[head] === b[head]) head++;
+  let tail = 0;
+  while (tail < a.length - head && tail < b.length - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
+  const context = 3;
+  a.slice(Math.max(0, head - context), head).forEach((l) => out.push([" ", l]));
+  const end = a.slice(a.length - tail, a.length - tail + context);
+  a = a.slice(head, a.length - tail);
+  b = b.slice(head, b.length - tail);
+  if (a.length * b.length > 4e6) {
+    a.forEach((l) => out.push(["-", l]));
+    b.forEach((l) => out.push(["+", l]));
+  } else {
+    const width = b.length + 1, best = new Uint32Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--) {
+      best[i * width + j] = a[i] === b[j] ? best[(i + 1) * width + j + 1] + 1 : Math.max(best[(i + 1) * width + j], best[i * width + j + 1]);
+    }
+    let i = 0, j = 0;
+    while (i < a.length || j < b.length) {
+      if (i < a.length && j < b.length && a[i] === b[j]) { out.push([" ", a[i]]); i++; j++; }
+      else if (j >= b.length || i < a.length && best[(i + 1) * width + j] >= best[i * width + j + 1]) out.push(["-", a[i++]]);
+      else out.push(["+", b[j++]]);
+    }
+  }
+  end.forEach((l) => out.push([" ", l]));
+  return el("pre", { class: "diff" }, out.map(([sign, l]) => el("span", { class: sign === "+" ? "plus" : sign === "-" ? "minus" : "" }, sign + " " + l + "\n")));
+}
+
+// changeList shows objects that differ; each opens to what differs in it.
+const changeList = (id, from, to, objects, signal) => el("div", {}, objects.map((o) => el("details", {
+  ontoggle: async (e) => {
+    const box = e.target;
+    if (!box.open || box.querySelector("pre")) return;
+    try {
+      const page = await get("/clusters/" + enc(id) + "/differences?content=true&from=" + from + "&to=" + to + "&type=" + enc(o.type) + "&namespace=" + enc(o.namespace || "") + "&name=" + enc(o.name), signal);
+      const text = (v) => (v ? JSON.stringify(v, null, 2) : "");
+      const one = page.objects[0];
+      box.append(one ? lines(text(one.before), text(one.after)) : el("pre", {}, "It does not differ any more."));
+    } catch (err) { if (!signal.aborted) box.append(failure(err)); }
+  },
+}, el("summary", {}, el("span", { class: tone(o.change) }, o.change), " " + o.type + " " + (o.namespace ? o.namespace + "/" : "") + o.name))));
+
+const counts = (v) => [el("span", { class: "good" }, "+" + number(v.added)), " ", el("span", { class: "warn" }, "~" + number(v.changed)), " ", el("span", { class: "bad" }, "−" + number(v.removed))];
+
+async function showVersions(id, signal) {
+  const { versions } = await get("/clusters/" + enc(id) + "/versions", signal);
+  const item = (v, i) => {
+    const before = versions[i - 1];
+    if (!before) return el("li", {}, when(v.received_at), " version " + v.version + ", " + number(v.objects) + " objects, the oldest that can be read");
+    const body = el("div", {});
+    let token = null;
+    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, "More");
+    const load = async () => {
+      try {
+        const page = await get("/clusters/" + enc(id) + "/differences?limit=200&from=" + before.version + "&to=" + v.version + (token ? "&continue=" + enc(token) : ""), signal);
+        body.append(changeList(id, before.version, v.version, page.objects, signal));
+        token = page.continue;
+        more.hidden = !token;
+      } catch (err) { if (!signal.aborted) body.append(failure(err)); }
+    };
+    return el("li", {}, el("details", { ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
+      el("summary", {}, when(v.received_at), " version " + v.version + ", " + number(v.objects) + " objects: ", counts(v)), body, more));
+  };
+  main.replaceChildren(el("h2", {}, "Versions"), el("ol", { class: "time" }, versions.map(item).reverse()));
+  onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showVersions(id, signal).catch(() => {}); };
+}
+
+async function showLive(id, signal) {
+  const draw = () => main.replaceChildren(el("h2", {}, "Changes since you opened this cluster"),
+    stream.events.length ? null : el("p", { class: "quiet" }, "Waiting for the next version …"),
+    el("ol", { class: "time" }, stream.events.map((v) => el("li", {}, el("p", {}, when(v.received_at), " version " + v.version + ": ", counts(v)),
+      changeList(id, v.before, v.version, v.objects, signal), v.truncated ? el("p", { class: "quiet" }, "There are more: see Versions.") : null))));
+  draw();
+  onChange = draw;
+}
+
+async function showServices(id, signal) {
+  const list = await all("/clusters/" + enc(id) + "/inventory/services", signal);
+  main.replaceChildren(el("h2", {}, "Services"), table("Services", ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], list.slice(0, 5000).map((s) => [
+    s.namespace, s.name, s.type, s.cluster_ip, s.ports.map((p) => p.port + "→" + p.target_port + "/" + p.protocol).join(", "), s.workloads.join(", "), s.ingress])));
+}
+
+async function showNodes(id, signal) {
+  const list = await all("/clusters/" + enc(id) + "/inventory/nodes", signal);
+  main.replaceChildren(el("h2", {}, "Nodes"), table("Nodes", ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], list.map((n) => [
+    n.name, el("span", { class: tone(n.state) }, n.state), n.role, n.address, n.pod_cidr, n.cpus, number(n.memory_mib), number(n.pods)])));
+}
+
+const maxEvents = 200;
+
+// follow reads the changes of the cluster that is shown; fetch is used because EventSource cannot send a token.
+function follow(id) {
+  if (stream.id === id) return;
+  if (stream.ctl) stream.ctl.abort();
+  stream = { id, ctl: id ? new AbortController() : null, events: [] };
+  byId("live").textContent = "";
+  if (id) read(stream);
+}
+
+async function read(s) {
+  let last = "";
+  const signal = s.ctl.signal;
+  while (!signal.aborted) {
+    try {
+      const resp = await request("/clusters/" + enc(s.id) + "/changes", signal, last ? { "Last-Event-ID": last } : {});
+      byId("live").textContent = "live";
+      const reader = resp.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        const parts = (rest + value).split("\n\n");
+        rest = parts.pop();
+        for (const part of parts) {
+          const field = Object.fromEntries(part.split("\n").filter((l) => !l.startsWith(":")).map((l) => [l.slice(0, l.indexOf(":")), l.slice(l.indexOf(":") + 2)]));
+          if (field.id) last = field.id;
+          if (field.data) happened(s, field.event, JSON.parse(field.data));
+        }
+      }
+    } catch (err) {
+      if (signal.aborted) return;
+      if (err.status && err.status < 500) { byId("live").textContent = err.message; return; }
+    }
+    byId("live").textContent = "connecting again …";
+    await pause(2000, signal);
+  }
+}
+
+let refreshing = 0;
+function happened(s, event, data) {
+  if (event === "version") {
+    s.events.unshift(data);
+    s.events.length = Math.min(s.events.length, maxEvents);
+    byId("live").textContent = "live: version " + data.version + " (+" + data.added + " ~" + data.changed + " −" + data.removed + ")";
+  } else if (event === "gone") {
+    byId("live").textContent = "the cluster was forgotten";
+    return;
+  } else if (event === "cluster") {
+    if (data.error_msg) byId("live").textContent = "the cluster reports an error";
+    return;
+  }
+  // A burst of versions is shown once.
+  clearTimeout(refreshing);
+  refreshing = setTimeout(() => { if (onChange) onChange(); }, 300);
+}
+
+addEventListener("hashchange", route);
+route();
