@@ -42,8 +42,8 @@ func execute(t *testing.T, cmd *cobra.Command, args ...string) (stdout, stderr s
 	return out.String(), errOut.String(), code
 }
 
-// simulated serves all defaults and a few objects. It returns a configuration that leads there.
-func simulated(t *testing.T) (*apisim.Server, string) {
+// simulator serves all defaults and a few objects.
+func simulator(t *testing.T) *apisim.Server {
 	t.Helper()
 	sim := apisim.New()
 	selected, err := resources.Select(nil, "")
@@ -56,6 +56,13 @@ func simulated(t *testing.T) (*apisim.Server, string) {
 	}
 	sim.Put(schema.GroupVersionResource{Version: "v1", Resource: "nodes"}, `{"metadata":{"name":"n1","uid":"11111111-1111-1111-1111-111111111111"},"spec":{}}`)
 	sim.Put(deployments, deployment("web", 1))
+	return sim
+}
+
+// simulated is a simulator behind a configuration that leads there.
+func simulated(t *testing.T) (*apisim.Server, string) {
+	t.Helper()
+	sim := simulator(t)
 	srv := httptest.NewServer(sim)
 	t.Cleanup(srv.Close)
 	dir := t.TempDir()
