@@ -22,8 +22,9 @@ func read(t *testing.T, path string) string {
 }
 
 func TestGeneratedFilesAreCurrent(t *testing.T) {
+	t.Chdir(root)
 	for _, g := range generated {
-		if err := update(filepath.Join(root, g.path), g.make, true); err != nil {
+		if err := update(g.path, g.make, true); err != nil {
 			t.Error(err)
 		}
 	}

@@ -16,6 +16,8 @@ var generated = []struct {
 	make func() ([]byte, error)
 }{
 	{"charts/pseudo-agent/files/catalogue.yaml", chartCatalogue},
+	{"charts/pseudo-agent/README.md", chartReadme("charts/pseudo-agent")},
+	{"charts/pseudo-server/README.md", chartReadme("charts/pseudo-server")},
 	{"docs/metrics.md", metricsDocument},
 	{"docs/openapi.yaml", openAPI},
 }
