@@ -27,12 +27,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/store"
 )
-
-// GoodbyeHeader is the request header of the Sync by which a holder that ends gives the role back.
-const GoodbyeHeader = "pseudo-agent-goodbye"
 
 // Documents keeps the records; store.Backend is one.
 type Documents interface {
@@ -172,7 +170,7 @@ func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest)
 	s := syncOf(req)
 	s.conn = e.instance + "/" + peer
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		s.goodbye = len(md.Get(GoodbyeHeader)) > 0
+		s.goodbye = len(md.Get(protocol.GoodbyeHeader)) > 0
 	}
 	c, err := e.cluster(ctx, id, true)
 	if err != nil {

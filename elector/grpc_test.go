@@ -27,6 +27,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/elector"
 	"github.com/pseudo-agent/pseudo-agent/internal/reported"
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/protocol/trident"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
@@ -147,7 +148,7 @@ func (c *client) sync() bool {
 
 func (c *client) goodbye() bool {
 	c.r.t.Helper()
-	return c.syncAs(metadata.AppendToOutgoingContext(c.r.t.Context(), elector.GoodbyeHeader, "1"))
+	return c.syncAs(metadata.AppendToOutgoingContext(c.r.t.Context(), protocol.GoodbyeHeader, "1"))
 }
 
 func (c *client) syncAs(ctx context.Context) bool {

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/store"
 )
@@ -373,7 +374,7 @@ func (w *world) deliver(to int, req *agent.SyncRequest, conn string, goodbye boo
 	defer func() { s.busy = false }()
 	ctx := context.Background()
 	if goodbye {
-		ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(GoodbyeHeader, "1"))
+		ctx = metadata.NewIncomingContext(ctx, metadata.Pairs(protocol.GoodbyeHeader, "1"))
 	}
 	for _, c := range w.clients {
 		if c.info.Host == req.GetHost() { // requests of earlier processes are under way, too

@@ -21,4 +21,13 @@ const (
 // MaxMessageSize is the largest request that a deepflow-server accepts, in bytes.
 const MaxMessageSize = 100 << 20
 
+// Headers by which pseudo-agent and pseudo-server agree on more than deepflow-server offers. Other peers ignore them.
+const (
+	// ServerHeader is in each answer of a pseudo-server; its value is the version.
+	ServerHeader = "pseudo-server"
+	// GoodbyeHeader is in the Sync by which a watcher that ends gives the role back. It is sent only to servers that
+	// sent ServerHeader: another would take the Sync for one more claim.
+	GoodbyeHeader = "pseudo-agent-goodbye"
+)
+
 //go:generate make -C .. generate-protocol

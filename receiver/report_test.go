@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/protocol/trident"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
@@ -206,7 +207,7 @@ func TestBothServices(t *testing.T) {
 	if _, err := r.agent.KubernetesAPISync(ctx, report(1, 1, versionEntry(t)), grpc.Header(&header)); err != nil {
 		t.Fatal(err)
 	}
-	if got := header.Get(receiver.VersionHeader); len(got) != 1 || got[0] != "v-test" {
+	if got := header.Get(protocol.ServerHeader); len(got) != 1 || got[0] != "v-test" {
 		t.Errorf("got header %v, want v-test", got)
 	}
 	old, err := r.trident.KubernetesAPISync(ctx, &trident.KubernetesAPISyncRequest{

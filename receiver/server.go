@@ -20,9 +20,6 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/protocol/trident"
 )
 
-// VersionHeader is the header of every response by which a pseudo-agent recognises a pseudo-server.
-const VersionHeader = "pseudo-server"
-
 // call answers one request.
 type call func(ctx context.Context, p *Peer, service string, m *message) (proto.Message, error)
 
@@ -53,7 +50,7 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 		}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			method, _ := grpc.MethodFromServerStream(stream)
-			_ = stream.SetHeader(metadata.Pairs(VersionHeader, r.opts.Version))
+			_ = stream.SetHeader(metadata.Pairs(protocol.ServerHeader, r.opts.Version))
 			return status.Errorf(codes.Unimplemented, "unknown method %s", clip(method))
 		}),
 	}
@@ -78,7 +75,7 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 func (r *Receiver) handler(service, method string, answer call) grpc.StreamHandler {
 	return func(_ any, stream grpc.ServerStream) error {
 		start := r.now()
-		_ = stream.SetHeader(metadata.Pairs(VersionHeader, r.opts.Version))
+		_ = stream.SetHeader(metadata.Pairs(protocol.ServerHeader, r.opts.Version))
 		resp, err := r.serve(stream, service, answer)
 		if err == nil {
 			err = stream.SendMsg(resp)

@@ -23,13 +23,6 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/protocol/trident"
 )
 
-// PseudoServerHeader is the response header by which a pseudo-server tells that it is one; its value is the version.
-const PseudoServerHeader = "pseudo-server"
-
-// GoodbyeHeader is the request header of a Sync by which a holder gives the watcher role back. The Sync is otherwise the
-// sender's usual one. It is sent to servers only that sent PseudoServerHeader.
-const GoodbyeHeader = "pseudo-agent-goodbye"
-
 // client is the transport over gRPC. It keeps to one address of one server until next is called.
 type client struct {
 	opts    *Options
@@ -303,7 +296,7 @@ func (s *grpcSession) invoke(ctx context.Context, method string, request any, re
 		var header metadata.MD
 		err := s.conn.Invoke(ctx, "/"+service+"/"+method, request, response(service), grpc.Header(&header))
 		s.mu.Lock()
-		s.pseudo = s.pseudo || len(header.Get(PseudoServerHeader)) > 0
+		s.pseudo = s.pseudo || len(header.Get(protocol.ServerHeader)) > 0
 		if status.Code(err) != codes.Unimplemented {
 			if err == nil {
 				s.services[method] = service
@@ -365,7 +358,7 @@ func (s *grpcSession) sync(ctx context.Context, c claim) (syncAnswer, error) {
 		}
 	}
 	if c.goodbye {
-		ctx = metadata.AppendToOutgoingContext(ctx, GoodbyeHeader, "1")
+		ctx = metadata.AppendToOutgoingContext(ctx, protocol.GoodbyeHeader, "1")
 	}
 	var a *agent.SyncResponse
 	var t *trident.SyncResponse

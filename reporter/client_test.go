@@ -167,8 +167,8 @@ func TestHeaderAndSync(t *testing.T) {
 		OnSync: func(ctx context.Context, r *agent.SyncRequest) (*agent.SyncResponse, error) {
 			sync = r
 			md, _ := metadata.FromIncomingContext(ctx)
-			goodbye = md.Get(GoodbyeHeader)
-			_ = grpc.SetHeader(ctx, metadata.Pairs(PseudoServerHeader, "1.0"))
+			goodbye = md.Get(protocol.GoodbyeHeader)
+			_ = grpc.SetHeader(ctx, metadata.Pairs(protocol.ServerHeader, "1.0"))
 			a := syncAnswerOf(true)
 			a.UserConfig = new("inputs: {}")
 			return a, nil
