@@ -61,7 +61,7 @@ func optionsFromEnv() (o options, err error) {
 	o = options{
 		Pods: number("PODS", 100000), Runs: number("RUNS", 3), Seed: uint64(number("SEED", 1)), //nolint:gosec // not negative
 		Subjects: append(slices.Clone(rival.Names), pseudoAgent),
-		Curve:    []int{1000, 3000, 10000, 30000, 100000, 300000},
+		Curve:    []int{1000, 3000, 10000, 30000, 50000, 100000, 300000},
 		Out:      os.Getenv("OUT"), Doc: os.Getenv("DOC"), Agent: os.Getenv("AGENT"),
 		Timeout: 30 * time.Minute,
 	}
@@ -121,6 +121,9 @@ type Point struct {
 }
 
 func run(ctx context.Context, o options) error {
+	if from := os.Getenv("FROM"); from != "" {
+		return show(o, from)
+	}
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
@@ -168,6 +171,22 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	return publish(o, r)
+}
+
+// show publishes the results of an earlier run again.
+func show(o options, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var r Result
+	if err := json.Unmarshal(b, &r); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	if err := os.MkdirAll(o.Out, 0o750); err != nil {
+		return err
+	}
+	return publish(o, &r)
 }
 
 // table measures all subjects as often as asked for, with one load server for all.

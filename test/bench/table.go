@@ -41,7 +41,9 @@ func (r *Result) text() string {
 			r.Sizes.JSON, r.Sizes.Projected, r.Sizes.Compressed, r.Sizes.Ratio(), r.Sizes.AgentProjected, r.Sizes.AgentCompressed)
 		r.syncTable(&b)
 		r.steadyTable(&b)
-		r.targets(&b)
+		if !r.ofKube() {
+			r.targets(&b)
+		}
 	}
 	if len(r.Curve) > 0 {
 		r.curveTable(&b)
@@ -49,8 +51,16 @@ func (r *Result) text() string {
 	return b.String()
 }
 
+// ofKube tells whether this is about a real apiserver. Its traffic is not counted, it has streaming lists always, and the
+// targets are not meant for its size.
+func (r *Result) ofKube() bool { return r.Apiserver == "kube-apiserver" }
+
 func (r *Result) syncTable(b *strings.Builder) {
-	b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | requests | read | CPU, paged | peak RSS, paged |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	if r.ofKube() {
+		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object |\n|---|---:|---:|---:|---:|---:|\n")
+	} else {
+		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | requests | read | CPU, paged | peak RSS, paged |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	}
 	for _, name := range order {
 		if len(r.Samples[name]) == 0 {
 			continue
@@ -60,12 +70,15 @@ func (r *Result) syncTable(b *strings.Builder) {
 		if n := m(func(s Sample) float64 { return float64(s.Entries) }); n > 100 {
 			perObject = fmt.Sprintf("%.0f", m(func(s Sample) float64 { return float64(s.Payload) })/n)
 		}
-		paged := r.Paged[name]
-		fmt.Fprintf(b, "| %s | %.2f s | %.1f s | %s | %s | %s | %.0f | %s | %.2f s | %s |\n", titles[name],
+		fmt.Fprintf(b, "| %s | %.2f s | %.1f s | %s | %s | %s |", titles[name],
 			m(func(s Sample) float64 { return s.SyncCPU }), m(func(s Sample) float64 { return s.SyncTime }),
 			mega(int64(m(func(s Sample) float64 { return float64(s.PeakRSS) }))), mega(int64(m(func(s Sample) float64 { return float64(s.LiveHeap) }))),
-			perObject, m(func(s Sample) float64 { return float64(s.Requests) }), mega(int64(m(func(s Sample) float64 { return float64(s.BytesRead) }))),
-			paged.SyncCPU, mega(paged.PeakRSS))
+			perObject)
+		if paged := r.Paged[name]; !r.ofKube() {
+			fmt.Fprintf(b, " %.0f | %s | %.2f s | %s |", m(func(s Sample) float64 { return float64(s.Requests) }),
+				mega(int64(m(func(s Sample) float64 { return float64(s.BytesRead) }))), paged.SyncCPU, mega(paged.PeakRSS))
+		}
+		b.WriteByte('\n')
 	}
 	b.WriteByte('\n')
 }
@@ -189,9 +202,9 @@ func (r *Result) renew(doc string) error {
 		return errors.New(doc + " has no place for results")
 	}
 	if len(r.Curve) > 0 {
-		if err := os.WriteFile(filepath.Join(filepath.Dir(doc), "performance.svg"), r.svg(), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(doc), "performance.svg"), r.svg(), 0o644); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(doc, []byte(before+begin+r.text()+end+after), 0o600)
+	return os.WriteFile(doc, []byte(before+begin+r.text()+end+after), 0o644)
 }

@@ -135,7 +135,11 @@ func (c *Cluster) podStatus(pod *corev1.Pod, i int, ip string, created metav1.Ti
 		if n == 0 && s.Changes > 0 {
 			cs.RestartCount = int32(s.Changes) //nolint:gosec // few
 			cs.ContainerID = "containerd://" + hexDigits(c.rand(fmt.Sprint("restart ", s.Changes), i), 64)
-			cs.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started.Add(time.Duration(s.Changes) * time.Hour))}}
+			if finished {
+				cs.State.Terminated.ContainerID = cs.ContainerID
+			} else {
+				cs.State.Running.StartedAt = metav1.NewTime(started.Add(time.Duration(s.Changes) * time.Hour))
+			}
 		}
 		st.ContainerStatuses = append(st.ContainerStatuses, cs)
 	}
