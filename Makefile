@@ -41,9 +41,27 @@ unit: ## runs the tests that need no other program
 race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
 	go test -race -short $(TESTFLAGS) ./...
 
+# Tests that mostly wait for elections and leases. They run beside the others, on an apiserver of their own.
+E2E_WAITING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|APIServerAway)
+E2E := cd test/e2e && go test -count=1 -timeout 30m -v
+
 .PHONY: e2e
-e2e: ## runs the binaries against a real kube-apiserver and etcd
-	cd test/e2e && go test -count=1 -timeout 30m -v $(TESTFLAGS) ./...
+e2e: ## runs the binaries against a real kube-apiserver and etcd; for one test: make e2e TESTFLAGS='-run Platforms'
+ifeq ($(TESTFLAGS),)
+	@# The first test builds what all of them need.
+	$(E2E) -run '^TestProductIsNotImported$$' .
+	$(MAKE) --no-print-directory -j2 --output-sync=target e2e-acting e2e-waiting
+else
+	$(E2E) $(TESTFLAGS) ./...
+endif
+
+.PHONY: e2e-acting
+e2e-acting:
+	$(E2E) -skip '$(E2E_WAITING)' ./...
+
+.PHONY: e2e-waiting
+e2e-waiting:
+	$(E2E) -run '$(E2E_WAITING)' .
 
 .PHONY: demo
 demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself
@@ -56,6 +74,22 @@ bench: ## measures pseudo-agent beside other ways to watch (docs/performance.md)
 .PHONY: microbench
 microbench: ## runs the benchmarks of single functions
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
+
+.PHONY: release
+release: ## makes reproducible tarballs for Linux on amd64 and arm64 in dist/: make release VERSION=v1.0.0
+	VERSION=$(VERSION) REVISION=$(REVISION) packaging/release.sh
+
+# The first container builder that works, for example docker without a daemon does not.
+BUILDER ?= $(firstword $(foreach b,docker podman buildah,$(shell $(b) info >/dev/null 2>&1 && echo $(b))))
+IMAGE_PREFIX ?=
+
+.PHONY: image
+image: ## builds a container image of each program: make image IMAGE_PREFIX=registry.example/observability/
+	@[[ -n '$(BUILDER)' ]] || { echo 'no container builder works here (docker, podman, buildah): make release makes tarballs instead' >&2; exit 1; }
+	for program in pseudo-agent pseudo-server; do \
+	  $(BUILDER) build -f packaging/Dockerfile --build-arg PROGRAM=$$program --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	    -t $(IMAGE_PREFIX)$$program:$(VERSION) .; \
+	done
 
 .PHONY: generate
 generate: generate-protocol generate-docs ## makes all generated files again
@@ -111,4 +145,4 @@ format: ## formats the Go code
 
 .PHONY: clean
 clean: ## removes what build made
-	rm -rf bin
+	rm -rf bin dist
