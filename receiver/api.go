@@ -273,7 +273,7 @@ func (r *Receiver) decoded(req *http.Request, id string, entries []*store.Entry)
 				Status: http.StatusGone, Message: "the version was dropped while it was read", Advice: "begin again without continue",
 			}
 		}
-		data, err := inflate(payloads[i])
+		data, err := e.JSON(payloads[i])
 		if err != nil {
 			return nil, fmt.Errorf("cluster %s, %s: %w", id, describe(e), err)
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"regexp"
 	"runtime"
@@ -389,17 +388,4 @@ func (d *decoder) compress(data []byte) []byte {
 	_, _ = d.zw.Write(data)
 	_ = d.zw.Close()
 	return bytes.Clone(d.out.Bytes())
-}
-
-// inflate decompresses a stored payload, which was valid when it was stored.
-func inflate(payload []byte) ([]byte, error) {
-	zr, err := zlib.NewReader(bytes.NewReader(payload))
-	if err != nil {
-		return nil, fmt.Errorf("decompress stored entry: %w", err)
-	}
-	data, err := io.ReadAll(zr)
-	if err != nil {
-		return nil, fmt.Errorf("decompress stored entry: %w", err)
-	}
-	return data, nil
 }

@@ -8,13 +8,17 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"sync"
 	"time"
+
+	"github.com/klauspost/compress/zlib"
 )
 
 // Errors that callers tell apart with errors.Is.
@@ -71,6 +75,24 @@ type Entry struct {
 	Name      string
 	Size      uint32 // bytes of the payload as it is stored, compressed with zlib
 	RawSize   uint32 // bytes of the object's JSON
+}
+
+// JSON decompresses the entry's payload as Payloads returns it.
+func (e *Entry) JSON(payload []byte) ([]byte, error) {
+	zr, err := zlib.NewReader(bytes.NewReader(payload))
+	if err != nil {
+		return nil, fmt.Errorf("decompress stored entry: %w", err)
+	}
+	var data bytes.Buffer
+	data.Grow(int(e.RawSize) + bytes.MinRead)
+	// One byte more than expected: only at its end the stream's checksum is looked at.
+	if _, err := data.ReadFrom(io.LimitReader(zr, int64(e.RawSize)+1)); err != nil {
+		return nil, fmt.Errorf("decompress stored entry: %w", err)
+	}
+	if data.Len() != int(e.RawSize) {
+		return nil, fmt.Errorf("decompress stored entry: it does not have the %d bytes that it had", e.RawSize)
+	}
+	return data.Bytes(), nil
 }
 
 // Reporter tells who sent a report.

@@ -1,11 +1,8 @@
 package viewer
 
 import (
-	"bytes"
-	"compress/zlib"
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -190,7 +187,7 @@ func (v *Viewer) read(ctx context.Context, id string, entries []*store.Entry) ([
 		if payloads[i] == nil {
 			return nil, fmt.Errorf("%s %s/%s: dropped while it was read: %w", e.Type, e.Namespace, e.Name, store.ErrNotFound)
 		}
-		data, err := inflate(payloads[i], e.RawSize)
+		data, err := e.JSON(payloads[i])
 		if err != nil {
 			return nil, fmt.Errorf("%s %s/%s: %w", e.Type, e.Namespace, e.Name, err)
 		}
@@ -208,16 +205,3 @@ var uidFilter = func() *jsonscan.Filter {
 	f.Add("metadata", "uid")
 	return f
 }()
-
-// inflate decompresses a stored entry of a known size.
-func inflate(payload []byte, size uint32) ([]byte, error) {
-	zr, err := zlib.NewReader(bytes.NewReader(payload))
-	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
-	}
-	data := make([]byte, size)
-	if _, err := io.ReadFull(zr, data); err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
-	}
-	return data, nil
-}

@@ -5,13 +5,10 @@
 package reported
 
 import (
-	"bytes"
-	"compress/zlib"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"sort"
 	"time"
 
@@ -30,9 +27,6 @@ func New(s *store.Store, now func() time.Time) *Workloads { return &Workloads{st
 
 // maxOwners bounds how far owners are followed: Pod, ReplicaSet, Deployment, and one more.
 const maxOwners = 4
-
-// maxObject bounds the JSON that is read of one object, in bytes.
-const maxObject = 4 << 20
 
 const podType = "*v1.Pod"
 
@@ -100,7 +94,7 @@ func (w *Workloads) owner(ctx context.Context, cluster string, e *store.Entry) (
 	if payloads[0] == nil { // replaced by a newer report meanwhile
 		return "", "", nil
 	}
-	z, err := zlib.NewReader(bytes.NewReader(payloads[0]))
+	data, err := e.JSON(payloads[0])
 	if err != nil {
 		return "", "", fmt.Errorf("read %s %s/%s: %w", e.Type, e.Namespace, e.Name, err)
 	}
@@ -113,7 +107,7 @@ func (w *Workloads) owner(ctx context.Context, cluster string, e *store.Entry) (
 			} `json:"ownerReferences"`
 		} `json:"metadata"`
 	}
-	if err := json.NewDecoder(io.LimitReader(z, maxObject)).Decode(&object); err != nil {
+	if err := json.Unmarshal(data, &object); err != nil {
 		return "", "", fmt.Errorf("read %s %s/%s: %w", e.Type, e.Namespace, e.Name, err)
 	}
 	for i, o := range object.Metadata.OwnerReferences {
