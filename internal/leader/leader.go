@@ -56,7 +56,7 @@ type Status struct {
 	Lease    string    `json:"lease"`
 	// LastError is why the Lease cannot be read or written since ErrorFrom; empty while it can.
 	LastError string     `json:"last_error,omitempty"`
-	ErrorFrom *time.Time `json:"error_from,omitempty"`
+	ErrorFrom *time.Time `json:"last_error_since,omitempty"`
 }
 
 // Election takes part in the election of the replica that works.
