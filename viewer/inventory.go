@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
-	"github.com/pseudo-agent/pseudo-agent/store"
 )
 
 // Summary is the inventory of a cluster in numbers.
@@ -23,8 +22,9 @@ type Summary struct {
 
 func (v *Viewer) apiSummary(req *http.Request) (any, error) {
 	var out Summary
-	err := v.reading(req.Context(), req.PathValue("cluster"), func(inv *inventory.Inventory, st store.State) error {
-		out = Summary{Cluster: st.ID, ReportVersion: st.Latest.Version, ReceivedAt: st.Latest.ReceivedAt, Summary: inv.Summary()}
+	err := v.reading(req.Context(), req.PathValue("cluster"), func(c *cluster) error {
+		st := c.state
+		out = Summary{Cluster: st.ID, ReportVersion: st.Latest.Version, ReceivedAt: st.Latest.ReceivedAt, Summary: c.inv.Summary()}
 		return nil
 	})
 	return out, err
@@ -125,17 +125,21 @@ func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.
 	if err != nil {
 		return nil, err
 	}
+	token := q.Get("continue")
+	q.Del("continue")
+	q.Del("limit")
+	query := req.URL.Path + "?" + q.Encode()
 	var all []row
 	out := List{}
-	err = v.reading(req.Context(), req.PathValue("cluster"), func(inv *inventory.Inventory, st store.State) error {
-		out.Cluster, out.Version = st.ID, st.Latest.Version
-		all = collect(inv, q)
+	err = v.reading(req.Context(), req.PathValue("cluster"), func(c *cluster) error {
+		out.Cluster, out.Version = c.id, c.state.Latest.Version
+		all = v.listed(c, query, func() []row { return collect(c.inv, q) })
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	p, err := paged(all, q.Get("continue"), limit)
+	p, err := paged(all, token, limit)
 	out.Total, out.Items, out.Continue = p.total, p.items, p.next
 	return out, err
 }
@@ -192,9 +196,9 @@ type ReasonList struct {
 
 func (v *Viewer) apiReasons(req *http.Request) (any, error) {
 	out := ReasonList{Reasons: []ReasonCount{}}
-	err := v.reading(req.Context(), req.PathValue("cluster"), func(inv *inventory.Inventory, st store.State) error {
-		out.Cluster, out.Version = st.ID, st.Latest.Version
-		dropped := inv.Summary().Dropped
+	err := v.reading(req.Context(), req.PathValue("cluster"), func(c *cluster) error {
+		out.Cluster, out.Version = c.id, c.state.Latest.Version
+		dropped := c.inv.Summary().Dropped
 		for _, r := range inventory.Reasons() {
 			if n := dropped[r.Reason]; n > 0 {
 				out.Reasons = append(out.Reasons, ReasonCount{ReasonInfo: r, Count: n})

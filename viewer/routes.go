@@ -11,8 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
 	"github.com/pseudo-agent/pseudo-agent/store"
 )
@@ -95,10 +95,52 @@ type page struct {
 	next  string
 }
 
-// paged returns the rows that follow a token, which an earlier page gave. A list may change between two pages: what is
-// there all the time comes exactly once.
+// listing is the list that was asked for last. To make that of 100,000 Pods takes a second, and it is read in 20 pages.
+type listing struct {
+	cluster *cluster
+	born    string // as store.State
+	seq     uint64 // of the version
+	asked   uint64 // as cluster.asked
+	query   string // without what tells the page
+	rows    []row
+	used    time.Time
+}
+
+// keepListing is how long a listing is kept after it was used.
+const keepListing = 10 * time.Second
+
+// listed returns the rows of a list in order, made by collect unless they are those that were asked for last. The caller
+// reads the cluster.
+func (v *Viewer) listed(c *cluster, query string, collect func() []row) []row {
+	wanted := listing{cluster: c, born: c.state.Born, seq: c.state.Latest.Seq, asked: c.asked, query: query}
+	v.mu.Lock()
+	last := v.last
+	v.mu.Unlock()
+	if last != nil && last.cluster == c && last.born == wanted.born && last.seq == wanted.seq && last.asked == wanted.asked && last.query == query {
+		wanted.rows = last.rows
+	} else {
+		wanted.rows = collect()
+		slices.SortFunc(wanted.rows, func(a, b row) int { return slices.Compare(a.key, b.key) })
+	}
+	wanted.used = time.Now()
+	v.mu.Lock()
+	v.last = &wanted
+	v.mu.Unlock()
+	return wanted.rows
+}
+
+// forgetListing gives the memory of a listing back that nobody reads any more.
+func (v *Viewer) forgetListing() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.last != nil && time.Since(v.last.used) > keepListing {
+		v.last = nil
+	}
+}
+
+// paged returns the rows, which are sorted, that follow a token, which an earlier page gave. A list may change between two
+// pages: what is there all the time comes exactly once.
 func paged(rows []row, token string, limit int) (page, error) {
-	slices.SortFunc(rows, func(a, b row) int { return slices.Compare(a.key, b.key) })
 	p := page{total: len(rows), items: []any{}}
 	from := 0
 	if token != "" {
@@ -130,8 +172,8 @@ func paged(rows []row, token string, limit int) (page, error) {
 	return p, nil
 }
 
-// reading calls f with the inventory of a cluster's latest version, which does not change meanwhile.
-func (v *Viewer) reading(ctx context.Context, id string, f func(inv *inventory.Inventory, st store.State) error) error {
+// reading calls f with a cluster that has the inventory of the latest version and does not change meanwhile.
+func (v *Viewer) reading(ctx context.Context, id string, f func(c *cluster) error) error {
 	view, err := v.view(ctx, id)
 	if err != nil {
 		return err
@@ -159,7 +201,7 @@ func (v *Viewer) reading(ctx context.Context, id string, f func(inv *inventory.I
 	if c.inv == nil {
 		return &receiver.APIError{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("cluster %s changes just now", id), Advice: "try again"}
 	}
-	return f(c.inv, c.state)
+	return f(c)
 }
 
 func (v *Viewer) view(ctx context.Context, id string) (*store.View, error) {

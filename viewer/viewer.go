@@ -52,6 +52,7 @@ type Viewer struct {
 	clusters map[string]*cluster
 	changed  chan struct{} // closed and replaced when a cluster changes
 	failing  string        // what following the clusters failed with last
+	last     *listing      // nil: none
 }
 
 // New returns a Viewer. Run must be called.
@@ -78,6 +79,7 @@ func (v *Viewer) Run(ctx context.Context) error {
 	defer refresh.Stop()
 	for {
 		v.follow(ctx)
+		v.forgetListing()
 		select {
 		case <-ctx.Done():
 			return nil
