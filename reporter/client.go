@@ -125,7 +125,7 @@ func (c *client) connect(ctx context.Context) (session, error) {
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(c.codec), grpc.MaxCallSendMsgSize(1<<31-1)),
 	}
 	if c.opts.TokenFile != "" {
-		options = append(options, grpc.WithPerRPCCredentials(fileToken(c.opts.TokenFile)))
+		options = append(options, grpc.WithPerRPCCredentials(Token(c.opts.TokenFile)))
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address, options...)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"google.golang.org/grpc/credentials"
 )
 
 // TLS says how to speak to the server encrypted. The files are read anew for each connection, so that rotated ones are
@@ -51,7 +53,9 @@ func (t *TLS) Config(host string) (*tls.Config, error) {
 	return c, nil
 }
 
-// fileToken authenticates each request by the token that the file has then.
+// Token authenticates each request by the token that the file has then. It is sent over TLS only.
+func Token(file string) credentials.PerRPCCredentials { return fileToken(file) }
+
 type fileToken string
 
 func (f fileToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {

@@ -98,6 +98,9 @@ func preflightReport(ctx context.Context, cfg *config.Agent, quick bool, timeout
 			return nil, err
 		}
 	}
+	if cfg.Server.TokenFile != "" {
+		o.Token = reporter.Token(cfg.Server.TokenFile)
+	}
 	if cfg.HighAvailability.Enabled {
 		o.LeaseName, o.LeaseNamespace = cfg.HighAvailability.LeaseName, leaseNamespace(cfg)
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/credentials"
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/advisor"
@@ -112,6 +113,8 @@ type Options struct {
 	Servers []string
 	Service string
 	TLS     *tls.Config
+	// Token is sent with each request; nil for none. It needs TLS.
+	Token credentials.PerRPCCredentials
 	// ConnectTimeout and RequestTimeout limit the steps of the check; 0 means 5 s and 30 s.
 	ConnectTimeout, RequestTimeout time.Duration
 	// ClusterID may be empty: then nothing is asked about the cluster.

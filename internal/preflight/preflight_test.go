@@ -16,19 +16,25 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/protocol/trident"
+	"github.com/pseudo-agent/pseudo-agent/reporter"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -408,6 +414,13 @@ func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
+func wantToken(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if got := metadata.ValueFromIncomingContext(ctx, "authorization"); !slices.Equal(got, []string{"Bearer secret"}) {
+		return nil, status.Error(codes.Unauthenticated, "no token")
+	}
+	return handler(ctx, req)
+}
+
 func TestServers(t *testing.T) {
 	cert, pool := certificate(t)
 	empty, holding := &synchronizer{}, &synchronizer{version: 77}
@@ -416,12 +429,20 @@ func TestServers(t *testing.T) {
 	old := serve(t, func(s *grpc.Server) { trident.RegisterSynchronizerServer(s, tridentSynchronizer{}) })
 	other := serve(t, func(*grpc.Server) {})
 	secure := serve(t, func(s *grpc.Server) { agent.RegisterSynchronizerServer(s, empty) }, grpc.Creds(credentials.NewServerTLSFromCert(&cert)))
+	bound := serve(t, func(s *grpc.Server) { agent.RegisterSynchronizerServer(s, empty) },
+		grpc.Creds(credentials.NewServerTLSFromCert(&cert)), grpc.UnaryInterceptor(wantToken))
+	trusted := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: "server.example"}
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
 	for _, tt := range []struct {
 		name, address string
 		service       string
 		tls           *tls.Config
+		token         credentials.PerRPCCredentials
 		clusterID     string
 		verdict       Verdict
 		answers       string
@@ -437,15 +458,17 @@ func TestServers(t *testing.T) {
 		{name: "nothing listens", address: freeAddress(t), verdict: Problem, want: "nothing listens on that port"},
 		{name: "no such name", address: "no-such-host.invalid:30035", verdict: Problem, want: "does not resolve"},
 		{name: "no port", address: "127.0.0.1", verdict: Problem, want: "host:port"},
-		{name: "TLS", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: "server.example"}, verdict: OK, answers: "agent.Synchronizer"},
+		{name: "TLS", address: secure, tls: trusted, verdict: OK, answers: "agent.Synchronizer"},
 		{name: "TLS with an unknown CA", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, ServerName: "server.example"}, verdict: Problem, want: "server.tls.ca_file"},
 		{name: "TLS with another name", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, verdict: Problem, want: "server.tls.server_name"},
 		{name: "TLS with a server that has none", address: newAgent, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, verdict: Problem, want: "TLS"},
 		{name: "no TLS with a server that has", address: secure, verdict: Problem, want: "server.tls"},
+		{name: "token", address: bound, tls: trusted, token: reporter.Token(token), verdict: OK, answers: "agent.Synchronizer"},
+		{name: "no token", address: bound, tls: trusted, verdict: Problem, want: "server.token_file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := run(t, newStub(), Options{
-				Servers: []string{tt.address}, Service: tt.service, TLS: tt.tls, ClusterID: tt.clusterID,
+				Servers: []string{tt.address}, Service: tt.service, TLS: tt.tls, Token: tt.token, ClusterID: tt.clusterID,
 				ConnectTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second,
 			})
 			got := r.Servers[0]

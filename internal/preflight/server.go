@@ -58,6 +58,9 @@ func checkServer(ctx context.Context, o *Options, address string) Server {
 			return s
 		}
 		opts = []grpc.DialOption{grpc.WithNoProxy(), grpc.WithTransportCredentials(credentials.NewTLS(cfg))}
+		if o.Token != nil {
+			opts = append(opts, grpc.WithPerRPCCredentials(o.Token))
+		}
 	}
 	call(ctx, o, net.JoinHostPort(ip, port), opts, &s)
 	return s
@@ -211,7 +214,7 @@ func explainCall(err error, overTLS bool) (what, advice string) {
 			advice += "; a server that wants TLS looks like this too, see server.tls"
 		}
 	case codes.Unauthenticated, codes.PermissionDenied:
-		advice = "the server, or a proxy before it, asks for credentials: see server.tls.cert_file"
+		advice = "the server, or a proxy before it, asks for credentials: see server.tls.cert_file and server.token_file"
 	default:
 		advice = "see the server's log"
 	}
