@@ -208,7 +208,7 @@ type Verdict struct {
 // waited for again, unless the resource is optional and has failed for so long that reports go on without it.
 func (r *record) judge(now time.Time, behind bool, v *Verdict) {
 	failing := r.isFailing(now)
-	if behind && r.synced && !(failing && !r.required && now.Sub(r.failingSince) >= optionalErrorFor) {
+	if behind && r.synced && (!failing || r.required || now.Sub(r.failingSince) < optionalErrorFor) {
 		v.Complete = false
 		v.Waiting = append(v.Waiting, r.id)
 	}
