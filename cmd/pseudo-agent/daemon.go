@@ -45,19 +45,21 @@ type daemon struct {
 	election   *leader.Election // nil without high availability
 	reports    *operate.Pulse
 	lists      *operate.Pulse
-	started    time.Time
 
 	// watchWanted carries the server's wish to watch, in policy normal.
 	watchWanted chan bool
 	groupConfig chan string
+
+	applying sync.Mutex // one change of the selection at a time
 
 	mu       sync.Mutex // guards what follows
 	set      *informers.Set
 	local    config.KubernetesResources  // of the configuration in force
 	group    *config.KubernetesResources // of the agent group, with config_from_server
 	selected []resources.Selected
-	working  bool
-	grouped  bool // the agent group's configuration has been heard
+	watched  map[string]bool // ids that may have entries
+	working  time.Time       // when this replica began to work; zero: it stands by
+	grouped  bool            // the agent group's configuration has been heard
 	refused  *refusal
 	restart  []string // keys whose new values hold from the next start
 }
@@ -81,7 +83,7 @@ const (
 
 func newDaemon(cfg *config.Agent, log *slog.Logger, level *slog.LevelVar, registry *prometheus.Registry) (*daemon, error) {
 	d := &daemon{
-		cfg: cfg, log: log, level: level, registry: registry, started: time.Now(),
+		cfg: cfg, log: log, level: level, registry: registry,
 		local:       cfg.Inputs.Resources.Kubernetes,
 		watchWanted: make(chan bool, 1),
 		groupConfig: make(chan string, 1),
@@ -208,7 +210,7 @@ func (d *daemon) reporterOptions() reporter.Options {
 		HeartbeatInterval: c.Report.HeartbeatInterval, KeepaliveInterval: c.Report.KeepaliveInterval,
 		FullResyncInterval: c.Report.FullResyncInterval, ShutdownTimeout: c.Report.ShutdownTimeout,
 		Policy: reporter.Policy(c.WatchPolicy), ClaimWatcher: c.ClaimWatcher, RegisterAsAgent: c.RegisterAsAgent,
-		Revision: version, Beat: d.reports.Beat,
+		TLS: clientTLS(c.Server.TLS), Revision: version, Beat: d.reports.Beat,
 	}
 	if d.access != nil {
 		opts.Source = source{d}
@@ -216,9 +218,6 @@ func (d *daemon) reporterOptions() reporter.Options {
 	}
 	if auto, id := c.Server.ParseAgentID(); !auto {
 		opts.AgentID = &id
-	}
-	if t := c.Server.TLS; t.Enabled {
-		opts.TLS = &reporter.TLS{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName}
 	}
 	if opts.Policy == reporter.Normal {
 		opts.OnWatching = func(watch bool) { latest(d.watchWanted, watch) }
@@ -252,7 +251,7 @@ func (d *daemon) run(ctx context.Context) error {
 // work watches and reports. The reporter outlives the informers, so that it can send what they saw last.
 func (d *daemon) work(ctx context.Context) error {
 	d.mu.Lock()
-	d.working = true
+	d.working = time.Now()
 	d.mu.Unlock()
 	d.reports.Beat()
 	d.lists.Beat()
@@ -298,6 +297,7 @@ func (d *daemon) watch(ctx context.Context) error {
 					return err
 				}
 				stop = nil
+				d.forget()
 			}
 		}
 	}
@@ -314,7 +314,7 @@ func start(ctx context.Context, f func(context.Context) error) (stop func() erro
 	}
 }
 
-// runInformers watches until ctx ends. If the daemon itself goes on, what was watched is forgotten afterwards.
+// runInformers watches until ctx ends. What was watched stays, so that the reporter can send what was seen last.
 func (d *daemon) runInformers(ctx context.Context) error {
 	d.lists.Beat() // it may have stood still since the last time
 	registered := &scopedRegisterer{Registerer: d.registry}
@@ -327,21 +327,34 @@ func (d *daemon) runInformers(ctx context.Context) error {
 		PageSize: res.APIListPageSize, RelistInterval: res.APIListMaxInterval, Beat: d.lists.Beat,
 	})
 	d.set = set
+	d.watched = map[string]bool{informers.VersionID: true}
+	d.remember(d.selected)
 	d.mu.Unlock()
 	if err != nil {
 		return err //nolint:wrapcheck // it says what is wrong with the access
 	}
-	err = set.Run(ctx)
+	return set.Run(ctx) //nolint:wrapcheck // wrapped by the informers
+}
+
+// remember notes whose entries forget has to drop. d.mu is held.
+func (d *daemon) remember(selected []resources.Selected) {
+	if d.watched == nil {
+		return // nothing is watched
+	}
+	for _, sel := range selected {
+		d.watched[sel.ID] = true
+	}
+}
+
+// forget drops what informers that have ended leave behind, because others will watch before these do again.
+func (d *daemon) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.cfg.WatchPolicy == string(reporter.Normal) {
-		d.set = nil
-		for _, sel := range d.selected {
-			d.relations.Remove(sel.ID)
-		}
-		d.relations.Remove(informers.VersionID)
+	d.set = nil
+	for id := range d.watched {
+		d.relations.Remove(id)
 	}
-	return err //nolint:wrapcheck // wrapped by the informers
+	d.watched = nil
 }
 
 // resourcesInForce are those of the agent group if it has any, else those of the configuration. d.mu is held.
@@ -381,7 +394,7 @@ func (d *daemon) verdictLocked(now time.Time) (informers.Verdict, bool) {
 		return informers.Verdict{}, false
 	}
 	v := d.set.Verdict(now)
-	if d.cfg.ConfigFromServer && !d.grouped && now.Sub(d.started) < groupPatience {
+	if d.cfg.ConfigFromServer && !d.grouped && now.Sub(d.working) < groupPatience {
 		v.Complete = false
 		v.Waiting = append(v.Waiting, "the agent group's configuration")
 	}

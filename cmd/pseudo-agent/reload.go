@@ -55,21 +55,22 @@ func (d *daemon) followGroup(ctx context.Context) {
 			return
 		case yaml := <-d.groupConfig:
 			group, taken, err := config.AgentGroupResources(origin, []byte(yaml))
+			if err != nil {
+				d.refuse(origin, err)
+			} else {
+				for _, p := range taken {
+					d.log.Info("configuration from the agent group", "taken", p.String())
+				}
+				d.mu.Lock()
+				d.group = group
+				d.refused = nil
+				d.mu.Unlock()
+				d.applySelection(origin)
+			}
+			// Only now: until then what is listed may be another selection than the one to be reported.
 			d.mu.Lock()
 			d.grouped = true
 			d.mu.Unlock()
-			if err != nil {
-				d.refuse(origin, err)
-				continue
-			}
-			for _, p := range taken {
-				d.log.Info("configuration from the agent group", "taken", p.String())
-			}
-			d.mu.Lock()
-			d.group = group
-			d.refused = nil
-			d.mu.Unlock()
-			d.applySelection(origin)
 		}
 	}
 }
@@ -83,6 +84,8 @@ func (d *daemon) refuse(source string, err error) {
 
 // applySelection makes the informers watch what the configuration in force selects.
 func (d *daemon) applySelection(source string) {
+	d.applying.Lock()
+	defer d.applying.Unlock()
 	d.mu.Lock()
 	res := d.resourcesInForce()
 	selected, err := resources.Select(res.APIResources, res.KubernetesNamespace)
@@ -93,6 +96,7 @@ func (d *daemon) applySelection(source string) {
 	}
 	before := d.selected
 	d.selected = selected
+	d.remember(selected)
 	set := d.set
 	d.mu.Unlock()
 	for _, line := range selectionChanges(before, selected) {

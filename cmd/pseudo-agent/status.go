@@ -20,7 +20,7 @@ const reportedRecently = 3
 func (d *daemon) standsBy() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return !d.working
+	return d.working.IsZero()
 }
 
 // mayIdle tells whether not to watch is as it should be: by policy, or because the server does not wish it.
