@@ -167,12 +167,41 @@ func churn(t *testing.T, loader *sample.Loader, obj *unstructured.Unstructured) 
 	return stop
 }
 
+// neverPartial looks at the server all the time until the returned function is called. The number of objects, which the
+// churn does not change, must stay what it is.
+func (p *pair) neverPartial() (stop func()) {
+	p.t.Helper()
+	ctx, cancel := context.WithCancel(p.ctx)
+	before, err := p.server.Cluster(ctx, p.clusterID)
+	p.must(err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if info, err := p.server.Cluster(ctx, p.clusterID); err == nil && info.Objects != before.Objects {
+				p.t.Errorf("version %d has %d objects, want %d as before", info.Version, info.Objects, before.Objects)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+	})
+	p.t.Cleanup(stop)
+	return stop
+}
+
 func TestStandbyFollowsAKilledLeader(t *testing.T) {
 	p, l, replicas := newReplicas(t, nil)
 	loader, objs := load(t, nil)
 	p.elect(l, replicas)
 	first, second := replicas[0], replicas[1]
 	stop := churn(t, loader, pick(t, objs, "Pod", "web-6d5f8b9c4-x7k2p"))
+	looked := p.neverPartial()
 
 	p.agent = second.Daemon
 	first.Kill()
@@ -196,6 +225,7 @@ func TestStandbyFollowsAKilledLeader(t *testing.T) {
 	p.eventually(takeover, "the restarted replica leads", func() error { return first.leads(p.ctx) })
 	patch(t, loader, pick(t, objs, "Pod", "web-6d5f8b9c4-x7k2p"), labelled("e2e.example.com/turn", "last"))
 	p.synced(time.Minute)
+	looked()
 	if got, want := l.turns(), []string{"first", "second", "first"}; !slices.Equal(got, want) {
 		t.Errorf("requests came from %v in turn, want %v", got, want)
 	}
@@ -208,6 +238,7 @@ func TestFrozenLeaderEndsAndWhatItHadInFlightIsCorrected(t *testing.T) {
 	first, second := replicas[0], replicas[1]
 	pod := pick(t, objs, "Pod", "web-6d5f8b9c4-x7k2p")
 	stop := churn(t, loader, pod)
+	looked := p.neverPartial()
 
 	// A report leaves the leader, but the network keeps it, and the leader freezes.
 	caught := first.relay.catch()
@@ -240,6 +271,7 @@ func TestFrozenLeaderEndsAndWhatItHadInFlightIsCorrected(t *testing.T) {
 	first.signal(t, syscall.SIGCONT)
 	p.ended(first, "the leader's lease was lost")
 	p.synced(time.Minute)
+	looked()
 	if got := l.count("first"); got != begun {
 		t.Errorf("the thawed leader began %d requests, want none", got-begun)
 	}
