@@ -4,8 +4,10 @@
 const el = (tag, attrs, ...children) => {
   const e = document.createElement(tag);
   for (const [k, v] of Object.entries(attrs || {})) {
-    if (v === undefined || v === null || v === false) continue;
-    if (k === "class") e.className = v;
+    if (v === undefined || v === null) continue;
+    if (k.startsWith("aria-")) e.setAttribute(k, String(v));
+    else if (v === false) continue;
+    else if (k === "class") e.className = v;
     else if (k.startsWith("on")) e.addEventListener(k.slice(2), v);
     else e.setAttribute(k, v === true ? "" : String(v));
   }
@@ -14,6 +16,7 @@ const el = (tag, attrs, ...children) => {
 };
 const byId = (id) => document.getElementById(id);
 const main = byId("main");
+const show = (...children) => main.replaceChildren(...children.flat().filter((c) => c));
 const enc = encodeURIComponent;
 const number = (n) => Number(n).toLocaleString("en");
 
@@ -91,13 +94,13 @@ function route() {
   run((signal) => (views[tab] || showTree)(id, signal));
 }
 
-async function run(show) {
+async function run(render) {
   const signal = view.signal;
-  main.replaceChildren(el("p", { class: "quiet" }, "Loading …"));
+  show(el("p", { class: "quiet" }, "Loading …"));
   try {
-    await show(signal);
+    await render(signal);
   } catch (err) {
-    if (!signal.aborted) main.replaceChildren(failure(err));
+    if (!signal.aborted) show(failure(err));
   }
 }
 
@@ -114,11 +117,11 @@ async function showClusters(signal) {
         el("a", { href: "#/c/" + enc(c.id) + "/tree" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
         (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? "a report was refused that would remove " + number(c.suspicion.removed) + " objects" : c.error_msg,
       ]);
-      main.replaceChildren(el("h2", {}, "Clusters"), rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
+      show(el("h2", {}, "Clusters"), rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
         : el("p", {}, "No cluster has reported yet."));
     } catch (err) {
       if (signal.aborted) return;
-      main.replaceChildren(failure(err));
+      show(failure(err));
       if (err.status === 401 || err.status === 403) return;
     }
     await pause(5000, signal);
@@ -221,7 +224,7 @@ async function showTree(id, signal) {
         "aria-setsize": rows.length, "aria-posinset": i + 1,
         onclick: () => { selected = i; tree.focus(); act(r); },
       }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name" }, r.name),
-      r.state ? el("span", { class: tone(r.state) }, r.state) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far" }, r.far) : null);
+      r.state ? el("span", { class: "state " + tone(r.state) }, r.state) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far" }, r.far) : null);
       e.style.top = i * rowHeight + "px";
       shown.push(e);
     }
@@ -300,7 +303,7 @@ async function showTree(id, signal) {
   });
 
   await load();
-  main.replaceChildren(el("h2", {}, "What deepflow-server would have of " + id), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
+  show(el("h2", {}, "What deepflow-server would have of " + id), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
   layout();
   onChange = () => load().catch((err) => { if (!signal.aborted) note.textContent = err.message; });
 }
@@ -340,7 +343,7 @@ async function showDropped(id, signal) {
       el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, r.scope), " ", el("b", {}, r.reason), " – " + r.sentence),
       el("p", {}, "What to do: " + r.advice), body, more);
   };
-  main.replaceChildren(el("h2", {}, "What deepflow-server would drop"),
+  show(el("h2", {}, "What deepflow-server would drop"),
     ...(reasons.length ? reasons.map(group) : [el("p", { class: "good" }, "Nothing.")]));
   onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showDropped(id, signal).catch(() => {}); };
 }
@@ -349,7 +352,7 @@ async function showWatcher(id, signal) {
   while (!signal.aborted) {
     try {
       const w = await get("/watchers/" + enc(id), signal);
-      main.replaceChildren(el("h2", {}, "Who watches"),
+      show(el("h2", {}, "Who watches"),
         el("p", { class: "card" }, el("b", {}, w.state), w.holder ? " – " + w.holder.name + " (" + w.holder.class + "), since " + new Date(w.holder.since).toLocaleString() + ", for " + span(w.holder.expires_in_seconds) + " more unless it Syncs" : "", w.reason ? " – " + w.reason : ""),
         w.unfulfilled ? el("p", { class: "warn" }, "No agent fulfils a designation; the usual ranking decides.") : null,
         table("Candidates", ["Rank", "Agent", "Class", "State", "Reason", "~Last answer", "~Seen"], w.candidates.map((a) => [
@@ -358,7 +361,7 @@ async function showWatcher(id, signal) {
         w.designations.length ? table("Designations", ["Whom", "Source", "Fulfilled by"], w.designations.map((d) => [d.workload || d.agent_group || d.host_pattern || d.agent, d.source, d.fulfilled_by])) : null);
     } catch (err) {
       if (signal.aborted) return;
-      main.replaceChildren(el("h2", {}, "Who watches"), err.status === 404 ? el("p", {}, err.message) : failure(err));
+      show(el("h2", {}, "Who watches"), err.status === 404 ? el("p", {}, err.message) : failure(err));
       if (err.status === 401) return;
     }
     await pause(5000, signal);
@@ -367,7 +370,7 @@ async function showWatcher(id, signal) {
 
 // lines compares two texts line by line by their longest common subsequence.
 function lines(before, after) {
-  let a = before.split("\n"), b = after.split("\n");
+  let a = before ? before.split("\n") : [], b = after ? after.split("\n") : [];
   const out = [];
   let head = 0;
   while (head < a.length && head < b.length && a[head] === b[head]) head++;
@@ -432,12 +435,12 @@ async function showVersions(id, signal) {
     return el("li", {}, el("details", { ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
       el("summary", {}, when(v.received_at), " version " + v.version + ", " + number(v.objects) + " objects: ", counts(v)), body, more));
   };
-  main.replaceChildren(el("h2", {}, "Versions"), el("ol", { class: "time" }, versions.map(item).reverse()));
+  show(el("h2", {}, "Versions"), el("ol", { class: "time" }, versions.map(item).reverse()));
   onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showVersions(id, signal).catch(() => {}); };
 }
 
 async function showLive(id, signal) {
-  const draw = () => main.replaceChildren(el("h2", {}, "Changes since you opened this cluster"),
+  const draw = () => show(el("h2", {}, "Changes since you opened this cluster"),
     stream.events.length ? null : el("p", { class: "quiet" }, "Waiting for the next version …"),
     el("ol", { class: "time" }, stream.events.map((v) => el("li", {}, el("p", {}, when(v.received_at), " version " + v.version + ": ", counts(v)),
       changeList(id, v.before, v.version, v.objects, signal), v.truncated ? el("p", { class: "quiet" }, "There are more: see Versions.") : null))));
@@ -447,13 +450,13 @@ async function showLive(id, signal) {
 
 async function showServices(id, signal) {
   const list = await all("/clusters/" + enc(id) + "/inventory/services", signal);
-  main.replaceChildren(el("h2", {}, "Services"), table("Services", ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], list.slice(0, 5000).map((s) => [
+  show(el("h2", {}, "Services"), table("Services", ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], list.slice(0, 5000).map((s) => [
     s.namespace, s.name, s.type, s.cluster_ip, s.ports.map((p) => p.port + "→" + p.target_port + "/" + p.protocol).join(", "), s.workloads.join(", "), s.ingress])));
 }
 
 async function showNodes(id, signal) {
   const list = await all("/clusters/" + enc(id) + "/inventory/nodes", signal);
-  main.replaceChildren(el("h2", {}, "Nodes"), table("Nodes", ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], list.map((n) => [
+  show(el("h2", {}, "Nodes"), table("Nodes", ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], list.map((n) => [
     n.name, el("span", { class: tone(n.state) }, n.state), n.role, n.address, n.pod_cidr, n.cpus, number(n.memory_mib), number(n.pods)])));
 }
 

@@ -1,0 +1,358 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/zlib"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
+)
+
+// browser is a headless Chromium with one tab.
+type browser struct {
+	t   *testing.T
+	ctx context.Context //nolint:containedctx // chromedp's tab is a context
+
+	mu     sync.Mutex
+	errors []string
+}
+
+// openBrowser starts Debian's Chromium, or skips the test where there is none.
+func openBrowser(t *testing.T) *browser {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("there is no chromium (Debian: apt-get install chromium)")
+	}
+	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU)
+	alloc, endAlloc := chromedp.NewExecAllocator(t.Context(), opts...)
+	ctx, endTab := chromedp.NewContext(alloc)
+	ctx, endTime := context.WithTimeout(ctx, 5*time.Minute)
+	b := &browser{t: t, ctx: ctx}
+	t.Cleanup(func() {
+		endTime()
+		endTab()
+		endAlloc()
+	})
+	chromedp.ListenTarget(ctx, func(event any) {
+		switch e := event.(type) {
+		case *runtime.EventExceptionThrown:
+			b.failed("exception: " + e.ExceptionDetails.Error())
+		case *log.EventEntryAdded:
+			if e.Entry.Level == log.LevelError {
+				b.failed("log: " + e.Entry.Text + " " + e.Entry.URL)
+			}
+		case *runtime.EventConsoleAPICalled:
+			if e.Type == runtime.APITypeError {
+				b.failed(fmt.Sprintf("console: %v", e.Args))
+			}
+		}
+	})
+	return b
+}
+
+func (b *browser) failed(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.errors = append(b.errors, what)
+}
+
+// do runs actions.
+func (b *browser) do(what string, actions ...chromedp.Action) {
+	b.t.Helper()
+	if err := chromedp.Run(b.ctx, actions...); err != nil {
+		b.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// until waits until an expression of JavaScript is true.
+func (b *browser) until(what, expression string) {
+	b.t.Helper()
+	// Chromedp's own waiting needs eval, which the page's policy forbids.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		var held bool
+		err := chromedp.Run(b.ctx, chromedp.Evaluate("!!("+expression+")", &held))
+		if held {
+			return
+		}
+		if time.Now().After(deadline) || b.ctx.Err() != nil {
+			var text string
+			_ = chromedp.Run(b.ctx, chromedp.Evaluate("document.body.innerText", &text))
+			b.t.Fatalf("%s: %v; the page shows\n%s", what, err, text)
+		}
+	}
+}
+
+// screenshot writes docs/img/NAME.png if $E2E_SCREENSHOTS is set.
+func (b *browser) screenshot(name string, width, height int64, scheme string) {
+	b.t.Helper()
+	var picture []byte
+	b.do("screenshot "+name,
+		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
+		chromedp.EmulateViewport(width, height), chromedp.Sleep(200*time.Millisecond), chromedp.CaptureScreenshot(&picture))
+	if os.Getenv("E2E_SCREENSHOTS") == "" {
+		return
+	}
+	root, err := harness.Root()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	dir := filepath.Join(root, "docs", "img")
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // of the repository
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644); err != nil { //nolint:gosec // of the repository
+		b.t.Fatal(err)
+	}
+}
+
+// quiet fails the test if the console has errors.
+func (b *browser) quiet() {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.errors {
+		b.t.Errorf("the console has an error: %s", e)
+	}
+}
+
+// hostile would run if any string of it became markup.
+const hostile = `"><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>`
+
+// TestPage clicks through the page with a live cluster, and sees a change arrive.
+func TestPage(t *testing.T) {
+	b := openBrowser(t)
+	p := newPair(t, options{agent: harness.Settings{"projection.annotation_limit": 1000}})
+	load(t, nil)
+	p.start()
+	p.synced(time.Minute)
+	tree := "#/c/" + p.clusterID + "/"
+
+	b.do("open the page", chromedp.Navigate(p.server.HTTP+"/"))
+	b.until("the list of clusters", `document.querySelector('main td a')?.textContent === "d-e2e"`)
+	b.screenshot("clusters", 1100, 420, "light")
+	b.do("click the cluster", chromedp.Click("main td a", chromedp.ByQuery))
+	b.until("the tree", `document.querySelectorAll('[role=treeitem]').length > 0`)
+	b.do("open the first namespace by the keyboard", chromedp.Focus("[role=tree]", chromedp.ByQuery), chromedp.KeyEvent(kb.End), chromedp.KeyEvent(kb.Home))
+	b.until("the first row selected and closed", `document.querySelector('[role=treeitem][aria-selected=true][aria-expanded=false]')?.id === "row-0"`)
+	b.do("open everything", chromedp.Click(`//button[text()="Open all"]`, chromedp.BySearch))
+	b.until("Pods in the tree", `document.querySelectorAll('[role=treeitem][aria-level="3"]').length > 0`)
+	for _, s := range []struct {
+		name          string
+		width, height int64
+		scheme        string
+	}{{"tree-light", 1100, 720, "light"}, {"tree-dark", 1100, 720, "dark"}, {"tree-phone-light", 390, 780, "light"}, {"tree-phone-dark", 390, 780, "dark"}} {
+		b.screenshot(s.name, s.width, s.height, s.scheme)
+	}
+	var wide bool
+	b.do("measure", chromedp.Evaluate(`document.documentElement.scrollWidth > innerWidth`, &wide))
+	if wide {
+		t.Error("the page is wider than the screen of a phone")
+	}
+	b.do("back to a desktop", chromedp.EmulateViewport(1100, 720))
+
+	var pod string
+	b.do("name of a Pod", chromedp.Text(`[role=treeitem][aria-level="3"] .name`, &pod, chromedp.ByQuery))
+	b.do("search it", chromedp.SendKeys("input[type=search]", pod, chromedp.ByQuery))
+	b.until("the Pod is found", fmt.Sprintf(`[...document.querySelectorAll('[role=treeitem][aria-level="3"] .name')].some((e) => e.textContent === %q) && document.body.textContent.includes("contain it")`, pod))
+	b.do("look at the Pod", chromedp.Click(`[role=treeitem][aria-level="3"]`, chromedp.ByQuery))
+	b.until("the Pod's JSON", fmt.Sprintf(`document.querySelector('dialog[open] pre')?.textContent.includes('"name": "%s"')`, pod))
+	b.do("close it", chromedp.KeyEvent(kb.Escape))
+
+	b.do("live changes", chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+"changes"), nil))
+	b.until("the stream", `document.getElementById("live").textContent.startsWith("live")`)
+	services := cluster.Client.CoreV1().Services(metav1.NamespaceDefault)
+	_, err := services.Create(p.ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "arrives-live", Annotations: map[string]string{"note": hostile}},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "none"}, Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{})
+	p.must(err)
+	t.Cleanup(func() { _ = services.Delete(context.Background(), "arrives-live", metav1.DeleteOptions{}) })
+	b.until("the change arrives", `document.querySelector("main").textContent.includes("arrives-live")`)
+	b.do("open the change", chromedp.Evaluate(`[...document.querySelectorAll("main details")].find((d) => d.textContent.includes("arrives-live")).open = true`, nil))
+	b.until("its content", `document.querySelector("main pre.diff")?.textContent.includes("arrives-live")`)
+	b.until("nothing else", `![...document.querySelector("main").childNodes].some((n) => n.nodeType === Node.TEXT_NODE)`)
+	b.screenshot("live", 1100, 720, "light")
+
+	for tab, want := range map[string]string{"dropped": "Service", "watcher": "Candidates", "versions": "oldest that can be read", "services": "Namespace", "nodes": "InternalIP"} {
+		b.do("view "+tab, chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+tab), nil))
+		switch tab {
+		case "watcher":
+			b.until(tab, `document.querySelector('table[aria-label=Candidates] td') !== null`)
+		case "nodes":
+			b.until(tab, `document.querySelector('table[aria-label=Nodes] td') !== null`)
+		case "dropped":
+			b.until(tab, `document.querySelector("main details") !== null`)
+			b.do("open a reason", chromedp.Click("main details summary", chromedp.ByQuery))
+			b.until("dropped objects", `document.querySelector("main details[open] td") !== null`)
+			b.screenshot("dropped", 1100, 720, "light")
+		default:
+			b.until(tab, fmt.Sprintf(`document.querySelector("main").textContent.includes(%q)`, want))
+		}
+	}
+	var hacked bool
+	b.do("look for injected code", chromedp.Evaluate(`window.hacked !== undefined`, &hacked))
+	if hacked {
+		t.Error("a string of the cluster became code")
+	}
+	b.do("the agent's status page", chromedp.Navigate(p.agent.HTTP+"/status?format=html"))
+	b.until("its parts", `document.querySelectorAll("section table").length > 1`)
+	b.screenshot("agent-status-light", 1100, 900, "light")
+	b.screenshot("agent-status-dark", 1100, 900, "dark")
+	b.quiet()
+}
+
+// TestHostilePage reports strings that try to become markup, past every check that an apiserver would make.
+func TestHostilePage(t *testing.T) {
+	b := openBrowser(t)
+	s := startServer(t)
+	reportObjects(t, s, "d-hostile", 1, hostile, workloads(3, hostile))
+	reportObjects(t, s, "d-hostile", 2, hostile, workloads(4, hostile))
+	b.do("open the page", chromedp.Navigate(s.HTTP+"/"))
+	b.until("the error message as text", `document.querySelector("main").textContent.includes("<script>window.hacked=1</script>")`)
+	for _, tab := range []string{"tree", "dropped", "versions", "services", "nodes", "changes"} {
+		b.do("view "+tab, chromedp.Evaluate(fmt.Sprintf(`location.hash="#/c/d-hostile/%s"`, tab), nil))
+		b.until(tab, `document.querySelector("main h2") !== null`)
+		if tab == "tree" {
+			b.do("open everything", chromedp.Click(`//button[text()="Open all"]`, chromedp.BySearch))
+			b.until("names as text", `[...document.querySelectorAll("[role=treeitem]")].some((e) => e.textContent.includes("<img src=x"))`)
+		}
+		b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(300*time.Millisecond))
+	}
+	var hacked bool
+	b.do("look for injected code", chromedp.Evaluate(`window.hacked !== undefined || document.querySelector("main img, main script") !== null`, &hacked))
+	if hacked {
+		t.Error("a string of the cluster became markup")
+	}
+	b.quiet()
+}
+
+// TestLargePage opens a cluster of 100,000 Pods and scrolls through all of them.
+func TestLargePage(t *testing.T) {
+	const pods = 100000
+	b := openBrowser(t)
+	s := startServer(t)
+	reportObjects(t, s, "d-large", 1, "", workloads(pods, ""))
+	b.do("open the page", chromedp.Navigate(s.HTTP+"/"))
+	b.until("the list of clusters", `document.querySelector('main td a') !== null`)
+	// The inventory is worked out once after the report; that is not the page's time.
+	for range 60 {
+		if _, err := s.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if ready, err := s.Metric(t.Context(), "pseudo_server_inventory_update_seconds_count"); err == nil && ready > 0 {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	b.do("click the cluster", chromedp.Evaluate(`performance.mark("click")`, nil), chromedp.Click("main td a", chromedp.ByQuery))
+	b.until("the tree", `document.querySelectorAll('[role=treeitem]').length > 0`)
+	var first, whole, frame, heap float64
+	b.do("first screen", chromedp.Evaluate(`performance.measure("first", "click").duration`, &first))
+	b.do("open everything", chromedp.Evaluate(`performance.mark("all")`, nil), chromedp.Click(`//button[text()="Open all"]`, chromedp.BySearch))
+	b.until("all rows", fmt.Sprintf(`document.querySelector("[role=tree] .space").offsetHeight > %d`, pods*28))
+	b.do("all rows", chromedp.Evaluate(`performance.measure("all", "all").duration`, &whole))
+	b.do("scroll", chromedp.Evaluate(`(async () => {
+		const tree = document.querySelector("[role=tree]");
+		let worst = 0;
+		for (let i = 1; i <= 60; i++) {
+			const begun = performance.now();
+			tree.scrollTop = tree.scrollHeight * i / 60;
+			await new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
+			worst = Math.max(worst, performance.now() - begun);
+		}
+		return worst;
+	})()`, &frame, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	b.do("memory", chromedp.Evaluate(`performance.memory.usedJSHeapSize / 1048576`, &heap))
+	var rows int
+	b.do("rows", chromedp.Evaluate(`document.querySelectorAll('[role=treeitem]').length`, &rows))
+	t.Logf("100,000 Pods: first screen %.0f ms after the click, all rows read after %.0f ms, slowest of 60 scrolls %.0f ms, heap of the tab %.0f MiB, %d rows exist",
+		first, whole, frame, heap, rows)
+	if rows == 0 || rows > 200 {
+		t.Errorf("got %d rows as elements, want only those on the screen", rows)
+	}
+	b.quiet()
+}
+
+// startServer runs a pseudo-server without an agent.
+func startServer(t *testing.T) *harness.Server {
+	t.Helper()
+	s, err := harness.NewServer(bins, t.TempDir(), "pseudo-server", harness.Settings{"store.type": "memory"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// workloads are the entries of a cluster of n Pods, 100 to a Deployment, 20 of these to a namespace; suffix is appended
+// to what a cluster can choose.
+func workloads(n int, suffix string) []*agent.KubernetesAPIInfo {
+	list := []*agent.KubernetesAPIInfo{
+		entry("*version.Info", `{"gitVersion":"v1.36.0"}`),
+		entry("*v1.Node", fmt.Sprintf(`{"metadata":{"uid":"n","name":%q},"status":{"addresses":[{"type":"InternalIP","address":"10.255.0.1"}]}}`, "node"+suffix)),
+	}
+	for i := range n {
+		group := i / 100
+		ns, name := fmt.Sprintf("team-%02d", group/20)+suffix, fmt.Sprintf("app-%04d", group)+suffix
+		if i%2000 == 0 {
+			list = append(list, entry("*v1.Namespace", fmt.Sprintf(`{"metadata":{"uid":"ns%d","name":%q}}`, group/20, ns)))
+		}
+		if i%100 == 0 {
+			list = append(list, entry("*v1.StatefulSet", fmt.Sprintf(
+				`{"metadata":{"uid":"w%d","name":%q,"namespace":%q,"labels":{"app":%q}},"spec":{"replicas":100,"template":{"metadata":{"labels":{"app":%q}}}}}`, group, name, ns, name, name)))
+		}
+		list = append(list, entry("*v1.Pod", fmt.Sprintf(
+			`{"metadata":{"uid":"p%d","name":%q,"namespace":%q,"labels":{"app":%q},"annotations":{"note":%q},"ownerReferences":[{"kind":"StatefulSet","name":%q,"uid":"w%d"}]},"status":{"hostIP":"10.255.0.1","podIP":"10.%d.%d.%d","conditions":[{"type":"Ready","status":"True"}]}}`,
+			i, fmt.Sprintf("app-%04d-%02d", group, i%100)+suffix, ns, name, suffix, name, group, i/62500, i/250%250, i%250)))
+	}
+	return append(list, entry("*v1.Pod", fmt.Sprintf(`{"metadata":{"uid":"lost","name":%q,"namespace":%q}}`, "lost"+suffix, "team-00"+suffix)))
+}
+
+func entry(wireType, text string) *agent.KubernetesAPIInfo {
+	var b bytes.Buffer
+	w, _ := zlib.NewWriterLevel(&b, 1)
+	_, _ = w.Write([]byte(strings.ReplaceAll(text, `\x`, `\u00`)))
+	_ = w.Close()
+	return &agent.KubernetesAPIInfo{Type: proto.String(wireType), CompressedInfo: b.Bytes()}
+}
+
+func reportObjects(t *testing.T, s *harness.Server, id string, version uint64, errorMsg string, entries []*agent.KubernetesAPIInfo) {
+	t.Helper()
+	conn, err := grpc.NewClient(s.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(t.Context(), &agent.KubernetesAPISyncRequest{
+		ClusterId: proto.String(id), Version: proto.Uint64(version), AgentId: proto.Uint32(1), SourceIp: proto.String("10.0.0.1" + errorMsg),
+		ErrorMsg: proto.String(errorMsg), Entries: entries,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
