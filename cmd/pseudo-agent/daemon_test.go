@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -104,5 +105,20 @@ func TestGroupPatience(t *testing.T) {
 	d.mu.Unlock()
 	if v, _ := d.verdict(d.working); slices.Contains(v.Waiting, waited) {
 		t.Errorf("got %v, want no more waiting for what has been heard", v.Waiting)
+	}
+}
+
+// TestRefusals: a good configuration of one source says nothing about a bad one of another.
+func TestRefusals(t *testing.T) {
+	d := newTestDaemon(t, func(*config.Agent) {})
+	d.refuse("the agent group's configuration", errors.New("bad"))
+	d.reload(&config.Loaded[config.Agent]{Config: *d.cfg}, nil)
+	if got := d.configurationProblems(); len(got) != 1 {
+		t.Errorf("after a good file: got %v, want the agent group's problem", got)
+	}
+	d.reload(nil, errors.New("worse"))
+	d.reload(&config.Loaded[config.Agent]{Config: *d.cfg}, nil)
+	if got := d.configurationProblems(); len(got) != 0 {
+		t.Errorf("after a bad and a good file: got %v, want none", got)
 	}
 }

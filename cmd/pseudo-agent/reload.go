@@ -25,8 +25,9 @@ func (d *daemon) selection() selection {
 // reload takes over a changed configuration file: what can change while running at once, everything else is named and
 // holds from the next start. A file that is wrong changes nothing.
 func (d *daemon) reload(loaded *config.Loaded[config.Agent], err error) {
+	const file = "the configuration file"
 	if err != nil {
-		d.refuse("the configuration file", err)
+		d.refuse(file, err)
 		return
 	}
 	changes := config.AgentChanges(d.cfg, &loaded.Config)
@@ -35,15 +36,15 @@ func (d *daemon) reload(loaded *config.Loaded[config.Agent], err error) {
 		d.log.Info("configuration changed", "change", c.String(), "from_next_start", !c.Live)
 	}
 	if err := logging.SetLevel(d.level, loaded.Config.Log.Level); err != nil {
-		d.refuse("the configuration file", err)
+		d.refuse(file, err)
 		return
 	}
 	d.mu.Lock()
-	d.refused = nil
+	d.accepted(file)
 	d.restart = restart
 	d.local = loaded.Config.Inputs.Resources.Kubernetes
 	d.mu.Unlock()
-	d.applySelection("the configuration file")
+	d.applySelection(file)
 }
 
 // followGroup takes over the agent group's configuration whenever the server sends another one.
@@ -63,7 +64,7 @@ func (d *daemon) followGroup(ctx context.Context) {
 				}
 				d.mu.Lock()
 				d.group = group
-				d.refused = nil
+				d.accepted(origin)
 				d.mu.Unlock()
 				d.applySelection(origin)
 			}
@@ -72,6 +73,13 @@ func (d *daemon) followGroup(ctx context.Context) {
 			d.grouped = true
 			d.mu.Unlock()
 		}
+	}
+}
+
+// accepted ends the refusal of an earlier configuration from the same source; that of another stands. d.mu is held.
+func (d *daemon) accepted(source string) {
+	if d.refused != nil && d.refused.source == source {
+		d.refused = nil
 	}
 }
 
@@ -87,7 +95,7 @@ func (d *daemon) applySelection(source string) {
 	d.applying.Lock()
 	defer d.applying.Unlock()
 	d.mu.Lock()
-	res := d.resourcesInForce()
+	res := *d.resourcesInForce()
 	selected, err := resources.Select(res.APIResources, res.KubernetesNamespace)
 	if err != nil {
 		d.mu.Unlock()
