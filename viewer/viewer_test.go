@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// serverTimeout is the limit of the HTTP server for a request, which streams must outlive.
+const serverTimeout = 500 * time.Millisecond
+
 // rig is a viewer over a store in memory, with the API in front.
 type rig struct {
 	store *store.Store
@@ -48,7 +51,9 @@ func newRig(t *testing.T) *rig {
 	}
 	view := viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Poll: 10 * time.Millisecond, MaxStreams: 2})
 	recv := receiver.New(receiver.Options{Store: kept, Logger: log, Access: receiver.Access{Anonymous: receiver.RoleAdminister}})
-	api := httptest.NewServer(recv.API(view.Routes()...))
+	api := httptest.NewUnstartedServer(recv.API(view.Routes()...))
+	api.Config.ReadTimeout, api.Config.WriteTimeout = serverTimeout, serverTimeout
+	api.Start()
 	done := make(chan error, 1)
 	go func() { done <- view.Run(ctx) }()
 	t.Cleanup(func() {
@@ -239,6 +244,7 @@ func TestStream(t *testing.T) {
 	if e.Version != 20 || e.Before != 10 || e.Added != 1 || len(e.Objects) != 1 || e.Objects[0].Name != "a" {
 		t.Errorf("got %+v, want Pod a added by version 20", e)
 	}
+	time.Sleep(serverTimeout + serverTimeout/5)
 	r.save(t, "d-one", 30, base()...)
 	e = viewer.VersionEvent{}
 	events.next(t, "version", &e)

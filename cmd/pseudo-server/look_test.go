@@ -270,3 +270,50 @@ func TestTable(t *testing.T) {
 		t.Errorf("got %q for a file, want it uncut and without colours", plain)
 	}
 }
+
+// TestPluginsSurvive restarts the daemon: the plugin is there, and the inventory is worked out with it.
+func TestPluginsSurvive(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Access.Anonymous = "administer"
+	none := func(ctx context.Context) { <-ctx.Done() }
+	image := filepath.Join(t.TempDir(), "games.lua")
+	script := `function GetWorkloadTypeAndName(m) if string.find(m, "GameServerSet") then return "StatefulSet", "game" end return "", "" end`
+	if err := os.WriteFile(image, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, _, stop := start(t, cfg, none)
+	line := log.wait(t, "pseudo-server runs")
+	send(t, text(line["grpc"]), demoVersion, demo...)
+	if _, _, err := command(t, "plugin", "create", "--type", "lua", "--image", image, "--name", "games", "--server", "http://"+text(line["http"])); err != nil {
+		t.Error(err)
+	}
+	stop()
+	log, _, stop = start(t, cfg, none)
+	defer stop()
+	line = log.wait(t, "pseudo-server runs")
+	out, _, err := command(t, "inventory", "d-demo", "pods", "-o", "name", "--server", "http://"+text(line["http"]))
+	if want := "shop/cart-1-a\nshop/game-0\n"; err != nil || out != want {
+		t.Errorf("got %q, %v after a restart, want %q", out, err, want)
+	}
+}
+
+// TestCompletion completes clusters and kinds from a running server.
+func TestCompletion(t *testing.T) {
+	_, api := demoServer(t)
+	for line, want := range map[string]string{
+		"objects --server " + api + " ":               "d-demo\n",
+		"inventory --server " + api + " d-demo ":      "configmaps\ningresses\n",
+		"clusters -o ":                                "table\njson\nyaml\nname\n",
+		"plugin test --server " + api + " --cluster ": "d-demo\n",
+	} {
+		out, _, err := command(t, append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		if err != nil || !strings.HasPrefix(out, want) {
+			t.Errorf("%s: got %q, %v, want %q first", line, out, err, want)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out, _, err := command(t, "completion", shell); err != nil || len(out) < 100 {
+			t.Errorf("completion %s: got %d bytes, %v", shell, len(out), err)
+		}
+	}
+}
