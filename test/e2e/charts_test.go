@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -314,7 +315,13 @@ func TestChartPermissionsAreThePrintedOnes(t *testing.T) {
 	}
 	t.Run("random", func(t *testing.T) {
 		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
+		if text := os.Getenv("PSEUDO_TEST_SEED"); text != "" {
+			var err error
+			if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+				t.Fatalf("PSEUDO_TEST_SEED: %v", err)
+			}
+		}
+		t.Logf("PSEUDO_TEST_SEED=%d", seed)
 		random := rand.New(rand.NewPCG(seed, 0))
 		for range 20 {
 			values := randomSelection(t, random)
