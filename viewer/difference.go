@@ -78,7 +78,7 @@ func Compare(before, after []*store.Entry) []Difference {
 func joinRenamed(list []Difference, gone map[store.Key]int) []Difference {
 	for i := range list {
 		d := &list[i]
-		if d.Before != nil {
+		if d.Before != nil || d.After == nil {
 			continue
 		}
 		if at, ok := gone[d.After.Key]; ok {
