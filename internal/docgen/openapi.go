@@ -324,9 +324,10 @@ func operation(route receiver.Route, s schemas, failure map[string]any) (map[str
 
 // operationID is a name for the code of clients: getClustersClusterObjects.
 func operationID(route receiver.Route) string {
-	id := strings.ToLower(route.Method)
+	var id strings.Builder
+	id.WriteString(strings.ToLower(route.Method))
 	for part := range strings.FieldsFuncSeq(route.Path, func(r rune) bool { return strings.ContainsRune("/{}-", r) }) {
-		id += title(part)
+		id.WriteString(title(part))
 	}
-	return id
+	return id.String()
 }

@@ -33,8 +33,8 @@ func owned(owners ...string) string {
 	for _, o := range owners {
 		kind, name, _ := strings.Cut(o, "/")
 		controller := "false"
-		if strings.HasSuffix(name, "!") {
-			name, controller = strings.TrimSuffix(name, "!"), "true"
+		if bare, ok := strings.CutSuffix(name, "!"); ok {
+			name, controller = bare, "true"
 		}
 		list = append(list, `{"kind":"`+kind+`","name":"`+name+`","controller":`+controller+`}`)
 	}
