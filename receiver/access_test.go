@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -150,7 +149,7 @@ func TestSenders(t *testing.T) {
 	dir := t.TempDir()
 	ca, foreign := newAuthority(t), newAuthority(t)
 	serverCert, serverKey := ca.issue(t, "server", 0)
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	tokenFor := func(name, secret string) *receiver.Token {
 		token, err := receiver.NewToken(log, write(t, dir, name, []byte(secret+"\n")))
 		if err != nil {
@@ -187,16 +186,16 @@ func TestSenders(t *testing.T) {
 		code    codes.Code
 		rule    string
 	}{
-		{"right certificate", ptr(ca.pair(t, "agent-a", 0)), "", "d-a", codes.OK, ""},
+		{"right certificate", new(ca.pair(t, "agent-a", 0)), "", "d-a", codes.OK, ""},
 		{"right token", nil, secretB, "d-b", codes.OK, ""},
-		{"certificate of another cluster", ptr(ca.pair(t, "agent-a", 0)), "", "d-b", codes.PermissionDenied, "access"},
+		{"certificate of another cluster", new(ca.pair(t, "agent-a", 0)), "", "d-b", codes.PermissionDenied, "access"},
 		{"token of another cluster", nil, secretA, "d-b", codes.PermissionDenied, "access"},
 		{"unknown token", nil, "no-such-token-at-all", "d-a", codes.PermissionDenied, "access"},
 		{"nothing at all", nil, "", "d-a", codes.Unauthenticated, "access"},
-		{"certificate of a name that is not bound", ptr(ca.pair(t, "stranger", 0)), "", "d-a", codes.PermissionDenied, "access"},
-		{"cluster that is not bound", ptr(ca.pair(t, "agent-a", 0)), "", "d-c", codes.PermissionDenied, "access"},
-		{"expired certificate", ptr(ca.pair(t, "agent-a", -2*time.Hour)), "", "d-a", codes.Unavailable, "tls"},
-		{"certificate of another CA", ptr(foreign.pair(t, "agent-a", 0)), "", "d-a", codes.Unavailable, "tls"},
+		{"certificate of a name that is not bound", new(ca.pair(t, "stranger", 0)), "", "d-a", codes.PermissionDenied, "access"},
+		{"cluster that is not bound", new(ca.pair(t, "agent-a", 0)), "", "d-c", codes.PermissionDenied, "access"},
+		{"expired certificate", new(ca.pair(t, "agent-a", -2*time.Hour)), "", "d-a", codes.Unavailable, "tls"},
+		{"certificate of another CA", new(foreign.pair(t, "agent-a", 0)), "", "d-a", codes.Unavailable, "tls"},
 	} {
 		before := 0.0
 		if c.rule != "" {
@@ -230,7 +229,8 @@ func TestSenders(t *testing.T) {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
+//go:fix inline
+func ptr[T any](v T) *T { return new(v) }
 
 func serveGRPC(t testing.TB, recv *receiver.Receiver, creds credentials.TransportCredentials) string {
 	t.Helper()
@@ -268,7 +268,7 @@ func reportWith(t *testing.T, address string, roots *x509.CertPool, cert *tls.Ce
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	}
 	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String(cluster), Version: proto.Uint64(1), AgentId: proto.Uint32(1),
+		ClusterId: new(cluster), Version: proto.Uint64(1), AgentId: proto.Uint32(1),
 		Entries: []*agent.KubernetesAPIInfo{versionEntry(t)},
 	})
 	return err
@@ -278,7 +278,7 @@ func reportWith(t *testing.T, address string, roots *x509.CertPool, cert *tls.Ce
 func TestAPIAccess(t *testing.T) {
 	dir := t.TempDir()
 	var audit lockedBuffer
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	user := func(name string, role receiver.Role) receiver.APIUser {
 		token, err := receiver.NewToken(log, write(t, dir, name, []byte("secret-of-"+name+"-0123")))
 		if err != nil {

@@ -14,7 +14,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
@@ -52,7 +51,7 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := report(20, 7, entries[:len(entries)-1]...)
-	second.ErrorMsg = proto.String("pods: <b>forbidden</b>")
+	second.ErrorMsg = new("pods: <b>forbidden</b>")
 	if _, err := r.agent.KubernetesAPISync(ctx, second); err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +297,7 @@ func TestRateAndCapacity(t *testing.T) {
 	})
 	send := func(cluster string, version uint64) error {
 		req := report(version, 1, versionEntry(t))
-		req.ClusterId = proto.String(cluster)
+		req.ClusterId = new(cluster)
 		_, err := r.agent.KubernetesAPISync(ctx, req)
 		return err
 	}

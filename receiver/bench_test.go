@@ -55,7 +55,7 @@ func makeRecord(b *testing.B, zw *zlib.Writer, wireType, json string) []byte {
 	if err := zw.Close(); err != nil {
 		b.Fatal(err)
 	}
-	inner, err := proto.Marshal(&agent.KubernetesAPIInfo{Type: proto.String(wireType), CompressedInfo: z.Bytes()})
+	inner, err := proto.Marshal(&agent.KubernetesAPIInfo{Type: new(wireType), CompressedInfo: z.Bytes()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func makeRecords(b *testing.B, rng *rand.Rand, pods int) records {
 
 func (r records) request(cluster string, version uint64) []byte {
 	head := (&agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String(cluster), Version: proto.Uint64(version), AgentId: proto.Uint32(1),
+		ClusterId: new(cluster), Version: new(version), AgentId: proto.Uint32(1),
 	})
 	out, err := proto.Marshal(head)
 	if err != nil {

@@ -80,7 +80,7 @@ func victim() error {
 		return err
 	}
 	recv := receiver.New(receiver.Options{
-		Store: s, Version: "victim", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Store: s, Version: "victim", Logger: slog.New(slog.DiscardHandler),
 		Limits: receiver.Limits{RequestsPerMinute: 600000},
 	})
 	server := recv.NewGRPCServer(nil)
@@ -217,6 +217,7 @@ type ledger struct {
 
 // load reports one cluster until the server dies.
 func (l *ledger) load(ctx context.Context, t testing.TB, address, cluster string) {
+	t.Helper()
 	client := agent.NewSynchronizerClient(dial(t, address))
 	l.mu.Lock()
 	version := l.underway[cluster]
@@ -228,7 +229,7 @@ func (l *ledger) load(ctx context.Context, t testing.TB, address, cluster string
 		l.underway[cluster] = version
 		l.mu.Unlock()
 		resp, err := client.KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
-			ClusterId: proto.String(cluster), Version: proto.Uint64(version), AgentId: proto.Uint32(1), Entries: entries,
+			ClusterId: new(cluster), Version: new(version), AgentId: proto.Uint32(1), Entries: entries,
 		})
 		if err != nil {
 			return

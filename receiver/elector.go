@@ -3,8 +3,6 @@ package receiver
 import (
 	"context"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 )
 
@@ -24,6 +22,6 @@ func (noElector) Reported(context.Context, string, uint32, string, string) error
 func (noElector) Sync(context.Context, string, *agent.SyncRequest) (*agent.SyncResponse, error) {
 	return &agent.SyncResponse{
 		Status:        agent.Status_SUCCESS.Enum(),
-		DynamicConfig: &agent.DynamicConfig{Enabled: proto.Bool(true)},
+		DynamicConfig: &agent.DynamicConfig{Enabled: new(true)},
 	}, nil
 }

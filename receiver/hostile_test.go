@@ -87,7 +87,7 @@ func corpus() []hostile {
 	}
 	raw := func(wireType string, payload []byte) func(testing.TB) *agent.KubernetesAPIInfo {
 		return func(testing.TB) *agent.KubernetesAPIInfo {
-			return &agent.KubernetesAPIInfo{Type: proto.String(wireType), CompressedInfo: payload}
+			return &agent.KubernetesAPIInfo{Type: new(wireType), CompressedInfo: payload}
 		}
 	}
 	json := func(wireType, text string) func(testing.TB) *agent.KubernetesAPIInfo {
@@ -172,7 +172,7 @@ func corpus() []hostile {
 		}, in, []string{"rule entries", "1000"}},
 		{"too large", func(testing.TB) []byte { return make([]byte, 2<<20) }, too, []string{"larger than max"}},
 		{"no cluster_id", header(func(r *agent.KubernetesAPISyncRequest) { r.ClusterId = nil }), in, []string{"rule cluster_id"}},
-		{"strange cluster_id", header(func(r *agent.KubernetesAPISyncRequest) { r.ClusterId = proto.String("../x") }), in, []string{"rule cluster_id"}},
+		{"strange cluster_id", header(func(r *agent.KubernetesAPISyncRequest) { r.ClusterId = new("../x") }), in, []string{"rule cluster_id"}},
 		{"version 0", header(func(r *agent.KubernetesAPISyncRequest) { r.Version = nil }), in, []string{"rule version"}},
 		{"noise", func(testing.TB) []byte { return []byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff") }, in, []string{"rule protobuf"}},
 		{"length beyond the end", func(testing.TB) []byte { return []byte{10<<3 | 2, 0xff, 0xff, 0xff, 0xff, 0x7f} }, in, []string{"rule protobuf"}},
@@ -382,7 +382,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add(encode(f, report(20, 1, versionEntry(f), pod(f, "a", "2"))))
 	f.Add(encode(f, report(10, 1)))
 	lenient := report(20, 1, versionEntry(f), entry(f, "*v1.Pod", `[{"metadata":{"uid":"a","name":"a"}}]`))
-	lenient.ClusterId = proto.String("d-lenient")
+	lenient.ClusterId = new("d-lenient")
 	f.Add(encode(f, lenient))
 	ctx := context.Background()
 	r := newRig(f, receiver.Options{Limits: hostileLimits, Lenient: []string{"d-lenient"}})

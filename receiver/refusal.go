@@ -2,7 +2,6 @@ package receiver
 
 import (
 	"fmt"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -59,8 +58,6 @@ type refusal struct {
 	what string
 	// advice is the way out.
 	advice string
-	// retryAfter, if not zero, is when the same request may succeed.
-	retryAfter time.Duration
 }
 
 func (r *refusal) Error() string {

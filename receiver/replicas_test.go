@@ -113,7 +113,7 @@ func TestTwoReplicas(t *testing.T) {
 	send := func(version uint64, entries []*agent.KubernetesAPIInfo) uint64 {
 		for {
 			resp, err := client.KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
-				ClusterId: proto.String(cluster), Version: proto.Uint64(version), AgentId: proto.Uint32(1), Entries: entries,
+				ClusterId: proto.String(cluster), Version: new(version), AgentId: proto.Uint32(1), Entries: entries,
 			})
 			if err == nil {
 				return resp.GetVersion()
@@ -183,7 +183,7 @@ func TestTwoWriters(t *testing.T) {
 			for n := range uint64(30) {
 				version := 2*n + uint64(i) + 1
 				resp, err := client.KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
-					ClusterId: proto.String(cluster), Version: proto.Uint64(version), AgentId: proto.Uint32(1),
+					ClusterId: proto.String(cluster), Version: new(version), AgentId: proto.Uint32(1),
 					Entries: shownEntries(t, cluster, version),
 				})
 				mu.Lock()

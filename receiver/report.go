@@ -67,7 +67,7 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 		r.metrics.handshake.WithLabelValues(outcome).Inc()
 		resp := &agent.KubernetesAPISyncResponse{}
 		if req.agentID != 0 {
-			resp.Version = proto.Uint64(version)
+			resp.Version = new(version)
 		}
 		return resp, nil
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -43,7 +42,7 @@ func newRig(t testing.TB, opts receiver.Options) *rig {
 		opts.Store = store.New(store.NewMemory(), store.Options{Keep: 3, Now: opts.Now})
 	}
 	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	opts.Version = "v-test"
 	if opts.Limits.RequestsPerMinute == 0 {
@@ -102,7 +101,7 @@ func compressed(t testing.TB, s string) []byte {
 
 func entry(t testing.TB, wireType, json string) *agent.KubernetesAPIInfo {
 	t.Helper()
-	return &agent.KubernetesAPIInfo{Type: proto.String(wireType), CompressedInfo: compressed(t, json)}
+	return &agent.KubernetesAPIInfo{Type: new(wireType), CompressedInfo: compressed(t, json)}
 }
 
 func versionEntry(t testing.TB) *agent.KubernetesAPIInfo {
@@ -117,7 +116,7 @@ func pod(t testing.TB, name, label string) *agent.KubernetesAPIInfo {
 
 func report(version uint64, agentID uint32, entries ...*agent.KubernetesAPIInfo) *agent.KubernetesAPISyncRequest {
 	return &agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String("d-test"), Version: proto.Uint64(version), AgentId: proto.Uint32(agentID), SourceIp: proto.String("10.0.0.1"),
+		ClusterId: new("d-test"), Version: new(version), AgentId: new(agentID), SourceIp: new("10.0.0.1"),
 		Entries: entries,
 	}
 }
@@ -143,7 +142,7 @@ func TestRules(t *testing.T) {
 	ctx := context.Background()
 	v, a, b := versionEntry(t), pod(t, "a", "1"), pod(t, "b", "1")
 	withError := func(r *agent.KubernetesAPISyncRequest, msg string) *agent.KubernetesAPISyncRequest {
-		r.ErrorMsg = proto.String(msg)
+		r.ErrorMsg = new(msg)
 		return r
 	}
 	r := newRig(t, receiver.Options{})
@@ -211,16 +210,16 @@ func TestBothServices(t *testing.T) {
 		t.Errorf("got header %v, want v-test", got)
 	}
 	old, err := r.trident.KubernetesAPISync(ctx, &trident.KubernetesAPISyncRequest{
-		ClusterId: proto.String("d-test"), Version: proto.Uint64(2), VtapId: proto.Uint32(1),
+		ClusterId: new("d-test"), Version: proto.Uint64(2), VtapId: proto.Uint32(1),
 	})
 	if err != nil || old.GetVersion() != 1 {
 		t.Errorf("trident: got %v, %v, want version 1", old, err)
 	}
-	id, err := r.agent.GetKubernetesClusterID(ctx, &agent.KubernetesClusterIDRequest{CaMd5: proto.String("d41d8cd98f00b204e9800998ecf8427e")})
+	id, err := r.agent.GetKubernetesClusterID(ctx, &agent.KubernetesClusterIDRequest{CaMd5: new("d41d8cd98f00b204e9800998ecf8427e")})
 	if err != nil || id.GetClusterId() != "d-rrADNwzpt5" {
 		t.Errorf("cluster id of the empty file: got %v, %v, want d-rrADNwzpt5", id, err)
 	}
-	id, err = r.agent.GetKubernetesClusterID(ctx, &agent.KubernetesClusterIDRequest{CaMd5: proto.String("D41D")})
+	id, err = r.agent.GetKubernetesClusterID(ctx, &agent.KubernetesClusterIDRequest{CaMd5: new("D41D")})
 	if err != nil || id.GetErrorMsg() == "" || id.GetClusterId() != "" {
 		t.Errorf("cluster id of a malformed MD5: got %v, %v, want an error_msg", id, err)
 	}
@@ -236,7 +235,7 @@ type elected struct{}
 func (elected) Sync(context.Context, string, *agent.SyncRequest) (*agent.SyncResponse, error) {
 	return &agent.SyncResponse{
 		Status:        agent.Status_SUCCESS.Enum(),
-		DynamicConfig: &agent.DynamicConfig{Enabled: proto.Bool(true), KubernetesApiEnabled: proto.Bool(true), AgentId: proto.Uint32(7)},
+		DynamicConfig: &agent.DynamicConfig{Enabled: new(true), KubernetesApiEnabled: new(true), AgentId: proto.Uint32(7)},
 	}, nil
 }
 
@@ -251,11 +250,11 @@ func (elected) Reported(_ context.Context, _ string, agentID uint32, _, _ string
 func TestElector(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, receiver.Options{Elector: elected{}})
-	a, err := r.agent.Sync(ctx, &agent.SyncRequest{KubernetesClusterId: proto.String("d-test")})
+	a, err := r.agent.Sync(ctx, &agent.SyncRequest{KubernetesClusterId: new("d-test")})
 	if c := a.GetDynamicConfig(); err != nil || a.GetStatus() != agent.Status_SUCCESS || !c.GetKubernetesApiEnabled() || c.GetAgentId() != 7 {
 		t.Errorf("agent.Sync: got %v, %v, want the role and id 7", a, err)
 	}
-	b, err := r.trident.Sync(ctx, &trident.SyncRequest{KubernetesClusterId: proto.String("d-test")})
+	b, err := r.trident.Sync(ctx, &trident.SyncRequest{KubernetesClusterId: new("d-test")})
 	if c := b.GetConfig(); err != nil || b.GetStatus() != trident.Status_SUCCESS || !c.GetKubernetesApiEnabled() || !c.GetEnabled() || c.GetVtapId() != 7 {
 		t.Errorf("trident.Sync: got %v, %v, want the role and id 7", b, err)
 	}

@@ -215,10 +215,10 @@ func (r *Receiver) getKubernetesClusterID(_ context.Context, _ *Peer, _ string, 
 	}
 	id, ok := clusterID(req.GetCaMd5())
 	if !ok {
-		return &agent.KubernetesClusterIDResponse{ErrorMsg: proto.String(fmt.Sprintf(
+		return &agent.KubernetesClusterIDResponse{ErrorMsg: new(fmt.Sprintf(
 			"ca_md5 %q is not the lower-case hexadecimal MD5 of the CA file", clip(req.GetCaMd5())))}, nil
 	}
-	return &agent.KubernetesClusterIDResponse{ClusterId: proto.String(id)}, nil
+	return &agent.KubernetesClusterIDResponse{ClusterId: new(id)}, nil
 }
 
 func (r *Receiver) sync(ctx context.Context, p *Peer, service string, m *message) (proto.Message, error) {

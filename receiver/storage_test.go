@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -195,7 +194,7 @@ func TestRemovedFile(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	r := newRig(t, receiver.Options{Store: store.New(backend, store.Options{}), Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	r := newRig(t, receiver.Options{Store: store.New(backend, store.Options{}), Logger: slog.New(slog.DiscardHandler)})
 	ctx := context.Background()
 	if _, err := r.agent.KubernetesAPISync(ctx, report(1, 1, versionEntry(t))); err != nil {
 		t.Fatal(err)

@@ -104,8 +104,8 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 		return nil, firstErr
 	}
 	if v.lenient {
-		all = slices.DeleteFunc(all, func(in store.Incoming) bool { return in.Known == nil && in.Entry == nil })
-		all = append(all, more...)
+		passed := slices.DeleteFunc(all, func(in store.Incoming) bool { return in.Known == nil && in.Entry == nil })
+		all = append(passed, more...)
 	}
 	return v.whole(all)
 }
