@@ -67,8 +67,7 @@ func (v *View) At(version uint64) (Snapshot, []*Entry, error) {
 	if version == 0 || version == v.State.Latest.Version {
 		return v.State.Latest, v.Entries, nil
 	}
-	for i := len(v.Snapshots) - 1; i >= 0; i-- {
-		snap := v.Snapshots[i]
+	for _, snap := range slices.Backward(v.Snapshots) {
 		if snap.Version != version {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Embedded is a Backend in one file, for one process. Every commit is flushed to the disk before it is acknowledged.
@@ -54,7 +55,7 @@ func openEmbedded(path string) (*Embedded, error) {
 		// Otherwise every heartbeat would write the list of all free pages.
 		NoFreelistSync: true,
 	})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("another process has it open; use PostgreSQL for several replicas: %w", err)
 	}
 	if err != nil {
@@ -96,7 +97,7 @@ func (e *Embedded) prepare() error {
 
 // syncFolder makes the name of a new file durable.
 func syncFolder(path string) error {
-	d, err := os.Open(path)
+	d, err := os.Open(path) //nolint:gosec // the operator names it
 	if err != nil {
 		return err
 	}
@@ -379,7 +380,7 @@ func (e *Embedded) Forget(_ context.Context, id string, expected uint64) error {
 			return err
 		}
 		for _, top := range [][]byte{bucketSnapshots, bucketEntries, bucketPayloads} {
-			if err := tx.Bucket(top).DeleteBucket([]byte(id)); err != nil && !errors.Is(err, bolt.ErrBucketNotFound) {
+			if err := tx.Bucket(top).DeleteBucket([]byte(id)); err != nil && !errors.Is(err, berrors.ErrBucketNotFound) {
 				return err
 			}
 		}
