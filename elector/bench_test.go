@@ -50,9 +50,9 @@ func BenchmarkSync(b *testing.B) {
 			requests := make([]*agent.SyncRequest, agents)
 			for i := range requests {
 				requests[i] = &agent.SyncRequest{
-					BootTime: proto.Uint32(1), ProcessName: proto.String("deepflow-agent"), CtrlIp: proto.String(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)),
-					CtrlMac: proto.String(fmt.Sprintf("52:54:00:00:%02x:%02x", i>>8, i&255)), Host: proto.String(fmt.Sprintf("deepflow-agent-%05d", i)),
-					KubernetesClusterId: proto.String(fmt.Sprintf("d-bench%d", i%clusters)), AgentGroupIdRequest: proto.String("g-0123456789"),
+					BootTime: proto.Uint32(1), ProcessName: new("deepflow-agent"), CtrlIp: new(fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)),
+					CtrlMac: new(fmt.Sprintf("52:54:00:00:%02x:%02x", i>>8, i&255)), Host: new(fmt.Sprintf("deepflow-agent-%05d", i)),
+					KubernetesClusterId: new(fmt.Sprintf("d-bench%d", i%clusters)), AgentGroupIdRequest: new("g-0123456789"),
 				}
 			}
 			before := heapInUse()

@@ -25,7 +25,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
@@ -209,9 +208,9 @@ func (e *Elector) refuse(err error) error {
 }
 
 func response(st agent.Status, watch bool, agentID uint32) *agent.SyncResponse {
-	c := &agent.DynamicConfig{KubernetesApiEnabled: proto.Bool(watch), Enabled: proto.Bool(true)}
+	c := &agent.DynamicConfig{KubernetesApiEnabled: new(watch), Enabled: new(true)}
 	if agentID != 0 {
-		c.AgentId = proto.Uint32(agentID)
+		c.AgentId = new(agentID)
 	}
 	return &agent.SyncResponse{Status: st.Enum(), DynamicConfig: c}
 }

@@ -130,8 +130,8 @@ func (r *rig) client(name, ip string, policy agent.KubernetesWatchPolicy) *clien
 	}
 	r.t.Cleanup(func() { _ = conn.Close() })
 	return &client{r: r, name: name, conn: conn, req: &agent.SyncRequest{
-		BootTime: proto.Uint32(1000), ProcessName: proto.String("deepflow-agent"), CtrlIp: &ip, CtrlMac: proto.String("52:54:00:" + lastOctets(ip)),
-		Host: &name, KubernetesClusterId: proto.String(cluster), KubernetesWatchPolicy: policy.Enum(),
+		BootTime: proto.Uint32(1000), ProcessName: new("deepflow-agent"), CtrlIp: &ip, CtrlMac: new("52:54:00:" + lastOctets(ip)),
+		Host: &name, KubernetesClusterId: new(cluster), KubernetesWatchPolicy: policy.Enum(),
 	}}
 }
 
@@ -294,7 +294,7 @@ func TestServerlessSidecars(t *testing.T) {
 // report sends the cluster's objects as the agent would.
 func (c *client) report(version uint64, objects map[string][]string) {
 	c.r.t.Helper()
-	req := &agent.KubernetesAPISyncRequest{ClusterId: proto.String(cluster), Version: &version, AgentId: &c.id, SourceIp: c.req.CtrlIp} //nolint:protogetter // the pointer is wanted
+	req := &agent.KubernetesAPISyncRequest{ClusterId: new(cluster), Version: &version, AgentId: &c.id, SourceIp: c.req.CtrlIp} //nolint:protogetter // the pointer is wanted
 	for typ, list := range objects {
 		for _, object := range list {
 			var b bytes.Buffer
@@ -305,7 +305,7 @@ func (c *client) report(version uint64, objects map[string][]string) {
 			if err := z.Close(); err != nil {
 				c.r.t.Fatal(err)
 			}
-			req.Entries = append(req.Entries, &agent.KubernetesAPIInfo{Type: proto.String(typ), CompressedInfo: b.Bytes()})
+			req.Entries = append(req.Entries, &agent.KubernetesAPIInfo{Type: new(typ), CompressedInfo: b.Bytes()})
 		}
 	}
 	if _, err := agent.NewSynchronizerClient(c.conn).KubernetesAPISync(c.r.t.Context(), req); err != nil {
@@ -341,7 +341,7 @@ func TestRollingUpdate(t *testing.T) {
 			r.call(http.MethodPost, "/watchers/"+cluster+"/designations", `{"workload":"deepflow/Deployment/pseudo-agent"}`, http.StatusOK)
 			others := []*client{r.client("node-1", "10.0.0.1", normal), r.client("other-watcher", "10.0.0.2", only)}
 			pod := r.client("pseudo-agent-6d5f8b9c4-aaaaa", "10.2.0.1", normal)
-			pod.req.Host = proto.String("pseudo-agent-6d5f8b9c4-x7k2p")
+			pod.req.Host = new("pseudo-agent-6d5f8b9c4-x7k2p")
 			version := uint64(1)
 			for range 3 { // the Pod is designated by its name: nobody has reported
 				r.round(append([]*client{pod}, others...)...)
@@ -455,14 +455,14 @@ func TestClusterIDs(t *testing.T) {
 	r := newRig(t, store.NewMemory(), elector.Options{})
 	c := r.client("vm-1", "10.0.0.1", normal)
 	for id, want := range map[string]agent.Status{"": agent.Status_SUCCESS, "no/id": agent.Status_CLUSTER_ID_NOT_FOUND, strings.Repeat("x", 33): agent.Status_CLUSTER_ID_NOT_FOUND} {
-		c.req.KubernetesClusterId = proto.String(id)
+		c.req.KubernetesClusterId = new(id)
 		resp, err := agent.NewSynchronizerClient(c.conn).Sync(t.Context(), c.req)
 		if err != nil || resp.GetStatus() != want || resp.GetDynamicConfig().GetKubernetesApiEnabled() {
 			t.Errorf("cluster id %q: got %v, %v, want %v and no role", id, resp, err, want)
 		}
 	}
-	c.req.KubernetesClusterId = proto.String(cluster)
-	c.req.KubernetesWatchPolicy, c.req.KubernetesForceWatch = only.Enum(), proto.Bool(true)
+	c.req.KubernetesClusterId = new(cluster)
+	c.req.KubernetesWatchPolicy, c.req.KubernetesForceWatch = only.Enum(), new(true)
 	if !c.sync() || c.id != 0 {
 		t.Errorf("watch-only by force: got agent id %d, want the role and no id", c.id)
 	}
@@ -472,7 +472,7 @@ func TestClusterIDs(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	r := newRig(t, store.NewMemory(), elector.Options{})
 	c := r.client("\x1b[2Jnode\r\n"+strings.Repeat("é", 1000), "10.0.0.1", normal)
-	c.req.ProcessName = proto.String("\u009b31m")
+	c.req.ProcessName = new("\u009b31m")
 	if !c.sync() || !c.sync() {
 		t.Fatal("not told to watch")
 	}
@@ -485,7 +485,7 @@ func TestHostileNames(t *testing.T) {
 func TestAdministration(t *testing.T) {
 	r := newRig(t, store.NewMemory(), elector.Options{})
 	a, b := r.client("node-1", "10.0.0.1", normal), r.client("node-2", "10.0.0.2", normal)
-	b.req.AgentGroupIdRequest = proto.String("g-1")
+	b.req.AgentGroupIdRequest = new("g-1")
 	if got := r.round(a, b); got != "node-1" {
 		t.Fatalf("got watcher %q", got)
 	}
@@ -535,7 +535,7 @@ func TestAdministration(t *testing.T) {
 func TestFull(t *testing.T) {
 	r := newRig(t, store.NewMemory(), elector.Options{MaxClusters: 1, MaxAgents: 2})
 	a, b, c, d := r.client("node-1", "10.0.0.1", normal), r.client("node-2", "10.0.0.2", normal), r.client("node-3", "10.0.0.3", normal), r.client("node-4", "10.0.0.4", normal)
-	d.req.KubernetesClusterId = proto.String("d-another")
+	d.req.KubernetesClusterId = new("d-another")
 	r.round(a, b)
 	for _, one := range []*client{c, d} {
 		if err := one.trySync(); status.Code(err) != codes.ResourceExhausted {

@@ -24,7 +24,7 @@ func (e *Elector) Reported(ctx context.Context, id string, agentID uint32, sourc
 	c, err := e.known(ctx, id)
 	e.noteStorage(err)
 	if err != nil {
-		return nil //nolint:nilerr // nobody is known to have the role
+		return nil // nobody is known to have the role
 	}
 	defer c.unlock()
 	now := e.opts.Elapsed()

@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
@@ -249,9 +248,9 @@ func (c *client) start() {
 		PolicyWatchOnly: agent.KubernetesWatchPolicy_KWP_WATCH_ONLY, PolicyDisabled: agent.KubernetesWatchPolicy_KWP_WATCH_DISABLED,
 	}[c.info.Policy]
 	c.agent = &agent.SyncRequest{
-		BootTime: proto.Uint32(c.boot), ProcessName: &c.info.Process, CtrlIp: &c.info.CtrlIP, CtrlMac: &c.info.CtrlMAC, Host: &c.info.Host,
-		KubernetesClusterId: proto.String(simCluster), KubernetesWatchPolicy: policy.Enum(),
-		KubernetesForceWatch: proto.Bool(c.info.Policy == PolicyForce),
+		BootTime: new(c.boot), ProcessName: &c.info.Process, CtrlIp: &c.info.CtrlIP, CtrlMac: &c.info.CtrlMAC, Host: &c.info.Host,
+		KubernetesClusterId: new(simCluster), KubernetesWatchPolicy: policy.Enum(),
+		KubernetesForceWatch: new(c.info.Policy == PolicyForce),
 	}
 	c.w.note("%s starts (%s)", c.name, c.info.Policy)
 	c.later(c.w.upTo(5 * time.Second))
