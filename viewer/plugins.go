@@ -79,7 +79,7 @@ func (s pluginStore) put(ctx context.Context, name string, value []byte) error {
 	return nil
 }
 
-func (v *Viewer) apiPlugins(req *http.Request) (any, error) {
+func (v *Viewer) apiPlugins(*http.Request) (any, error) {
 	return map[string]any{"plugins": v.opts.Plugins.Status()}, nil
 }
 

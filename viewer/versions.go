@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -255,9 +256,9 @@ type stream struct {
 
 // resume begins after a version, if it is still stored.
 func (s *stream) resume(view *store.View, version uint64) {
-	for i := len(view.Snapshots) - 1; i >= 0; i-- {
-		if view.Snapshots[i].Version == version {
-			s.seq = view.Snapshots[i].Seq
+	for _, snap := range slices.Backward(view.Snapshots) {
+		if snap.Version == version {
+			s.seq = snap.Seq
 			return
 		}
 	}

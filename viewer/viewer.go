@@ -153,9 +153,9 @@ func (v *Viewer) note(ctx context.Context, err error) {
 	before := v.failing
 	v.failing = text
 	v.mu.Unlock()
-	switch {
-	case text == before:
-	case text == "":
+	switch text {
+	case before:
+	case "":
 		v.log.Info("clusters are followed again")
 	default:
 		v.log.Warn("a cluster cannot be followed; what is shown of it may be old", "error", text)
