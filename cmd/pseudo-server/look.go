@@ -302,7 +302,7 @@ func followCommand() *cobra.Command {
 		for {
 			err := f.read(cmd.Context(), c, given[0])
 			if cmd.Context().Err() != nil {
-				return nil
+				return nil //nolint:nilerr // the user has ended it
 			}
 			var refusal *apiclient.Error
 			if errors.As(err, &refusal) && refusal.Status/100 == 4 || errors.Is(err, errGone) {
@@ -570,9 +570,17 @@ func showSummary(cmd *cobra.Command, c *apiclient.Client, p *printer, cluster st
 		what  string
 		count int
 	}{
-		{"nodes", n.Nodes}, {"namespaces", n.Namespaces}, {"workloads", n.Workloads}, {"replicasets", n.ReplicaSets}, {"pods", n.Pods},
-		{"pod addresses", n.PodAddresses}, {"services", n.Services}, {"service ports", n.ServicePorts}, {"ingresses", n.Ingresses},
-		{"ingress backends", n.IngressBackends}, {"configmaps", n.ConfigMaps},
+		{"nodes", n.Nodes},
+		{"namespaces", n.Namespaces},
+		{"workloads", n.Workloads},
+		{"replicasets", n.ReplicaSets},
+		{"pods", n.Pods},
+		{"pod addresses", n.PodAddresses},
+		{"services", n.Services},
+		{"service ports", n.ServicePorts},
+		{"ingresses", n.Ingresses},
+		{"ingress backends", n.IngressBackends},
+		{"configmaps", n.ConfigMaps},
 	} {
 		t.rows = append(t.rows, []string{x.what, strconv.Itoa(x.count)})
 	}

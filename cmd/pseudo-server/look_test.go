@@ -53,14 +53,14 @@ func send(t *testing.T, address string, version uint64, typesAndJSON ...string) 
 	}
 	defer func() { _ = conn.Close() }()
 	req := &agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String("d-demo"), Version: proto.Uint64(version), AgentId: proto.Uint32(1), SourceIp: proto.String("10.0.0.1"),
+		ClusterId: new("d-demo"), Version: new(version), AgentId: proto.Uint32(1), SourceIp: new("10.0.0.1"),
 	}
 	for i := 0; i < len(typesAndJSON); i += 2 {
 		var b bytes.Buffer
 		w := zlib.NewWriter(&b)
 		_, _ = w.Write([]byte(typesAndJSON[i+1]))
 		_ = w.Close()
-		req.Entries = append(req.Entries, &agent.KubernetesAPIInfo{Type: proto.String(typesAndJSON[i]), CompressedInfo: b.Bytes()})
+		req.Entries = append(req.Entries, &agent.KubernetesAPIInfo{Type: new(typesAndJSON[i]), CompressedInfo: b.Bytes()})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -255,7 +255,7 @@ func TestTable(t *testing.T) {
 		{strings.Repeat("x", 60), "ok"}, {"a\x1b[31mb\u202e\n c", "error"}, {"", "other"},
 	}}
 	got := tab.text(40, true)
-	for _, line := range strings.Split(strings.TrimSuffix(got, "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(got, "\n"), "\n") {
 		plain := regexp.MustCompile(`\x1b\[\d+m`).ReplaceAllString(line, "")
 		if n := len([]rune(plain)); n > 40 {
 			t.Errorf("got %d columns, want at most 40: %q", n, plain)

@@ -122,11 +122,11 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	if err != nil {
 		return err
 	}
-	grpcListener, err := net.Listen("tcp", cfg.Listen.GRPC)
+	grpcListener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen.GRPC)
 	if err != nil {
 		return fmt.Errorf("listen.grpc: %w", err)
 	}
-	httpListener, err := listenHTTP(cfg.Listen.HTTP, cfg.HTTP.TLS, d.log)
+	httpListener, err := listenHTTP(ctx, cfg.Listen.HTTP, cfg.HTTP.TLS, d.log)
 	if err != nil {
 		return errors.Join(err, grpcListener.Close())
 	}
@@ -223,7 +223,7 @@ func tlsFiles(cfg config.ServerTLS) receiver.TLSFiles {
 	}
 }
 
-func listenHTTP(address string, cfg config.ServerTLS, log *slog.Logger) (net.Listener, error) {
+func listenHTTP(ctx context.Context, address string, cfg config.ServerTLS, log *slog.Logger) (net.Listener, error) {
 	var tlsConfig *tls.Config
 	if cfg.Enabled {
 		var err error
@@ -231,7 +231,7 @@ func listenHTTP(address string, cfg config.ServerTLS, log *slog.Logger) (net.Lis
 			return nil, fmt.Errorf("http.tls: %w", err)
 		}
 	}
-	l, err := net.Listen("tcp", address)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen.http: %w", err)
 	}
@@ -281,7 +281,7 @@ func openAudit(path string, log *slog.Logger) (*audit, error) {
 	if path == "" {
 		return &audit{log: log}, nil
 	}
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, fmt.Errorf("access.audit_file: %w", err)
 	}

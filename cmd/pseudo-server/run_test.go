@@ -99,13 +99,13 @@ func sync1(t *testing.T, address string, version uint64, withEntries bool) uint6
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	req := &agent.KubernetesAPISyncRequest{ClusterId: proto.String("d-test"), Version: proto.Uint64(version), AgentId: proto.Uint32(1)}
+	req := &agent.KubernetesAPISyncRequest{ClusterId: new("d-test"), Version: new(version), AgentId: proto.Uint32(1)}
 	if withEntries {
 		var b bytes.Buffer
 		w := zlib.NewWriter(&b)
 		_, _ = w.Write([]byte(`{"gitVersion":"v1.36.0"}`))
 		_ = w.Close()
-		req.Entries = []*agent.KubernetesAPIInfo{{Type: proto.String("*version.Info"), CompressedInfo: b.Bytes()}}
+		req.Entries = []*agent.KubernetesAPIInfo{{Type: new("*version.Info"), CompressedInfo: b.Bytes()}}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

@@ -132,7 +132,7 @@ func showWatchers(w io.Writer, raw []byte, many bool) error {
 		fmt.Fprintf(out, "remark:\t%s\n", r)
 	}
 	for _, d := range c.Designations {
-		fmt.Fprintf(out, "designation:\t%s (%s), fulfilled by %d\n", d.Designation.String(), d.Source, d.FulfilledBy)
+		fmt.Fprintf(out, "designation:\t%s (%s), fulfilled by %d\n", d.String(), d.Source, d.FulfilledBy)
 	}
 	fmt.Fprintln(out, "\nRANK\tAGENT\tCLASS\tSTATE\tSEEN\tREASON\tLAST ANSWER")
 	for _, a := range c.Candidates {

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/pseudo-agent/pseudo-agent/elector"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
@@ -39,7 +37,7 @@ func TestWatchersCommand(t *testing.T) {
 		"node-1": agent.KubernetesWatchPolicy_KWP_NORMAL, "sidecar-1": agent.KubernetesWatchPolicy_KWP_WATCH_DISABLED,
 	} {
 		_, err := elect.Sync(t.Context(), "10.0.0.1:1", &agent.SyncRequest{
-			KubernetesClusterId: proto.String("d-test"), Host: proto.String(host), CtrlIp: proto.String("10.0.0.1"), KubernetesWatchPolicy: policy.Enum(),
+			KubernetesClusterId: new("d-test"), Host: new(host), CtrlIp: new("10.0.0.1"), KubernetesWatchPolicy: policy.Enum(),
 		})
 		if err != nil {
 			t.Fatal(err)
