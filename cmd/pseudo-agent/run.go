@@ -20,7 +20,7 @@ import (
 const (
 	// gcPercent keeps the heap close to the compressed entries, which are most of it: with Go's default of 100 the
 	// process would need twice their size.
-	gcPercent = 25
+	gcPercent = 12
 	// legacyPause is how long deepflow-agent waits after a configuration that it no longer supports, so that a
 	// restarted container does not fill the log.
 	legacyPause = 60 * time.Second
