@@ -25,7 +25,7 @@ func TestAlertRules(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Dir(filepath.Dir(file)), func(t *testing.T) {
 			for _, args := range [][]string{{"check", "rules", "alerts.yaml"}, {"test", "rules", "alerts_test.yaml"}} {
-				cmd := exec.CommandContext(t.Context(), promtool, args...) //nolint:gosec // found in the path
+				cmd := exec.CommandContext(t.Context(), promtool, args...)
 				cmd.Dir = filepath.Dir(file)
 				if out, err := cmd.CombinedOutput(); err != nil {
 					t.Errorf("promtool %v: %v\n%s", args, err, out)
@@ -47,7 +47,7 @@ func TestDashboardQueriesAreValid(t *testing.T) {
 		t.Fatalf("no dashboards found: %v", err)
 	}
 	for _, file := range files {
-		data, err := os.ReadFile(file) //nolint:gosec // a file of the repository
+		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestDashboardQueriesAreValid(t *testing.T) {
 		if err := os.WriteFile(out, rules.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if said, err := exec.CommandContext(t.Context(), promtool, "check", "rules", out).CombinedOutput(); err != nil { //nolint:gosec // found in the path
+		if said, err := exec.CommandContext(t.Context(), promtool, "check", "rules", out).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s%s", file, err, said, rules.String())
 		}
 	}

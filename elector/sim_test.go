@@ -155,7 +155,7 @@ func (d *documents) meanwhile() {
 	defer func() { w.nested = false }()
 	for _, c := range w.clients {
 		if c.alive && !c.cut && w.servers[c.server] != d.s && w.chance(0.3) {
-			w.deliver(c.server, c.request(), fmt.Sprintf("conn-%d", w.newConn()), false)
+			_, _ = w.deliver(c.server, c.request(), fmt.Sprintf("conn-%d", w.newConn()), false)
 		}
 	}
 }
@@ -294,7 +294,7 @@ func (c *client) sync() {
 	})
 	if w.chance(0.1) { // a proxy sends it once more
 		w.after(w.upTo(5*time.Minute), func() {
-			w.deliver(w.rng.IntN(len(w.servers)), request, fmt.Sprintf("conn-%d", w.newConn()), false)
+			_, _ = w.deliver(w.rng.IntN(len(w.servers)), request, fmt.Sprintf("conn-%d", w.newConn()), false)
 		})
 	}
 	if c.cut || w.chance(0.02) {

@@ -230,8 +230,6 @@ func TestSenders(t *testing.T) {
 }
 
 //go:fix inline
-func ptr[T any](v T) *T { return new(v) }
-
 func serveGRPC(t testing.TB, recv *receiver.Receiver, creds credentials.TransportCredentials) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -338,6 +338,7 @@ func TestKill(t *testing.T) {
 		t.Skip("crashes take a while")
 	}
 	run := func(t *testing.T, spec string, alsoKill func()) {
+		t.Helper()
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
 		rng := rand.New(rand.NewPCG(seed, 0))

@@ -37,7 +37,6 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 		grpc.InitialConnWindowSize(4 << 20),
 		grpc.MaxConcurrentStreams(32),
 		grpc.MaxHeaderListSize(16 << 10),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(8 << 10),
 		grpc.WriteBufferSize(8 << 10),
 		grpc.ConnectionTimeout(20 * time.Second),

@@ -282,7 +282,7 @@ func (r *rig) stream(t *testing.T, path, last string) *eventStream {
 			t.Fatal(err)
 		}
 		req.Header.Set("Last-Event-ID", last)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // closed with the stream
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -163,9 +163,9 @@ func (g *pager) read(cmd *cobra.Command, query url.Values, page func(url.Values)
 // filter sets those parameters that the user gave.
 func filter(pairs ...string) url.Values {
 	q := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			q.Set(pairs[i], pairs[i+1])
+	for pair := range slices.Chunk(pairs, 2) {
+		if key, value := pair[0], pair[1]; value != "" {
+			q.Set(key, value)
 		}
 	}
 	return q

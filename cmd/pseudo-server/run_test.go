@@ -74,7 +74,8 @@ func start(t *testing.T, cfg *config.Server, watch func(context.Context)) (log *
 	d = &daemon{cfg: cfg, log: slog.New(slog.NewJSONHandler(log, nil)), level: new(slog.LevelVar)}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- d.run(ctx, watch) }()
+	running := d
+	go func() { done <- running.run(ctx, watch) }()
 	return log, d, func() {
 		t.Helper()
 		cancel()

@@ -42,7 +42,7 @@ func Start(t testing.TB, extra ...string) *Server {
 		t.Skipf("PostgreSQL is not installed (apt-get install postgresql): %v", err)
 	}
 	// Not t.TempDir, which a user that PostgreSQL accepts could not enter.
-	dir, err := os.MkdirTemp("", "pgtest")
+	dir, err := os.MkdirTemp("", "pgtest") //nolint:usetesting // for the reason above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func (s *Server) Kill() {
 		_ = syscall.Kill(child, syscall.SIGKILL)
 	}
 	_ = s.cmd.Process.Kill()
-	<-s.done
+	<-s.done //nolint:errcheck // that it was killed
 	s.cmd = nil
 	for _, child := range children {
 		for alive(child) {
