@@ -32,7 +32,7 @@ import (
 // browser is a headless Chromium with one tab.
 type browser struct {
 	t   *testing.T
-	ctx context.Context //nolint:containedctx // chromedp's tab is a context
+	ctx context.Context
 
 	mu     sync.Mutex
 	errors []string
@@ -119,10 +119,10 @@ func (b *browser) screenshot(name string, width, height int64, scheme string) {
 		b.t.Fatal(err)
 	}
 	dir := filepath.Join(root, "docs", "img")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // of the repository
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644); err != nil { //nolint:gosec // of the repository
+	if err := os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -338,7 +338,7 @@ func entry(wireType, text string) *agent.KubernetesAPIInfo {
 	w, _ := zlib.NewWriterLevel(&b, 1)
 	_, _ = w.Write([]byte(strings.ReplaceAll(text, `\x`, `\u00`)))
 	_ = w.Close()
-	return &agent.KubernetesAPIInfo{Type: proto.String(wireType), CompressedInfo: b.Bytes()}
+	return &agent.KubernetesAPIInfo{Type: new(wireType), CompressedInfo: b.Bytes()}
 }
 
 func reportObjects(t *testing.T, s *harness.Server, id string, version uint64, errorMsg string, entries []*agent.KubernetesAPIInfo) {
@@ -349,8 +349,8 @@ func reportObjects(t *testing.T, s *harness.Server, id string, version uint64, e
 	}
 	defer func() { _ = conn.Close() }()
 	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(t.Context(), &agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String(id), Version: proto.Uint64(version), AgentId: proto.Uint32(1), SourceIp: proto.String("10.0.0.1" + errorMsg),
-		ErrorMsg: proto.String(errorMsg), Entries: entries,
+		ClusterId: new(id), Version: new(version), AgentId: proto.Uint32(1), SourceIp: new("10.0.0.1" + errorMsg),
+		ErrorMsg: new(errorMsg), Entries: entries,
 	})
 	if err != nil {
 		t.Fatal(err)

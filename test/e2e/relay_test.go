@@ -180,7 +180,7 @@ func (r *relay) read(agent *bufio.Reader, frames chan<- []byte) error {
 			return err
 		}
 		size := int(binary.BigEndian.Uint32(append([]byte{0}, header[:3]...)))
-		frame := append(header, make([]byte, size)...)
+		frame := slices.Concat(header, make([]byte, size))
 		if _, err := io.ReadFull(agent, frame[frameHeader:]); err != nil {
 			return err
 		}
