@@ -11,7 +11,7 @@ GOFUMPT            := mvdan.cc/gofumpt@v0.12.0
 GOLANGCI_LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The Go modules of the repository that hold code of ours.
-MODULES := . test/e2e
+MODULES := . test/e2e test/bench
 
 # Stamped into the programs. Outside of a git checkout give them on the command line.
 VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
