@@ -32,6 +32,22 @@ func (s *Server) Cluster(ctx context.Context, id string) (ClusterInfo, error) {
 	return info, err
 }
 
+// Inventory reads what the server says that deepflow-server would make of a cluster: all items of one kind (pods, services,
+// ingresses …) into items, a pointer to a slice.
+func (s *Server) Inventory(ctx context.Context, id, kind string, items any) error {
+	var page struct {
+		Total int             `json:"total"`
+		Items json.RawMessage `json:"items"`
+	}
+	if err := s.getJSON(ctx, "/api/v1/clusters/"+url.PathEscape(id)+"/inventory/"+kind+"?limit=1000", &page); err != nil {
+		return err
+	}
+	if page.Total > 1000 {
+		return fmt.Errorf("%d %s are more than one page", page.Total, kind)
+	}
+	return json.Unmarshal(page.Items, items)
+}
+
 // Snapshot reads all objects that the server holds of a cluster, and the version to which they belong.
 func (s *Server) Snapshot(ctx context.Context, id string) (uint64, expect.Snapshot, error) {
 	out := expect.Snapshot{}
