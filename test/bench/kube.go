@@ -21,7 +21,7 @@ import (
 
 // kube is a real kube-apiserver with etcd that holds the made-up cluster.
 type kube struct {
-	ctx     context.Context //nolint:containedctx // of the whole benchmark; the other source has none
+	ctx     context.Context
 	cluster *harness.Cluster
 	client  *kubernetes.Clientset
 	plan    *cluster.Cluster

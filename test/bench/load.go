@@ -29,7 +29,7 @@ func startLoad(pods int, seed uint64, dir string) (*load, error) {
 	}
 	l := &load{}
 	l.name = "loadserver"
-	l.cmd = exec.Command(self, "loadserver", "-pods", fmt.Sprint(pods), "-seed", fmt.Sprint(seed), "-dir", dir) //nolint:gosec // our own
+	l.cmd = exec.Command(self, "loadserver", "-pods", fmt.Sprint(pods), "-seed", fmt.Sprint(seed), "-dir", dir)
 	out, err := l.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func dieWithParent(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeat
 // cpuTime is the CPU time of all threads of a process so far, from the kernel's CPU clock of that process.
 func cpuTime(pid int) (time.Duration, error) {
 	var ts unix.Timespec
-	clock := int32(^pid<<3 | 2) //nolint:gosec // clock_getcpuclockid(3): ids have far less than 29 bits
+	clock := int32(^pid<<3 | 2)
 	if err := unix.ClockGettime(clock, &ts); err != nil {
 		return 0, fmt.Errorf("CPU clock of process %d: %w", pid, err)
 	}

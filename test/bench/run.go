@@ -59,7 +59,7 @@ func optionsFromEnv() (o options, err error) {
 		return n
 	}
 	o = options{
-		Pods: number("PODS", 100000), Runs: number("RUNS", 3), Seed: uint64(number("SEED", 1)), //nolint:gosec // not negative
+		Pods: number("PODS", 100000), Runs: number("RUNS", 3), Seed: uint64(number("SEED", 1)),
 		Subjects: append(slices.Clone(rival.Names), pseudoAgent),
 		Curve:    []int{1000, 3000, 10000, 30000, 50000, 100000, 300000},
 		Out:      os.Getenv("OUT"), Doc: os.Getenv("DOC"), Agent: os.Getenv("AGENT"),
@@ -263,7 +263,8 @@ func (e *environment) measure(ctx context.Context, o options, from source, kubec
 		m.subject = r
 	}
 	defer m.Stop()
-	defer context.AfterFunc(ctx, m.kill)()
+	stop := context.AfterFunc(ctx, m.kill)
+	defer stop()
 	sample, err := m.full(ctx, started, events)
 	if l, ok := from.(*load); ok && err == nil && name == pseudoAgent && events > 0 {
 		sample.Relist, err = m.relist(ctx, l)
@@ -312,13 +313,14 @@ func machine() string {
 
 // commandLine is how this run can be repeated.
 func commandLine() string {
-	line := "make bench"
+	var line strings.Builder
+	line.WriteString("make bench")
 	for _, name := range []string{"APISERVER", "PODS", "RUNS", "EVENTS", "SEED", "SUBJECTS", "CURVE"} {
 		if v, ok := os.LookupEnv(name); ok {
-			line += " " + name + "=" + v
+			line.WriteString(" " + name + "=" + v)
 		}
 	}
-	return line
+	return line.String()
 }
 
 func revision(ctx context.Context) string {

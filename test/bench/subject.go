@@ -54,7 +54,7 @@ func startChild(c *child, dir string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // the child has its own
+	defer f.Close()
 	c.cmd.Stderr = f
 	if c.cmd.Stdout == nil && stdout == nil {
 		c.cmd.Stdout = f
@@ -101,7 +101,7 @@ func startRival(name, kubeconfig, dir string, s *sink.Sink) (*rivalSubject, erro
 	}
 	r := &rivalSubject{sink: s, born: time.Now()}
 	r.name = name
-	r.cmd = exec.Command(self, "rival", "-name", name, "-kubeconfig", kubeconfig, "-server", s.Address) //nolint:gosec // our own
+	r.cmd = exec.Command(self, "rival", "-name", name, "-kubeconfig", kubeconfig, "-server", s.Address)
 	if r.in, err = r.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -141,12 +141,12 @@ func (r *rivalSubject) Synced(ctx context.Context) error {
 
 func (r *rivalSubject) Live() (int64, error) {
 	a, err := r.ask("live")
-	return int64(a.Live), err //nolint:gosec // far below
+	return int64(a.Live), err
 }
 
 func (r *rivalSubject) Allocated() (int64, error) {
 	a, err := r.ask("allocated")
-	return int64(a.Allocated), err //nolint:gosec // far below
+	return int64(a.Allocated), err
 }
 
 func (r *rivalSubject) Pending() (bool, error) {
@@ -186,7 +186,7 @@ func startAgent(binary, kubeconfig, dir string, s *sink.Sink) (*agentSubject, er
 	}
 	a := &agentSubject{http: "http://" + address, sink: s, born: time.Now()}
 	a.name = pseudoAgent
-	a.cmd = exec.Command(binary, "run", "--config", file) //nolint:gosec // built by us
+	a.cmd = exec.Command(binary, "run", "--config", file)
 	return a, startChild(&a.child, dir, nil)
 }
 
@@ -265,7 +265,7 @@ func (a *agentSubject) waitHTTP(ctx context.Context) error {
 }
 
 func httpDo(method, url string) ([]byte, error) {
-	req, err := http.NewRequest(method, url, nil) //nolint:noctx // a process of our own, which is killed when we end
+	req, err := http.NewRequest(method, url, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +273,7 @@ func httpDo(method, url string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, err

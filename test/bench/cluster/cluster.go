@@ -162,7 +162,7 @@ func (c *Cluster) rand(what string, i int) *rand.Rand {
 	for _, b := range []byte(what) {
 		h = (h ^ uint64(b)) * 1099511628211
 	}
-	return rand.New(rand.NewPCG(c.seed^h, uint64(i))) //nolint:gosec // made-up data, i is an index
+	return rand.New(rand.NewPCG(c.seed^h, uint64(i)))
 }
 
 func pick(r *rand.Rand, from []string) string { return from[r.IntN(len(from))] }
@@ -196,4 +196,5 @@ func at(r *rand.Rand, within time.Duration) metav1.Time {
 	return metav1.NewTime(born.Add(time.Duration(r.Int64N(int64(within)))).Truncate(time.Second))
 }
 
-func ptr[T any](v T) *T { return &v }
+//go:fix inline
+func ptr[T any](v T) *T { return new(v) }

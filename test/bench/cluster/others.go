@@ -125,13 +125,13 @@ func (w *workload) selector() map[string]string { return map[string]string{"app"
 
 func (c *Cluster) deployment(w *workload, s State) Object {
 	r := c.rand("deployment", w.index)
-	n := int32(w.replicas) //nolint:gosec // small
+	n := int32(w.replicas)
 	d := &appsv1.Deployment{ObjectMeta: w.meta(r), Spec: appsv1.DeploymentSpec{
 		Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: w.selector()}, Template: w.template(),
 		Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{
-			MaxUnavailable: ptr(intstr.FromString("25%")), MaxSurge: ptr(intstr.FromString("25%")),
+			MaxUnavailable: new(intstr.FromString("25%")), MaxSurge: new(intstr.FromString("25%")),
 		}},
-		RevisionHistoryLimit: ptr(int32(10)), ProgressDeadlineSeconds: ptr(int32(600)),
+		RevisionHistoryLimit: new(int32(10)), ProgressDeadlineSeconds: new(int32(600)),
 	}}
 	t := metav1.NewTime(born.Add(time.Duration(s.Touches) * time.Minute))
 	d.Status = appsv1.DeploymentStatus{
@@ -151,7 +151,7 @@ func (c *Cluster) replicaSet(w *workload, i int, _ State) Object {
 	r := c.rand("replicaset "+w.hashes[i], w.index)
 	var n int32
 	if i == len(w.hashes)-1 {
-		n = int32(w.replicas) //nolint:gosec // small
+		n = int32(w.replicas)
 	}
 	t := w.template()
 	t.Labels = maps.Clone(t.Labels)
@@ -160,7 +160,7 @@ func (c *Cluster) replicaSet(w *workload, i int, _ State) Object {
 		Replicas: &n, Template: t, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": w.name, "pod-template-hash": w.hashes[i]}},
 	}}
 	rs.Name, rs.UID, rs.Labels = w.name+"-"+w.hashes[i], w.setUIDs[i], t.Labels
-	rs.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: deployment, Name: w.name, UID: w.uid, Controller: ptr(true), BlockOwnerDeletion: ptr(true)}}
+	rs.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: deployment, Name: w.name, UID: w.uid, Controller: new(true), BlockOwnerDeletion: new(true)}}
 	rs.Status = appsv1.ReplicaSetStatus{Replicas: n, FullyLabeledReplicas: n, ReadyReplicas: n, AvailableReplicas: n, ObservedGeneration: 1}
 	rs.ManagedFields = []metav1.ManagedFieldsEntry{managed("kube-controller-manager", "apps/v1", "", fieldsOf(rs, "metadata", "spec"), rs.CreationTimestamp)}
 	return rs
@@ -168,10 +168,10 @@ func (c *Cluster) replicaSet(w *workload, i int, _ State) Object {
 
 func (c *Cluster) statefulSet(w *workload, _ State) Object {
 	r := c.rand("statefulset", w.index)
-	n := int32(w.replicas) //nolint:gosec // small
+	n := int32(w.replicas)
 	s := &appsv1.StatefulSet{ObjectMeta: w.meta(r), Spec: appsv1.StatefulSetSpec{
 		Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: w.selector()}, Template: w.template(), ServiceName: w.name,
-		PodManagementPolicy: appsv1.OrderedReadyPodManagement, RevisionHistoryLimit: ptr(int32(10)),
+		PodManagementPolicy: appsv1.OrderedReadyPodManagement, RevisionHistoryLimit: new(int32(10)),
 	}}
 	s.Status = appsv1.StatefulSetStatus{Replicas: n, ReadyReplicas: n, CurrentReplicas: n, UpdatedReplicas: n, AvailableReplicas: n}
 	s.ManagedFields = []metav1.ManagedFieldsEntry{managed("helm", "apps/v1", "", fieldsOf(s, "metadata", "spec"), s.CreationTimestamp)}
@@ -180,9 +180,9 @@ func (c *Cluster) statefulSet(w *workload, _ State) Object {
 
 func (c *Cluster) daemonSet(w *workload, _ State) Object {
 	r := c.rand("daemonset", w.index)
-	n := int32(w.replicas) //nolint:gosec // small
+	n := int32(w.replicas)
 	d := &appsv1.DaemonSet{ObjectMeta: w.meta(r), Spec: appsv1.DaemonSetSpec{
-		Selector: &metav1.LabelSelector{MatchLabels: w.selector()}, Template: w.template(), RevisionHistoryLimit: ptr(int32(10)),
+		Selector: &metav1.LabelSelector{MatchLabels: w.selector()}, Template: w.template(), RevisionHistoryLimit: new(int32(10)),
 		UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType},
 	}}
 	d.Status = appsv1.DaemonSetStatus{CurrentNumberScheduled: n, DesiredNumberScheduled: n, NumberReady: n, NumberAvailable: n}
@@ -227,7 +227,7 @@ func (c *Cluster) ingress(w *workload) Object {
 	in := &networkingv1.Ingress{ObjectMeta: w.meta(r)}
 	in.UID = uid(r)
 	in.Annotations["nginx.ingress.kubernetes.io/proxy-body-size"] = "8m"
-	in.Spec = networkingv1.IngressSpec{IngressClassName: ptr("nginx"), Rules: []networkingv1.IngressRule{{
+	in.Spec = networkingv1.IngressSpec{IngressClassName: new("nginx"), Rules: []networkingv1.IngressRule{{
 		Host: w.name + ".example.com",
 		IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{Paths: []networkingv1.HTTPIngressPath{{
 			Path: "/", PathType: ptr(networkingv1.PathTypePrefix),

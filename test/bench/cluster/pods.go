@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,8 +47,8 @@ func (c *Cluster) pod(i int, s State) *corev1.Pod {
 		Spec: w.spec,
 	}
 	pod.Spec.NodeName = c.nodeName(p.node)
-	pod.Spec.Volumes = append(pod.Spec.Volumes[:len(pod.Spec.Volumes):len(pod.Spec.Volumes)], tokenVolume(suffix(r, 5)))
-	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: w.kind, Name: w.name, UID: w.uid, Controller: ptr(true), BlockOwnerDeletion: ptr(true)}
+	pod.Spec.Volumes = append(slices.Clip(pod.Spec.Volumes), tokenVolume(suffix(r, 5)))
+	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: w.kind, Name: w.name, UID: w.uid, Controller: new(true), BlockOwnerDeletion: new(true)}
 	creator := "kube-controller-manager"
 	switch w.kind {
 	case deployment:
@@ -124,7 +125,7 @@ func (c *Cluster) podStatus(pod *corev1.Pod, i int, ip string, created metav1.Ti
 	}
 	for n, ct := range w.spec.Containers {
 		cs := corev1.ContainerStatus{
-			Name: ct.Name, Ready: !finished, Started: ptr(!finished), Image: ct.Image,
+			Name: ct.Name, Ready: !finished, Started: new(!finished), Image: ct.Image,
 			ImageID:     "registry.example.com/" + w.name + "@sha256:" + hexDigits(c.rand("image "+ct.Name, w.index), 64),
 			ContainerID: "containerd://" + hexDigits(r, 64),
 			State:       corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: started}},
@@ -133,7 +134,7 @@ func (c *Cluster) podStatus(pod *corev1.Pod, i int, ip string, created metav1.Ti
 			cs.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: started, FinishedAt: started, ContainerID: cs.ContainerID}}
 		}
 		if n == 0 && s.Changes > 0 {
-			cs.RestartCount = int32(s.Changes) //nolint:gosec // few
+			cs.RestartCount = int32(s.Changes)
 			cs.ContainerID = "containerd://" + hexDigits(c.rand(fmt.Sprint("restart ", s.Changes), i), 64)
 			if finished {
 				cs.State.Terminated.ContainerID = cs.ContainerID
@@ -162,9 +163,9 @@ func fieldsOfStatus(pod *corev1.Pod) string {
 
 func tokenVolume(end string) corev1.Volume {
 	return corev1.Volume{Name: "kube-api-access-" + end, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		DefaultMode: ptr(int32(420)),
+		DefaultMode: new(int32(420)),
 		Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{ExpirationSeconds: ptr(int64(3607)), Path: "token"}},
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{ExpirationSeconds: new(int64(3607)), Path: "token"}},
 			{ConfigMap: &corev1.ConfigMapProjection{
 				LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
 			}},

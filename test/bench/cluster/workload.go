@@ -99,7 +99,7 @@ func (c *Cluster) newWorkload(kind string, index, replicas int) *workload {
 // podSpec is the spec of a Pod template as the apiserver has it, with all defaults.
 func podSpec(r *rand.Rand, w *workload) corev1.PodSpec {
 	spec := corev1.PodSpec{
-		RestartPolicy: corev1.RestartPolicyAlways, TerminationGracePeriodSeconds: ptr(int64(30 + 15*r.IntN(3))),
+		RestartPolicy: corev1.RestartPolicyAlways, TerminationGracePeriodSeconds: new(int64(30 + 15*r.IntN(3))),
 		DNSPolicy: corev1.DNSClusterFirst, ServiceAccountName: w.name, DeprecatedServiceAccount: w.name,
 		SecurityContext: &corev1.PodSecurityContext{}, SchedulerName: "default-scheduler",
 	}
@@ -107,14 +107,14 @@ func podSpec(r *rand.Rand, w *workload) corev1.PodSpec {
 		spec.RestartPolicy = corev1.RestartPolicyNever
 	}
 	if r.IntN(3) == 0 {
-		spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr(int64(1000 + r.IntN(9000))), FSGroup: ptr(int64(2000)), RunAsNonRoot: ptr(true)}
+		spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: new(int64(1000 + r.IntN(9000))), FSGroup: new(int64(2000)), RunAsNonRoot: new(true)}
 	}
 	spec.Volumes = []corev1.Volume{{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
-		LocalObjectReference: corev1.LocalObjectReference{Name: w.name + "-config"}, DefaultMode: ptr(int32(420)),
+		LocalObjectReference: corev1.LocalObjectReference{Name: w.name + "-config"}, DefaultMode: new(int32(420)),
 	}}}}
 	if r.IntN(4) == 0 {
 		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "tls", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
-			SecretName: w.name + "-tls", DefaultMode: ptr(int32(420)),
+			SecretName: w.name + "-tls", DefaultMode: new(int32(420)),
 		}}})
 	}
 	spec.Containers = append(spec.Containers, container(r, w, "app", 3+r.IntN(8)))
@@ -132,7 +132,7 @@ func podSpec(r *rand.Rand, w *workload) corev1.PodSpec {
 	}
 	for _, key := range []string{"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"} {
 		spec.Tolerations = append(spec.Tolerations, corev1.Toleration{
-			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr(int64(300)),
+			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: new(int64(300)),
 		})
 	}
 	return spec
@@ -157,7 +157,7 @@ func container(r *rand.Rand, w *workload, name string, envs int) corev1.Containe
 		},
 		VolumeMounts: []corev1.VolumeMount{{Name: "config", MountPath: "/etc/" + w.name, ReadOnly: true}},
 	}
-	port := int32(8000 + r.IntN(2000)) //nolint:gosec // small
+	port := int32(8000 + r.IntN(2000))
 	portName := "http"
 	if name != "app" {
 		portName = "sidecar"
@@ -274,6 +274,6 @@ func fieldSet(v any) any {
 func managed(manager, apiVersion, subresource, fields string, t metav1.Time) metav1.ManagedFieldsEntry {
 	return metav1.ManagedFieldsEntry{
 		Manager: manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: apiVersion, Time: &t,
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}, Subresource: subresource,
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields), Subresource: subresource,
 	}
 }

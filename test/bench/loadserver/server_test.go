@@ -180,7 +180,7 @@ func TestDiscovery(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		client.DiscoveryClient.UseLegacyDiscovery = legacy
+		client.UseLegacyDiscovery = legacy
 		_, lists, err := client.Discovery().ServerGroupsAndResources()
 		if err != nil {
 			t.Fatal(err)

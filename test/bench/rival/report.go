@@ -105,7 +105,7 @@ func (r *reporter) run(ctx context.Context) {
 
 func (r *reporter) send(ctx context.Context) error {
 	req := &agent.KubernetesAPISyncRequest{
-		ClusterId: proto.String("bench"), AgentId: proto.Uint32(1), Version: proto.Uint64(uint64(time.Now().UnixMicro())), //nolint:gosec // after 1970
+		ClusterId: new("bench"), AgentId: proto.Uint32(1), Version: new(uint64(time.Now().UnixMicro())),
 	}
 	for _, entries := range r.sources {
 		e, err := entries()
