@@ -36,6 +36,7 @@ test: unit e2e ## runs all tests
 .PHONY: unit
 unit: ## runs the tests that need no other program
 	go test $(TESTFLAGS) ./...
+	cd test/bench && go test $(TESTFLAGS) ./...
 
 .PHONY: race
 race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
