@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -24,12 +25,14 @@ func newWatchersCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	opts.Flags(root.PersistentFlags())
-	root.PersistentFlags().StringVarP(&output, "output", "o", "text", "text or json")
+	root.PersistentFlags().StringVarP(&output, "output", "o", "table", strings.Join(formats, ", "))
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 
 	// ask sends a request about one cluster, or about all of them, and shows the answer.
 	ask := func(cmd *cobra.Command, method string, path []string, in any) error {
-		if output != "text" && output != "json" {
-			return fmt.Errorf("--output %q is unknown: use text or json", output)
+		p, err := newPrinter(cmd, output)
+		if err != nil {
+			return err
 		}
 		client, err := apiclient.New(opts)
 		if err != nil {
@@ -39,11 +42,14 @@ func newWatchersCommand() *cobra.Command {
 		if err := client.Do(cmd.Context(), method, append([]string{"watchers"}, path...), in, &raw); err != nil {
 			return err //nolint:wrapcheck // it names the server
 		}
-		if output == "json" {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), string(raw))
-			return err //nolint:wrapcheck // of the terminal
+		if output == "table" {
+			return showWatchers(cmd.OutOrStdout(), raw, len(path) == 0)
 		}
-		return showWatchers(cmd.OutOrStdout(), raw, len(path) == 0)
+		names, err := watcherNames(raw, len(path) == 0)
+		if err != nil {
+			return err
+		}
+		return p.print(raw, table{names: names})
 	}
 
 	list := &cobra.Command{
@@ -95,6 +101,32 @@ func newWatchersCommand() *cobra.Command {
 	elect.Flags().BoolVar(&gone, "holder-is-gone", false, "the present watcher has ended for certain: do not wait for it")
 	root.AddCommand(list, designate, undesignate, elect)
 	return root
+}
+
+// watcherNames are the clusters of a list, or the candidates of one cluster.
+func watcherNames(raw []byte, many bool) ([]string, error) {
+	var answer struct {
+		Clusters []struct {
+			Cluster string `json:"cluster"`
+		} `json:"clusters"`
+		Candidates []struct {
+			Name string `json:"name"`
+		} `json:"candidates"`
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return nil, fmt.Errorf("the answer is not what is expected: %w", err)
+	}
+	var names []string
+	if many {
+		for _, c := range answer.Clusters {
+			names = append(names, c.Cluster)
+		}
+		return names, nil
+	}
+	for _, c := range answer.Candidates {
+		names = append(names, c.Name)
+	}
+	return names, nil
 }
 
 // showWatchers writes the answer of the API for people.
