@@ -196,5 +196,3 @@ func at(r *rand.Rand, within time.Duration) metav1.Time {
 	return metav1.NewTime(born.Add(time.Duration(r.Int64N(int64(within)))).Truncate(time.Second))
 }
 
-//go:fix inline
-func ptr[T any](v T) *T { return new(v) }

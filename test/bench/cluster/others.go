@@ -209,7 +209,7 @@ func (c *Cluster) service(w *workload) Object {
 	s.Spec = corev1.ServiceSpec{
 		Selector: w.selector(), Type: corev1.ServiceTypeClusterIP, ClusterIP: fmt.Sprintf("10.96.%d.%d", w.index/250, 1+w.index%250),
 		SessionAffinity: corev1.ServiceAffinityNone, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
-		IPFamilyPolicy: ptr(corev1.IPFamilyPolicySingleStack), InternalTrafficPolicy: ptr(corev1.ServiceInternalTrafficPolicyCluster),
+		IPFamilyPolicy: new(corev1.IPFamilyPolicySingleStack), InternalTrafficPolicy: new(corev1.ServiceInternalTrafficPolicyCluster),
 	}
 	if w.kind == statefulSet {
 		s.Spec.ClusterIP = corev1.ClusterIPNone
@@ -230,7 +230,7 @@ func (c *Cluster) ingress(w *workload) Object {
 	in.Spec = networkingv1.IngressSpec{IngressClassName: new("nginx"), Rules: []networkingv1.IngressRule{{
 		Host: w.name + ".example.com",
 		IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{Paths: []networkingv1.HTTPIngressPath{{
-			Path: "/", PathType: ptr(networkingv1.PathTypePrefix),
+			Path: "/", PathType: new(networkingv1.PathTypePrefix),
 			Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: w.name, Port: networkingv1.ServiceBackendPort{Name: "http"}}},
 		}}}},
 	}}}
