@@ -195,4 +195,3 @@ func suffix(r *rand.Rand, n int) string {
 func at(r *rand.Rand, within time.Duration) metav1.Time {
 	return metav1.NewTime(born.Add(time.Duration(r.Int64N(int64(within)))).Truncate(time.Second))
 }
-
