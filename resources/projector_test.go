@@ -197,7 +197,7 @@ func TestMemoryBudget(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if changed > 3 {
+	if changed > 3 && !raceDetector {
 		t.Errorf("a changed Pod costs %v allocations, want at most 3: names, entry, payload", changed)
 	}
 }
