@@ -2,4 +2,5 @@
 
 package resources
 
+// raceDetector is false: pools keep what they are given, and allocations can be counted.
 const raceDetector = false
