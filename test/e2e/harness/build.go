@@ -22,6 +22,7 @@ type Binaries struct {
 	KubeVersion string // for example v1.35.4
 	Etcd        string
 	APIServer   string
+	Kubectl     string
 	Agent       string
 	Server      string
 }
@@ -88,7 +89,7 @@ func Build(ctx context.Context, dir string, progress io.Writer) (Binaries, error
 
 var kubeRequire = regexp.MustCompile(`(?m)^\s*(?:require )?k8s\.io/kubernetes v(\d+)\.(\d+)\.(\d+)`)
 
-// BuildKube builds etcd and kube-apiserver alone, as Build does.
+// BuildKube builds etcd, kube-apiserver and kubectl alone, as Build does.
 func BuildKube(ctx context.Context, progress io.Writer) (Binaries, error) {
 	root, err := Root()
 	if err != nil {
@@ -115,6 +116,7 @@ func BuildKube(ctx context.Context, progress io.Writer) (Binaries, error) {
 		KubeVersion: version,
 		Etcd:        filepath.Join(dir, "server"), // named after the last element of go.etcd.io/etcd/server/v3
 		APIServer:   filepath.Join(dir, "kube-apiserver"),
+		Kubectl:     filepath.Join(dir, "kubectl"),
 	}
 	if _, err := os.Stat(dir); err == nil {
 		return b, nil
@@ -128,12 +130,12 @@ func BuildKube(ctx context.Context, progress io.Writer) (Binaries, error) {
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() // nothing is left in it after success
 
-	fmt.Fprintf(progress, "building kube-apiserver and etcd of Kubernetes %s; once, 3 to 6 minutes on two cores\n", version)
+	fmt.Fprintf(progress, "building kube-apiserver, kubectl and etcd of Kubernetes %s; once, 3 to 6 minutes on two cores\n", version)
 	const stamp = "-X k8s.io/component-base/version."
 	args := []string{
 		"build", "-v", "-o", tmp + string(filepath.Separator),
 		"-ldflags", fmt.Sprintf("-s -w %[1]sgitVersion=%[2]s %[1]sgitMajor=%[3]s %[1]sgitMinor=%[4]s", stamp, version, m[1], m[2]),
-		"k8s.io/kubernetes/cmd/kube-apiserver", "go.etcd.io/etcd/server/v3",
+		"k8s.io/kubernetes/cmd/kube-apiserver", "k8s.io/kubernetes/cmd/kubectl", "go.etcd.io/etcd/server/v3",
 	}
 	if err := goBuild(ctx, moduleDir, []string{"CGO_ENABLED=0"}, args, "Kubernetes "+version, progress); err != nil {
 		return Binaries{}, err
