@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/apiclient"
 	"github.com/pseudo-agent/pseudo-agent/inventory"
@@ -43,13 +44,14 @@ func (l *look) command(cmd *cobra.Command, ask func(cmd *cobra.Command, c *apicl
 	if cmd.ValidArgsFunction == nil {
 		cmd.ValidArgsFunction = l.completeCluster
 	}
-	l.flags(cmd)
+	l.flags(cmd, cmd.Flags())
 	return cmd
 }
 
-func (l *look) flags(cmd *cobra.Command) {
-	l.client.Flags(cmd.Flags())
-	cmd.Flags().StringVarP(&l.format, "output", "o", "table", strings.Join(formats, ", "))
+// flags adds those that all these commands have, to the flags of cmd or those that its subcommands inherit.
+func (l *look) flags(cmd *cobra.Command, flags *pflag.FlagSet) {
+	l.client.Flags(flags)
+	flags.StringVarP(&l.format, "output", "o", "table", strings.Join(formats, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -405,7 +407,7 @@ func (f *follower) version(e *viewer.VersionEvent) error {
 	}
 	if len(e.Objects) > 0 {
 		t := changesTable(e.Objects)
-		t.header = []string{"", "", "", ""}
+		t.header = nil
 		if err := f.p.print(e, t); err != nil {
 			return err
 		}

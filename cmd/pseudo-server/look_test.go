@@ -69,6 +69,24 @@ func send(t *testing.T, address string, version uint64, typesAndJSON ...string) 
 	}
 }
 
+// syncAs sends a Sync of the cluster d-demo.
+func syncAs(t *testing.T, address, host, ip string, policy agent.KubernetesWatchPolicy) {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	_, err = agent.NewSynchronizerClient(conn).Sync(ctx, &agent.SyncRequest{
+		KubernetesClusterId: new("d-demo"), Host: new(host), CtrlIp: new(ip), CtrlMac: new("52:54:00:d5:d0:8e"), KubernetesWatchPolicy: policy.Enum(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // command runs a command line of pseudo-server and returns what it writes to both outputs.
 func command(t *testing.T, given ...string) (out, errs string, err error) {
 	t.Helper()
@@ -92,10 +110,13 @@ func demoServer(t *testing.T) (grpcAddress, api string) {
 	grpcAddress, api = text(line["grpc"]), "http://"+text(line["http"])
 	send(t, grpcAddress, demoVersion, demo[:len(demo)-2]...)
 	send(t, grpcAddress, demoVersion+1, demo...)
+	syncAs(t, grpcAddress, "node-1", "10.0.0.1", agent.KubernetesWatchPolicy_KWP_NORMAL)
+	syncAs(t, grpcAddress, "node-2", "10.0.0.2", agent.KubernetesWatchPolicy_KWP_NORMAL)
+	syncAs(t, grpcAddress, "sidecar-1", "10.1.0.7", agent.KubernetesWatchPolicy_KWP_WATCH_DISABLED)
 	return grpcAddress, api
 }
 
-var varying = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?|(\d+[hms])+ ago| +`)
+var varying = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?|(\d+[hms])+ ago|expires in \d+ s| +`)
 
 // same makes outputs comparable that differ in times and, because of them, in widths.
 func same(s string) string {
@@ -107,14 +128,77 @@ func same(s string) string {
 	})
 }
 
+const prompt = "    $ pseudo-server "
+
 // TestDocumentedCommands runs every command of docs/cli.md.
 func TestDocumentedCommands(t *testing.T) {
-	_, api := demoServer(t)
+	grpcAddress, api := demoServer(t)
 	const file = "../../docs/cli.md"
 	doc, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	image := documentedPlugin(t)
+	lines := strings.Split(string(doc), "\n")
+	var written []string
+	ran := map[string]bool{}
+	for i := 0; i < len(lines); i++ {
+		written = append(written, lines[i])
+		line, ok := strings.CutPrefix(lines[i], prompt)
+		if !ok {
+			continue
+		}
+		var want []string
+		for i+1 < len(lines) && !strings.HasPrefix(lines[i+1], prompt) && (strings.HasPrefix(lines[i+1], "    ") || lines[i+1] == "" && continued(lines[i+1:])) {
+			i++
+			want = append(want, lines[i])
+		}
+		given := append(strings.Fields(strings.ReplaceAll(line, "games.lua", image)), "--server", api)
+		ran[given[0]] = true
+		var text string
+		if given[0] == "follow" {
+			text = followed(t, given, func() { send(t, grpcAddress, demoVersion+2, demo[:len(demo)-4]...) })
+		} else {
+			out, errs, err := command(t, given...)
+			if err != nil {
+				t.Errorf("pseudo-server %s: %v", line, err)
+			}
+			text = out + errs
+		}
+		var got []string
+		for l := range strings.Lines(text) {
+			got = append(got, strings.TrimRight("    "+l, " \n"))
+		}
+		written = append(written, got...)
+		if g, w := same(strings.Join(got, "\n")), same(strings.Join(want, "\n")); g != w && !*update {
+			t.Errorf("pseudo-server %s:\ngot\n%s\nwant, as in docs/cli.md (go test -update writes it),\n%s", line, g, w)
+		}
+	}
+	for _, cmd := range newRootCommand().Commands() {
+		if name := cmd.Name(); name != "run" && name != "completion" && name != "help" && !ran[name] {
+			t.Errorf("docs/cli.md has no example of pseudo-server %s", name)
+		}
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(strings.Join(written, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// continued tells whether more of the same block follows empty lines.
+func continued(lines []string) bool {
+	for _, l := range lines {
+		if l != "" {
+			return strings.HasPrefix(l, "    ") && !strings.HasPrefix(l, prompt)
+		}
+	}
+	return false
+}
+
+// documentedPlugin writes the script of docs/plugins.md to a file.
+func documentedPlugin(t *testing.T) string {
+	t.Helper()
 	plugins, err := os.ReadFile("../../docs/plugins.md")
 	if err != nil {
 		t.Fatal(err)
@@ -125,43 +209,78 @@ func TestDocumentedCommands(t *testing.T) {
 	if err := os.WriteFile(image, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return image
+}
 
-	const prompt = "    $ pseudo-server "
-	lines := strings.Split(string(doc), "\n")
-	var written []string
-	ran := 0
-	for i := 0; i < len(lines); i++ {
-		written = append(written, lines[i])
-		line, ok := strings.CutPrefix(lines[i], prompt)
-		if !ok {
-			continue
-		}
-		ran++
-		var want []string
-		for i+1 < len(lines) && strings.HasPrefix(lines[i+1], "    ") && !strings.HasPrefix(lines[i+1], prompt) {
-			i++
-			want = append(want, lines[i])
-		}
-		out, errs, err := command(t, append(strings.Fields(strings.ReplaceAll(line, "games.lua", image)), "--server", api)...)
+// followed runs a follow command that has something to show at once, makes a change when it has shown that, and
+// interrupts the command when it has shown the change. It returns all that was shown.
+func followed(t *testing.T, given []string, change func()) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	out := &watched{}
+	cmd := newRootCommand()
+	cmd.SetArgs(given)
+	cmd.SetOut(out)
+	done := make(chan error, 1)
+	go func() { done <- cmd.ExecuteContext(ctx) }()
+	out.wait(t, "game-0")
+	change()
+	out.wait(t, "cart-1-a")
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("pseudo-server %s: got %v after an interrupt, want nil", strings.Join(given, " "), err)
+	}
+	return out.buf.String()
+}
+
+// TestMentionedCommands looks at every command line of pseudo-server that any other document mentions: the command and its
+// flags exist. Those of docs/plugins.md are run, too.
+func TestMentionedCommands(t *testing.T) {
+	_, api := demoServer(t)
+	image := documentedPlugin(t)
+	files, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	charts, err := filepath.Glob("../../charts/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(append(files, charts...), "../../README.md")
+	mention := regexp.MustCompile("(?m)(?:`|^(?:    )?(?:\\$ )?(?:[A-Z_]+=\\S+ )*)pseudo-server ([a-z][^`\n]*)")
+	checked := 0
+	for _, file := range files {
+		doc, err := os.ReadFile(file)
 		if err != nil {
-			t.Errorf("pseudo-server %s: %v", line, err)
-		}
-		var got []string
-		for l := range strings.Lines(out + errs) {
-			got = append(got, "    "+strings.TrimRight(l, "\n"))
-		}
-		written = append(written, got...)
-		if g, w := same(strings.Join(got, "\n")), same(strings.Join(want, "\n")); g != w && !*update {
-			t.Errorf("pseudo-server %s:\ngot\n%s\nwant, as in docs/cli.md (go test -update writes it),\n%s", line, g, w)
-		}
-	}
-	if ran < 10 {
-		t.Errorf("got %d commands in docs/cli.md, want at least 10", ran)
-	}
-	if *update {
-		if err := os.WriteFile(file, []byte(strings.Join(written, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		for _, m := range mention.FindAllStringSubmatch(string(doc), -1) {
+			if !strings.HasPrefix(m[0], "`") && !strings.HasPrefix(m[0], " ") && filepath.Base(file) != "plugins.md" {
+				continue // the beginning of a line of prose
+			}
+			line, _, _ := strings.Cut(m[1], "#")
+			line = strings.NewReplacer("[", "", "]", "", "…", "x", "games.lua", image).Replace(line)
+			checked++
+			if filepath.Base(file) == "plugins.md" && !strings.HasPrefix(m[0], "`") {
+				if _, _, err := command(t, append(strings.Fields(line), "--server", api)...); err != nil {
+					t.Errorf("%s: pseudo-server %s: %v", file, line, err)
+				}
+				continue
+			}
+			cmd, rest, err := newRootCommand().Find(strings.Fields(line))
+			if err == nil && !cmd.Runnable() {
+				err = errors.New("it does nothing")
+			}
+			if err == nil {
+				err = cmd.ParseFlags(rest)
+			}
+			if err != nil {
+				t.Errorf("%s mentions pseudo-server %s: %v", file, line, err)
+			}
+		}
+	}
+	if checked < 20 {
+		t.Errorf("got %d command lines, want at least 20", checked)
 	}
 }
 
@@ -189,25 +308,6 @@ func (w *watched) wait(t *testing.T, part string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("got %q, want it to contain %q", text, part)
 		}
-	}
-}
-
-// TestFollow reads a change that comes while it follows.
-func TestFollow(t *testing.T) {
-	grpcAddress, api := demoServer(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	out := &watched{}
-	cmd := newRootCommand()
-	cmd.SetArgs([]string{"follow", "d-demo", "--since", "1763629200000000", "--server", api})
-	cmd.SetOut(out)
-	done := make(chan error, 1)
-	go func() { done <- cmd.ExecuteContext(ctx) }()
-	out.wait(t, "game-0")
-	send(t, grpcAddress, demoVersion+2, demo[:len(demo)-4]...)
-	out.wait(t, "cart-1-a")
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("follow: got %v after an interrupt, want nil", err)
 	}
 }
 

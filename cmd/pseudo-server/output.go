@@ -48,7 +48,7 @@ func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // table is an answer for people.
 type table struct {
-	header []string
+	header []string // nil: none
 	rows   [][]string
 	// colour is the column whose texts are coloured by colours, -1 for none.
 	colour int
@@ -58,9 +58,9 @@ type table struct {
 
 // colours by the text of a cell; others have none.
 var colours = map[string]string{
-	"ok": "32", "active": "32", "RUNNING": "32", "NORMAL": "32", "added": "32",
-	"stale": "33", "EXCEPTION": "33", "changed": "33", "object": "33",
-	"error": "31", "stopped": "31", "removed": "31", "crash": "31", "cluster": "31", "failed": "31", "refused": "31",
+	"ok": "32", "held": "32", "holder": "32", "active": "32", "RUNNING": "32", "NORMAL": "32", "added": "32",
+	"stale": "33", "stopping": "33", "waiting": "33", "silent": "33", "EXCEPTION": "33", "changed": "33", "object": "33",
+	"error": "31", "without_candidate": "31", "stopped": "31", "removed": "31", "crash": "31", "cluster": "31", "failed": "31", "refused": "31",
 }
 
 // printer writes answers in the form that the user wants.
@@ -135,21 +135,28 @@ const gap = 2
 
 // text lays the table out. On a terminal the widest columns are cut so that each row fits into one line.
 func (t table) text(width int, coloured bool) string {
-	cells := append([][]string{t.header}, t.rows...)
-	widths := make([]int, len(t.header))
+	cells := t.rows
+	if t.header != nil {
+		cells = slices.Insert(slices.Clone(t.rows), 0, t.header)
+	}
+	var widths []int
+	lines := make([][]string, len(cells))
 	for i, row := range cells {
 		row = slices.Clone(row)
 		for j := range row {
+			if j == len(widths) {
+				widths = append(widths, 0)
+			}
 			if row[j] = clean(row[j]); row[j] == "" {
 				row[j] = "-"
 			}
 			widths[j] = max(widths[j], utf8.RuneCountInString(row[j]))
 		}
-		cells[i] = row
+		lines[i] = row
 	}
 	shrink(widths, width)
 	var b strings.Builder
-	for i, row := range cells {
+	for i, row := range lines {
 		for j, cell := range row {
 			if utf8.RuneCountInString(cell) > widths[j] {
 				cell = string([]rune(cell)[:widths[j]-1]) + "…"
@@ -158,7 +165,7 @@ func (t table) text(width int, coloured bool) string {
 			if j == len(row)-1 {
 				pad = ""
 			}
-			if colour := colours[cell]; coloured && i > 0 && j == t.colour && colour != "" {
+			if colour := colours[cell]; coloured && (i > 0 || t.header == nil) && j == t.colour && colour != "" {
 				cell = "\x1b[" + colour + "m" + cell + "\x1b[0m"
 			}
 			b.WriteString(cell + pad)

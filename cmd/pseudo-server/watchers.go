@@ -3,10 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
-	"text/tabwriter"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,45 +15,38 @@ import (
 
 // newWatchersCommand makes the commands that show and change the watcher election of a running pseudo-server.
 func newWatchersCommand() *cobra.Command {
-	var opts apiclient.Options
-	var output string
+	l := &look{}
 	root := &cobra.Command{
 		Use:   "watchers",
 		Short: "Shows and changes which agent watches each cluster",
-		Args:  cobra.NoArgs,
+		Args:  args(cobra.NoArgs),
 	}
-	opts.Flags(root.PersistentFlags())
-	root.PersistentFlags().StringVarP(&output, "output", "o", "table", strings.Join(formats, ", "))
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	l.flags(root, root.PersistentFlags())
 
 	// ask sends a request about one cluster, or about all of them, and shows the answer.
 	ask := func(cmd *cobra.Command, method string, path []string, in any) error {
-		p, err := newPrinter(cmd, output)
+		p, err := newPrinter(cmd, l.format)
 		if err != nil {
 			return err
 		}
-		client, err := apiclient.New(opts)
+		client, err := apiclient.New(l.client)
 		if err != nil {
-			return err //nolint:wrapcheck // it names the flag
+			return usageError{err}
 		}
 		var raw json.RawMessage
 		if err := client.Do(cmd.Context(), method, append([]string{"watchers"}, path...), in, &raw); err != nil {
 			return err //nolint:wrapcheck // it names the server
 		}
-		if output == "table" {
-			return showWatchers(cmd.OutOrStdout(), raw, len(path) == 0)
+		if len(path) == 0 {
+			return showWatchers(p, raw)
 		}
-		names, err := watcherNames(raw, len(path) == 0)
-		if err != nil {
-			return err
-		}
-		return p.print(raw, table{names: names})
+		return showCandidates(p, raw)
 	}
 
 	list := &cobra.Command{
 		Use:   "list [CLUSTER]",
 		Short: "Shows all clusters with their watchers, or one with all candidates, their ranks and the reasons",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return ask(cmd, http.MethodGet, args, nil)
 		},
@@ -73,10 +64,10 @@ func newWatchersCommand() *cobra.Command {
 	designate := designation(&cobra.Command{
 		Use:   "designate CLUSTER",
 		Short: "Prefers the candidates that match one of the flags",
-		Args:  cobra.ExactArgs(1),
+		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := d.Check(); err != nil {
-				return err //nolint:wrapcheck // it says what is wrong
+				return usageError{err}
 			}
 			return ask(cmd, http.MethodPost, []string{args[0], "designations"}, d)
 		},
@@ -84,7 +75,7 @@ func newWatchersCommand() *cobra.Command {
 	undesignate := designation(&cobra.Command{
 		Use:   "undesignate CLUSTER",
 		Short: "Undoes a designation given by designate; without a flag, all of the cluster",
-		Args:  cobra.ExactArgs(1),
+		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return ask(cmd, http.MethodDelete, []string{args[0], "designations"}, d)
 		},
@@ -93,88 +84,81 @@ func newWatchersCommand() *cobra.Command {
 	elect := &cobra.Command{
 		Use:   "elect CLUSTER",
 		Short: "Begins a new election, in which the present watcher comes last of its rank",
-		Args:  cobra.ExactArgs(1),
+		Args:  args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return ask(cmd, http.MethodPost, []string{args[0], "elect"}, map[string]bool{"holder_is_gone": gone})
 		},
 	}
 	elect.Flags().BoolVar(&gone, "holder-is-gone", false, "the present watcher has ended for certain: do not wait for it")
+	for _, cmd := range []*cobra.Command{list, designate, undesignate, elect} {
+		cmd.ValidArgsFunction = l.completeCluster
+	}
 	root.AddCommand(list, designate, undesignate, elect)
 	return root
 }
 
-// watcherNames are the clusters of a list, or the candidates of one cluster.
-func watcherNames(raw []byte, many bool) ([]string, error) {
-	var answer struct {
-		Clusters []struct {
-			Cluster string `json:"cluster"`
-		} `json:"clusters"`
-		Candidates []struct {
-			Name string `json:"name"`
-		} `json:"candidates"`
+// showWatchers writes all clusters with their watchers.
+func showWatchers(p *printer, raw json.RawMessage) error {
+	var list struct {
+		Clusters []elector.ClusterInfo `json:"clusters"`
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil {
-		return nil, fmt.Errorf("the answer is not what is expected: %w", err)
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return fmt.Errorf("the answer is not what is expected: %w", err)
 	}
-	var names []string
-	if many {
-		for _, c := range answer.Clusters {
-			names = append(names, c.Cluster)
+	t := table{header: []string{"CLUSTER", "STATE", "WATCHER", "RANK", "SINCE", "CANDIDATES", "REMARK"}, colour: 1}
+	for _, c := range list.Clusters {
+		var name, class, since string
+		if h := c.Holder; h != nil {
+			name, class, since = h.Name, h.Class.String(), h.Since.UTC().Format(time.RFC3339)
 		}
-		return names, nil
+		t.names = append(t.names, c.Cluster)
+		t.rows = append(t.rows, []string{c.Cluster, c.State, name, class, since, strconv.Itoa(electable(c)), remark(c)})
 	}
-	for _, c := range answer.Candidates {
-		names = append(names, c.Name)
-	}
-	return names, nil
+	return p.print(raw, t)
 }
 
-// showWatchers writes the answer of the API for people.
-func showWatchers(w io.Writer, raw []byte, many bool) error {
-	out := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	if many {
-		var list struct {
-			Clusters []elector.ClusterInfo `json:"clusters"`
-		}
-		if err := json.Unmarshal(raw, &list); err != nil {
-			return fmt.Errorf("the answer is not what is expected: %w", err)
-		}
-		fmt.Fprintln(out, "CLUSTER\tSTATE\tWATCHER\tRANK\tSINCE\tCANDIDATES\tREMARK")
-		for _, c := range list.Clusters {
-			name, class, since := "-", "-", "-"
-			if h := c.Holder; h != nil {
-				name, class, since = h.Name, h.Class.String(), h.Since.UTC().Format(time.RFC3339)
-			}
-			fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", c.Cluster, c.State, name, class, since, electable(c), remark(c))
-		}
-		return out.Flush() //nolint:wrapcheck // of the terminal
-	}
+// showCandidates writes the election of one cluster with all who Sync for it.
+func showCandidates(p *printer, raw json.RawMessage) error {
 	var c elector.ClusterInfo
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return fmt.Errorf("the answer is not what is expected: %w", err)
 	}
-	fmt.Fprintf(out, "cluster:\t%s\nstate:\t%s\n", c.Cluster, c.State)
+	if p.format == "table" {
+		if err := p.print(raw, table{rows: facts(c), colour: -1}); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(p.out); err != nil {
+			return err //nolint:wrapcheck // of the terminal
+		}
+	}
+	t := table{header: []string{"RANK", "AGENT", "CLASS", "STATE", "SEEN", "REASON", "LAST ANSWER"}, colour: 3}
+	for _, a := range c.Candidates {
+		rank := ""
+		if a.Rank > 0 {
+			rank = strconv.Itoa(a.Rank)
+		}
+		t.names = append(t.names, a.Name)
+		t.rows = append(t.rows, []string{rank, a.Name, a.Class.String(), a.State, ago(a.SeenSecondsAgo), a.Reason, a.Answer})
+	}
+	return p.print(raw, t)
+}
+
+// facts are what is said of a cluster above its candidates.
+func facts(c elector.ClusterInfo) [][]string {
+	list := [][]string{{"cluster:", c.Cluster}, {"state:", c.State}}
 	if h := c.Holder; h != nil {
-		fmt.Fprintf(out, "watcher:\t%s, since %s, expires in %.0f s unless it Syncs\n", h.Name, h.Since.UTC().Format(time.RFC3339), h.ExpiresInSeconds)
+		list = append(list, []string{"watcher:", fmt.Sprintf("%s, since %s, expires in %.0f s unless it Syncs", h.Name, h.Since.UTC().Format(time.RFC3339), h.ExpiresInSeconds)})
 	}
 	if c.Last != nil {
-		fmt.Fprintf(out, "before:\t%s, until %s (%s)\n", c.Last.Agent.String(), c.Last.At.UTC().Format(time.RFC3339), c.Last.How)
+		list = append(list, []string{"before:", fmt.Sprintf("%s, until %s (%s)", c.Last.Agent.String(), c.Last.At.UTC().Format(time.RFC3339), c.Last.How)})
 	}
 	if r := remark(c); r != "" {
-		fmt.Fprintf(out, "remark:\t%s\n", r)
+		list = append(list, []string{"remark:", r})
 	}
 	for _, d := range c.Designations {
-		fmt.Fprintf(out, "designation:\t%s (%s), fulfilled by %d\n", d.String(), d.Source, d.FulfilledBy)
+		list = append(list, []string{"designation:", fmt.Sprintf("%s (%s), fulfilled by %d", d.String(), d.Source, d.FulfilledBy)})
 	}
-	fmt.Fprintln(out, "\nRANK\tAGENT\tCLASS\tSTATE\tSEEN\tREASON\tLAST ANSWER")
-	for _, a := range c.Candidates {
-		rank := "-"
-		if a.Rank > 0 {
-			rank = fmt.Sprint(a.Rank)
-		}
-		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%.0f s ago\t%s\t%s\n", rank, a.Name, a.Class, a.State, a.SeenSecondsAgo, a.Reason, a.Answer)
-	}
-	return out.Flush() //nolint:wrapcheck // of the terminal
+	return list
 }
 
 func electable(c elector.ClusterInfo) int {
