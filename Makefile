@@ -11,7 +11,7 @@ GOFUMPT            := mvdan.cc/gofumpt@v0.12.0
 GOLANGCI_LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The Go modules of the repository that hold code of ours.
-MODULES := . test/e2e test/bench
+MODULES := . test/e2e test/bench packaging/image
 
 # Stamped into the programs. Outside of a git checkout give them on the command line.
 VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
@@ -37,6 +37,7 @@ test: unit e2e ## runs all tests
 unit: ## runs the tests that need no other program
 	go test $(TESTFLAGS) ./...
 	cd test/bench && go test $(TESTFLAGS) ./...
+	cd packaging/image && go test $(TESTFLAGS) ./...
 
 .PHONY: race
 race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
@@ -77,20 +78,24 @@ microbench: ## runs the benchmarks of single functions
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
 
 .PHONY: release
-release: ## makes reproducible tarballs for Linux on amd64 and arm64 in dist/: make release VERSION=v1.0.0
-	VERSION=$(VERSION) REVISION=$(REVISION) packaging/release.sh
+release: ## makes reproducible tarballs and container images for Linux on amd64 and arm64 in dist/: make release VERSION=v1.0.0
+	VERSION=$(VERSION) REVISION=$(REVISION) PUSH=$(PUSH) packaging/release.sh tarballs images
 
-# The first container builder that works, for example docker without a daemon does not.
-BUILDER ?= $(firstword $(foreach b,docker podman buildah,$(shell $(b) info >/dev/null 2>&1 && echo $(b))))
-IMAGE_PREFIX ?=
+# For example registry.example/observability/, of which `docker login` or `podman login` gave the password.
+PUSH ?=
 
 .PHONY: image
-image: ## builds a container image of each program: make image IMAGE_PREFIX=registry.example/observability/
-	@[[ -n '$(BUILDER)' ]] || { echo 'no container builder works here (docker, podman, buildah): make release makes tarballs instead' >&2; exit 1; }
-	for program in pseudo-agent pseudo-server; do \
-	  $(BUILDER) build -f packaging/Dockerfile --build-arg PROGRAM=$$program --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
-	    -t $(IMAGE_PREFIX)$$program:$(VERSION) .; \
-	done
+image: ## makes the images alone, without a container builder: make image VERSION=v1.0.0 PUSH=registry.example/observability/
+	VERSION=$(VERSION) REVISION=$(REVISION) PUSH=$(PUSH) packaging/release.sh images
+
+.PHONY: verify-release
+verify-release: ## makes a release from two clones of this commit in different places, and compares every byte
+	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	for dir in one another/one; do \
+	  git clone --quiet --no-hardlinks . "$$tmp/$$dir"; \
+	  $(MAKE) --no-print-directory -C "$$tmp/$$dir" release VERSION=$(VERSION) REVISION=$(REVISION) PUSH=; \
+	done; \
+	diff "$$tmp/one/dist/SHA256SUMS" "$$tmp/another/one/dist/SHA256SUMS" && echo 'both releases are the same'
 
 .PHONY: generate
 generate: generate-protocol generate-docs ## makes all generated files again

@@ -1,35 +1,63 @@
 #!/usr/bin/env bash
-# Makes the tarballs of a release in dist/: for each platform both programs, their bills of materials, configuration
-# examples, charts, documentation and the systemd unit. The same sources and Go release give the same bytes, wherever and
-# whenever it runs. VERSION and REVISION are stamped into the programs; SOURCE_DATE_EPOCH is the date of all files, by
-# default that of the commit.
+# Makes a release in dist/, from sources alone and without a container builder:
+#
+#   release.sh tarballs   for each platform both programs, their bills of materials, and what packaging/contents lists
+#   release.sh images     for each program an image of all platforms; PUSH=registry.example/observability/ pushes it too
+#
+# The same sources and Go release give the same bytes, wherever and whenever it runs. VERSION and REVISION are stamped into
+# the programs; SOURCE_DATE_EPOCH is the date of all files, by default that of the commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${VERSION:?is not set: run make release}" "${REVISION=}"
+: "${1:?want tarballs, images or both}" "${VERSION:?is not set: run make release}" "${REVISION=}" "${PUSH=}"
+source=${SOURCE:-https://$(go list -m)}
 out=$PWD/${OUT:-dist}
 platforms=${PLATFORMS:-linux/amd64 linux/arm64}
+programs='pseudo-agent pseudo-server'
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export CGO_ENABLED=0 GOFLAGS=-mod=readonly GOAMD64=v1 GOARM64=v8.0 LC_ALL=C TZ=UTC
 
 mkdir -p "$out"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
+
+built() { echo "$tmp/bin/${1/\//-}"; }
+
 go build -o "$tmp/sbom" ./internal/sbom
 for platform in $platforms; do
-	name=pseudo-agent-$VERSION-${platform/\//-}
-	dir=$tmp/$name
-	mkdir "$dir"
-	for program in pseudo-agent pseudo-server; do
+	mkdir -p "$(built "$platform")"
+	for program in $programs; do
+		file=$(built "$platform")/$program
 		GOOS=${platform%/*} GOARCH=${platform#*/} go build -trimpath -buildvcs=false \
-			-ldflags "-s -w -X main.version=$VERSION -X main.revision=$REVISION" -o "$dir/$program" "./cmd/$program"
-		"$tmp/sbom" "$dir/$program" "$VERSION" >"$dir/$program.cdx.json"
+			-ldflags "-s -w -X main.version=$VERSION -X main.revision=$REVISION" -o "$file" "./cmd/$program"
+		"$tmp/sbom" "$file" "$VERSION" >"$file.cdx.json"
 	done
-	cp -r LICENSE README.md README.zh.md config.example.yaml config.server.example.yaml docs charts packaging/pseudo-agent.service "$dir"
-	find "$dir" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
-	chmod 755 "$dir/pseudo-agent" "$dir/pseudo-server"
-	tar --create --directory "$tmp" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
-		--owner=0 --group=0 --numeric-owner "$name" | gzip --best --no-name >"$out/$name.tar.gz"
 done
+
+tarballs() {
+	for platform in $platforms; do
+		name=pseudo-agent-$VERSION-${platform/\//-}
+		mkdir "$tmp/$name"
+		xargs cp -r --parents --target-directory "$tmp/$name" <packaging/contents
+		find "$tmp/$name" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
+		cp "$(built "$platform")"/* "$tmp/$name"
+		find "$tmp/$name" -maxdepth 1 -name 'pseudo-*' -exec chmod 644 {} +
+		for program in $programs; do chmod 755 "$tmp/$name/$program"; done
+		tar --create --directory "$tmp" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
+			--owner=0 --group=0 --numeric-owner "$name" | gzip --best --no-name >"$out/$name.tar.gz"
+	done
+}
+
+images() {
+	(cd packaging/image && go build -o "$tmp/image" .)
+	for program in $programs; do
+		args=()
+		for platform in $platforms; do args+=(-platform "$platform=$(built "$platform")"); done
+		"$tmp/image" -program "$program" -tag "$VERSION" -revision "$REVISION" -source "$source" -created "$SOURCE_DATE_EPOCH" \
+			"${args[@]}" -o "$out/$program-$VERSION-image.tar" -push "$PUSH"
+	done
+}
+
+for what in "$@"; do "$what"; done
 cd "$out"
-sha256sum pseudo-agent-"$VERSION"-*.tar.gz >SHA256SUMS
+sha256sum pseudo-*-"$VERSION"-*.tar* >SHA256SUMS
 cat SHA256SUMS
