@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func TestRESTConfig(t *testing.T) {
@@ -65,7 +67,7 @@ func TestRESTConfig(t *testing.T) {
 	}
 }
 
-// TestRotatedToken: the token's file is read again, in time for the next request.
+// TestRotatedToken: the token's file is read again, in time for the next request, whether the old token ends at once or not.
 func TestRotatedToken(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		file := filepath.Join(t.TempDir(), "token")
@@ -77,7 +79,21 @@ func TestRotatedToken(t *testing.T) {
 		r.wantComplete(true)
 		write(t, file, "second")
 		r.sim.SetToken("second")
-		r.pass(20 * time.Minute) // all watches have been opened anew since
+		r.net.SetDown(true) // all watches are opened anew
+		r.net.SetDown(false)
+		r.pass(20 * time.Second)
+		r.wantState("pods", Synced)
+		if n := testutil.ToFloat64(r.set.metrics.errors.WithLabelValues("pods", "watch", string(classUnauthorized))); n != 0 {
+			t.Errorf("refused watches: got %v, want none", n)
+		}
+		write(t, file, "third")
+		r.pass(time.Minute)
+		r.sim.SetToken("third")
+		before := testutil.ToFloat64(r.set.metrics.requests.WithLabelValues("watch", "pods", "401"))
+		r.pass(20 * time.Minute)
+		if after := testutil.ToFloat64(r.set.metrics.requests.WithLabelValues("watch", "pods", "401")); after != before {
+			t.Errorf("requests with the old token: got %v, want none", after-before)
+		}
 		r.wantState("pods", Synced)
 		r.wantState(VersionID, Synced)
 		if v := r.set.Verdict(time.Now()); len(v.Errors) != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -23,7 +24,7 @@ type client struct {
 	http *http.Client
 }
 
-func newClient(cfg *rest.Config, m *metrics) (*client, error) {
+func newClient(cfg *rest.Config, m *metrics, logger *slog.Logger) (*client, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.NegotiatedSerializer = statusSerializer()
 	cfg.AcceptContentTypes = runtime.ContentTypeJSON
@@ -32,10 +33,11 @@ func newClient(cfg *rest.Config, m *metrics) (*client, error) {
 	cfg.DisableCompression = true
 	cfg.Timeout = 0
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return &countingTransport{next: next, metrics: m} })
-	httpClient, err := rest.HTTPClientFor(cfg)
+	access, err := newCredentials(cfg, logger)
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)
 	}
+	httpClient := &http.Client{Transport: access}
 	restClient, err := rest.UnversionedRESTClientForConfigAndClient(cfg, httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)

@@ -2,6 +2,7 @@ package informers
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -28,6 +29,7 @@ const (
 	classRefused         class = "refused"
 	classTimeout         class = "timeout"
 	classConnection      class = "connection"
+	classCertificate     class = "certificate"
 	classData            class = "bad_data"
 	classDiscovery       class = "discovery"
 )
@@ -45,7 +47,8 @@ var advices = map[class]string{
 	classServer:          "look at the apiserver's log",
 	classRefused:         "the apiserver refuses the request; check field_selector",
 	classTimeout:         "check the network to the apiserver and its load",
-	classConnection:      "check that the apiserver is up and reachable, and its certificate",
+	classConnection:      "check that the apiserver is up and reachable",
+	classCertificate:     "the apiserver cannot be trusted: compare its certificate with the kubeconfig's certificate-authority, in a Pod with the ConfigMap kube-root-ca.crt",
 	classData:            "something between here and the apiserver, or an aggregated API server, sends damaged answers",
 	classDiscovery:       "look at the APIService of that group: kubectl get apiservices",
 }
@@ -66,11 +69,14 @@ func (e *dataError) Error() string { return e.msg }
 func classify(err error) class {
 	var data *dataError
 	var netErr net.Error
+	var untrusted *tls.CertificateVerificationError
 	switch {
 	case err == nil:
 		return classNone
 	case errors.As(err, &data):
 		return classData
+	case errors.As(err, &untrusted):
+		return classCertificate
 	case errors.Is(err, errSilent), errors.Is(err, errDeadline), errors.Is(err, context.DeadlineExceeded):
 		return classTimeout
 	case apierrors.IsForbidden(err):

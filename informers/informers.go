@@ -132,7 +132,7 @@ func New(opts Options) (*Set, error) {
 	s.opts.Projection.OwnerKinds = s.ownerKind
 	s.newProjector = func(sel resources.Selected) projector { return resources.NewProjector(sel, s.opts.Projection) }
 	var err error
-	if s.client, err = newClient(opts.Config, s.metrics); err != nil {
+	if s.client, err = newClient(s.opts.Config, s.metrics, s.opts.Logger); err != nil {
 		return nil, err
 	}
 	now := time.Now()
