@@ -69,6 +69,8 @@ type Options struct {
 	Now func() time.Time
 	// Elapsed is the monotonic clock by which everything is decided; default the time since New.
 	Elapsed func() time.Duration
+	// Beat is called on every turn of Run's loop, and for each cluster; nil: nobody wants to know.
+	Beat func()
 }
 
 // maxAgentsPerCluster is how many ids there are: a deepflow-agent keeps its id in 16 bits.
@@ -130,6 +132,9 @@ func New(opts Options) *Elector {
 	if opts.Elapsed == nil {
 		start := time.Now()
 		opts.Elapsed = func() time.Duration { return time.Since(start) }
+	}
+	if opts.Beat == nil {
+		opts.Beat = func() {}
 	}
 	e := &Elector{opts: opts, log: opts.Logger, instance: rand.Text()[:8], clusters: map[string]*cluster{}}
 	e.metrics = newMetrics(opts.Registerer, e)

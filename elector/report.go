@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/store"
 )
 
 // Foreign is a sender of reports that does not have the role.
@@ -115,33 +117,57 @@ func (e *Elector) Run(ctx context.Context) error {
 	}
 }
 
-// sweep looks at all clusters once.
+// sweep looks at all clusters once. Once the storage has failed it is not asked again.
 func (e *Elector) sweep(ctx context.Context) {
+	var storage error
 	if e.opts.Documents.Shared() {
 		// Clusters whose agents Sync with other replicas only.
-		err := e.Load(ctx)
-		e.noteStorage(err)
+		storage = e.step(ctx, e.Load)
 	}
 	s := Status{State: stateOK}
 	for _, id := range e.ids() {
-		c, err := e.cluster(ctx, id, false)
-		if errors.Is(err, errUnknown) {
-			continue
-		}
-		if err != nil {
+		err := e.step(ctx, func(ctx context.Context) error { return e.sweepCluster(ctx, id, &s, storage) })
+		if ctx.Err() != nil {
 			return
 		}
-		err = e.load(ctx, c)
-		e.noteStorage(err)
-		if err == nil {
-			e.tidy(ctx, c)
+		if errors.Is(err, store.ErrUnavailable) {
+			storage = err
 		}
-		s.add(e, c)
-		c.unlock()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.summary = s
+}
+
+// step does one step of Run's loop.
+func (e *Elector) step(ctx context.Context, do func(context.Context) error) error {
+	e.opts.Beat()
+	patient, cancel := store.Patiently(ctx)
+	defer cancel()
+	err := do(patient)
+	if ctx.Err() == nil {
+		e.noteStorage(err)
+	}
+	return err
+}
+
+// sweepCluster looks at a cluster and adds it to s. It returns storage, why the storage failed before, or why it fails now.
+func (e *Elector) sweepCluster(ctx context.Context, id string, s *Status, storage error) error {
+	c, err := e.cluster(ctx, id, false)
+	if errors.Is(err, errUnknown) {
+		return storage
+	}
+	if err != nil {
+		return err
+	}
+	defer c.unlock()
+	if storage == nil {
+		if storage = e.load(ctx, c); storage == nil {
+			e.tidy(ctx, c)
+		}
+	}
+	s.add(e, c)
+	return storage
 }
 
 func (e *Elector) ids() []string {

@@ -35,6 +35,8 @@ type Options struct {
 	Audit      *slog.Logger // nil: Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time // nil: time.Now
+	// Beat is called on every turn of Run's loop, and between its steps; nil: nobody wants to know.
+	Beat func()
 }
 
 // Limits bound what clients can make the server do. Zero values are replaced by those of DefaultLimits.
@@ -125,6 +127,9 @@ func New(opts Options) *Receiver {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.Beat == nil {
+		opts.Beat = func() {}
 	}
 	if opts.Audit == nil {
 		opts.Audit = opts.Logger

@@ -85,21 +85,35 @@ func (r *Receiver) Run(ctx context.Context) error {
 	}
 }
 
-// sweep looks at every cluster once.
+// sweep looks at every cluster once, or as far as the storage works.
 func (r *Receiver) sweep(ctx context.Context) {
-	states, err := r.store.Clusters(ctx)
+	var states []store.State
+	err := r.step(ctx, func(ctx context.Context) (err error) {
+		states, err = r.store.Clusters(ctx)
+		return err
+	})
 	if err != nil {
-		if ctx.Err() == nil {
-			r.noteStorage(err)
-		}
 		return
 	}
 	r.measure(states)
 	for _, st := range states {
-		if err := r.sweepCluster(ctx, st.ID); err != nil && !errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
-			r.noteStorage(err)
+		err := r.step(ctx, func(ctx context.Context) error { return r.sweepCluster(ctx, st.ID) })
+		if errors.Is(err, store.ErrUnavailable) {
+			return
 		}
 	}
+}
+
+// step does one step of Run's loop.
+func (r *Receiver) step(ctx context.Context, do func(context.Context) error) error {
+	r.opts.Beat()
+	patient, cancel := store.Patiently(ctx)
+	defer cancel()
+	err := do(patient)
+	if err != nil && ctx.Err() == nil {
+		r.noteStorage(err)
+	}
+	return err
 }
 
 func (r *Receiver) sweepCluster(ctx context.Context, id string) error {

@@ -102,7 +102,12 @@ func (p *Postgres) transact(ctx context.Context, mode pgx.TxAccessMode, f func(p
 
 // classify tells a database that fails from a caller that no longer waits.
 func classify(ctx context.Context, err error) error {
-	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict) || ctx.Err() != nil {
+	switch cause := context.Cause(ctx); {
+	case err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrConflict):
+		return err
+	case errors.Is(cause, ErrUnavailable):
+		return fmt.Errorf("PostgreSQL: %w", cause)
+	case cause != nil:
 		return err
 	}
 	return fmt.Errorf("%w: PostgreSQL: %w", ErrUnavailable, err)
@@ -377,9 +382,9 @@ func (p *Postgres) PutDocument(ctx context.Context, kind string, d Document) (ui
 
 // Check implements Backend.
 func (p *Postgres) Check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	limited, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	return classify(ctx, p.pool.Ping(ctx))
+	return classify(ctx, p.pool.Ping(limited))
 }
 
 // Shared implements Backend.

@@ -31,6 +31,15 @@ var (
 	ErrUnavailable = errors.New("storage is not available")
 )
 
+// Patience is how long a loop of the program waits for one answer of the storage.
+const Patience = 5 * time.Minute
+
+// Patiently returns a context for one step of such a loop: after Patience it ends, with ErrUnavailable as its cause.
+// Backends that only this process uses do not look at it.
+func Patiently(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, Patience, fmt.Errorf("%w: no answer within %s", ErrUnavailable, Patience))
+}
+
 // Sum identifies the content of an entry: its type and its compressed bytes.
 type Sum [16]byte
 

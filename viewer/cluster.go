@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
@@ -14,8 +15,9 @@ import (
 // cluster is the inventory of one cluster.
 type cluster struct {
 	id   string
-	seen mark          // only follow uses it
-	lock chan struct{} // held while catching up
+	seen mark                      // only follow uses it
+	lock chan struct{}             // held while catching up
+	made atomic.Pointer[published] // nil: there is no inventory
 
 	mu    sync.RWMutex         // held for writing while inv is between two versions
 	inv   *inventory.Inventory // nil: not made yet
@@ -27,27 +29,49 @@ type cluster struct {
 	uids    map[store.Key]string
 }
 
+// published is what is known of a finished inventory while the next one is being made, which may take long: who looks at
+// it waits for nobody.
+type published struct {
+	born    string // as store.State
+	seq     uint64 // of the version
+	asked   uint64 // as cluster.asked
+	summary inventory.Summary
+}
+
+// publish tells of the inventory as it is now. c.mu is held.
+func (c *cluster) publish() {
+	if c.inv == nil {
+		c.made.Store(nil)
+		return
+	}
+	c.made.Store(&published{born: c.state.Born, seq: c.state.Latest.Seq, asked: c.asked, summary: c.inv.Summary()})
+}
+
 // isAt tells whether the inventory is that of a snapshot.
 func (c *cluster) isAt(born string, seq uint64) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.inv != nil && c.state.Born == born && c.state.Latest.Seq == seq
+	p := c.made.Load()
+	return p != nil && p.born == born && p.seq == seq
 }
 
 // hasAsked tells whether the plugins have been asked since their answers changed last.
 func (c *cluster) hasAsked(answers uint64) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.asked == answers
+	p := c.made.Load()
+	return p != nil && p.asked == answers
 }
 
-// catchUp makes the inventory that of the latest stored version.
-func (v *Viewer) catchUp(ctx context.Context, c *cluster) error {
-	if err := wait(ctx, c.lock, "the inventory of cluster "+c.id); err != nil {
+// unheard is the beat of work that no loop does.
+func unheard() {}
+
+// catchUp makes the inventory that of the latest stored version, and calls beat between its steps.
+func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
+	beat()
+	patient, cancel := store.Patiently(ctx)
+	defer cancel()
+	if err := wait(patient, c.lock, "the inventory of cluster "+c.id); err != nil {
 		return err
 	}
 	defer func() { <-c.lock }()
-	view, err := v.opts.Store.View(ctx, c.id)
+	view, err := v.opts.Store.View(patient, c.id)
 	if err != nil {
 		return err
 	}
@@ -58,9 +82,9 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster) error {
 	work, done := v.working(ctx)
 	defer done()
 	if c.inv == nil || c.state.Born != view.State.Born {
-		err = v.build(work, c, view)
+		err = v.build(work, c, view, beat)
 	} else {
-		err = v.update(work, c, view)
+		err = v.update(work, c, view, beat)
 	}
 	if err != nil {
 		return fmt.Errorf("work out the inventory of cluster %s: %w", c.id, err)
@@ -70,25 +94,27 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster) error {
 }
 
 // build makes the inventory from scratch. Until it is made the former one is shown.
-func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View) error {
+func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat func()) error {
 	asked := v.answers.Load()
 	inv := inventory.New(v.options())
 	uids := make(map[store.Key]string, len(view.Entries))
-	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries)); err != nil {
+	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries), beat); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.publish()
 	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
 	return nil
 }
 
 // update takes over what differs.
-func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View) error {
+func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View, beat func()) error {
 	differences := Compare(c.entries, view.Entries)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := v.apply(ctx, c.id, c.inv, c.uids, differences); err != nil {
+	defer c.publish()
+	if err := v.apply(ctx, c.id, c.inv, c.uids, differences, beat); err != nil {
 		// It is now neither the one nor the other version.
 		c.inv = nil
 		return err
@@ -98,8 +124,11 @@ func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View) error
 }
 
 // again applies the Pods once more, because plugins may answer otherwise.
-func (v *Viewer) again(ctx context.Context, c *cluster) error {
-	if err := wait(ctx, c.lock, "the inventory of cluster "+c.id); err != nil {
+func (v *Viewer) again(ctx context.Context, c *cluster, beat func()) error {
+	beat()
+	patient, cancel := store.Patiently(ctx)
+	defer cancel()
+	if err := wait(patient, c.lock, "the inventory of cluster "+c.id); err != nil {
 		return err
 	}
 	defer func() { <-c.lock }()
@@ -109,6 +138,7 @@ func (v *Viewer) again(ctx context.Context, c *cluster) error {
 	if c.inv == nil || c.asked == answers {
 		return nil
 	}
+	defer c.publish()
 	work, done := v.working(ctx)
 	defer done()
 	var pods []Difference
@@ -117,7 +147,7 @@ func (v *Viewer) again(ctx context.Context, c *cluster) error {
 			pods = append(pods, Difference{Before: e, After: e})
 		}
 	}
-	if err := v.apply(work, c.id, c.inv, c.uids, pods); err != nil {
+	if err := v.apply(work, c.id, c.inv, c.uids, pods, beat); err != nil {
 		c.inv = nil
 		return fmt.Errorf("ask plugins about the Pods of cluster %s: %w", c.id, err)
 	}
@@ -134,7 +164,7 @@ const (
 )
 
 // apply applies differences to an inventory, in portions.
-func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference) error {
+func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference, beat func()) error {
 	var gone []inventory.Change
 	for _, d := range differences {
 		if d.After == nil {
@@ -146,6 +176,7 @@ func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory,
 	var batch []*store.Entry
 	size := 0
 	flush := func() error {
+		beat()
 		changes, err := v.read(ctx, id, batch)
 		if err != nil {
 			return err
@@ -177,6 +208,8 @@ func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory,
 
 // read returns entries as changes of an inventory.
 func (v *Viewer) read(ctx context.Context, id string, entries []*store.Entry) ([]inventory.Change, error) {
+	ctx, cancel := store.Patiently(ctx)
+	defer cancel()
 	payloads, err := v.opts.Store.Payloads(ctx, id, entries)
 	if err != nil {
 		return nil, err

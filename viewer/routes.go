@@ -183,9 +183,9 @@ func (v *Viewer) reading(ctx context.Context, id string, f func(c *cluster) erro
 	}
 	c := v.cluster(id)
 	if !c.isAt(view.State.Born, view.State.Latest.Seq) || !c.hasAsked(v.answers.Load()) {
-		err := v.catchUp(ctx, c)
+		err := v.catchUp(ctx, c, unheard)
 		if err == nil {
-			err = v.again(ctx, c)
+			err = v.again(ctx, c, unheard)
 		}
 		if ctx.Err() != nil {
 			return &receiver.APIError{

@@ -60,12 +60,11 @@ func (v *Viewer) Status() Status {
 
 // summary returns the summary of the inventory, false if it is not made yet.
 func (c *cluster) summary() (inventory.Summary, bool) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if c.inv == nil {
+	p := c.made.Load()
+	if p == nil {
 		return inventory.Summary{}, false
 	}
-	return c.inv.Summary(), true
+	return p.summary, true
 }
 
 // measure sets the gauges.

@@ -32,6 +32,8 @@ type Options struct {
 	Registerer prometheus.Registerer // nil: metrics are not registered
 	// Poll is how often new versions are looked for; 0 is a second.
 	Poll time.Duration
+	// Beat is called on every turn of Run's loop, and between its steps; nil: nobody wants to know.
+	Beat func()
 	// MaxStreams is how many change streams there may be at once; 0 is 64.
 	MaxStreams int
 }
@@ -44,7 +46,7 @@ type Viewer struct {
 	streams chan struct{}
 	// answers counts how often the answers of the plugins may have changed.
 	answers atomic.Uint64
-	// ending ends when Run ends: then streams and catching up end, too.
+	// ending ends with Run's context: then streams and catching up end, too.
 	ending context.Context //nolint:containedctx // the life of the Viewer
 	end    context.CancelFunc
 
@@ -59,6 +61,9 @@ type Viewer struct {
 func New(opts Options) *Viewer {
 	opts.Poll = cmp.Or(opts.Poll, time.Second)
 	opts.MaxStreams = cmp.Or(opts.MaxStreams, 64)
+	if opts.Beat == nil {
+		opts.Beat = func() {}
+	}
 	v := &Viewer{
 		opts: opts, log: opts.Logger, metrics: newMetrics(opts.Registerer), streams: make(chan struct{}, opts.MaxStreams),
 		clusters: map[string]*cluster{}, changed: make(chan struct{}),
@@ -72,7 +77,7 @@ const refreshPlugins = 10 * time.Second
 
 // Run follows the clusters and the plugins until the context ends. It returns nil.
 func (v *Viewer) Run(ctx context.Context) error {
-	defer v.end()
+	defer context.AfterFunc(ctx, v.end)()
 	poll := time.NewTicker(v.opts.Poll)
 	defer poll.Stop()
 	refresh := time.NewTicker(refreshPlugins)
@@ -89,7 +94,7 @@ func (v *Viewer) Run(ctx context.Context) error {
 			v.remap(ctx)
 		case <-refresh.C:
 			if v.opts.Store.Backend().Shared() {
-				v.note(ctx, v.opts.Plugins.Refresh(ctx))
+				v.note(ctx, v.step(ctx, v.opts.Plugins.Refresh))
 			}
 		}
 	}
@@ -103,7 +108,11 @@ type mark struct {
 
 // follow brings every cluster up to date once.
 func (v *Viewer) follow(ctx context.Context) {
-	states, err := v.opts.Store.Clusters(ctx)
+	var states []store.State
+	err := v.step(ctx, func(ctx context.Context) (err error) {
+		states, err = v.opts.Store.Clusters(ctx)
+		return err
+	})
 	v.note(ctx, err)
 	if err != nil {
 		return
@@ -120,7 +129,7 @@ func (v *Viewer) follow(ctx context.Context) {
 			c.seen, news = seen, true
 		}
 		if !c.isAt(st.Born, st.Latest.Seq) {
-			v.note(ctx, v.catchUp(ctx, c))
+			v.note(ctx, v.catchUp(ctx, c, v.opts.Beat))
 		}
 	}
 	v.mu.Lock()
@@ -138,6 +147,14 @@ func (v *Viewer) follow(ctx context.Context) {
 	if news {
 		v.measure()
 	}
+}
+
+// step does one step of Run's loop.
+func (v *Viewer) step(ctx context.Context, do func(context.Context) error) error {
+	v.opts.Beat()
+	ctx, cancel := store.Patiently(ctx)
+	defer cancel()
+	return do(ctx)
 }
 
 // note logs when following begins to fail, fails in another way, and works again.
@@ -165,7 +182,7 @@ func (v *Viewer) note(ctx context.Context, err error) {
 // remap asks the plugins again about the Pods of every cluster.
 func (v *Viewer) remap(ctx context.Context) {
 	for _, c := range v.all() {
-		v.note(ctx, v.again(ctx, c))
+		v.note(ctx, v.again(ctx, c, v.opts.Beat))
 	}
 	v.measure()
 }

@@ -14,11 +14,11 @@ import (
 )
 
 // newElector returns the elector with what is stored of earlier elections.
-func newElector(ctx context.Context, cfg *config.Server, kept *store.Store, log *slog.Logger, reg prometheus.Registerer) (*elector.Elector, error) {
+func newElector(ctx context.Context, cfg *config.Server, kept *store.Store, log *slog.Logger, reg prometheus.Registerer, beat func()) (*elector.Elector, error) {
 	e := elector.New(elector.Options{
 		Documents: kept.Backend(), Workloads: reported.New(kept, time.Now), TTL: cfg.Elector.TTL, Grace: cfg.Elector.Grace,
 		RefuseOthers: cfg.Elector.RefuseOthers, Designations: designations(cfg.Elector.Designations), MaxClusters: cfg.Limits.MaxClusters,
-		Logger: log, Registerer: reg,
+		Logger: log, Registerer: reg, Beat: beat,
 	})
 	return e, e.Load(ctx)
 }

@@ -90,26 +90,15 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	}
 	build := operate.NewBuild(version, revision)
 	registry := operate.NewRegistry("pseudo_server", build)
-	kept := store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor})
-	elect, err := newElector(ctx, cfg, kept, d.log, registry)
+	parts, err := d.assemble(ctx, backend, registry, receiver.Options{Audit: audit.log, Access: who})
 	if err != nil {
 		return err
 	}
-	view, plugins, err := newViewer(ctx, cfg, kept, d.log, registry)
-	if err != nil {
-		return err
-	}
-	defer plugins.Close()
-	recv := receiver.New(receiver.Options{
-		Store: kept, Elector: elect, Version: version, Logger: d.log, Audit: audit.log, Registerer: registry,
-		Limits:    limits(cfg.Limits),
-		Retention: receiver.Retention(cfg.Retention),
-		Lenient:   cfg.Validation.LenientClusters,
-		Suspicion: receiver.SuspicionOptions(cfg.Validation.Suspicion),
-		Access:    who,
-	})
+	defer parts.close()
+	recv, elect, view := parts.receiver, parts.elector, parts.viewer
 	web := operate.New(operate.Options{
 		Program: "pseudo-server", Build: build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: d.log,
+		Live:  parts.live(),
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
 		Parts: []operate.Part{
 			{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems}, //nolint:contextcheck // a status belongs to no request
@@ -142,9 +131,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		return nil
 	})
 	g.Go(func() error { return web.Serve(ctx, httpListener) })
-	g.Go(func() error { return recv.Run(ctx) })
-	g.Go(func() error { return elect.Run(ctx) })
-	g.Go(func() error { return view.Run(ctx) })
+	parts.run(ctx, g)
 	g.Go(func() error {
 		watch(ctx)
 		return nil
