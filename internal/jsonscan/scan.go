@@ -45,82 +45,128 @@ func SkipValue(buf []byte, i int) (end int, err error) {
 	return skip(buf, skipSpace(buf, i), 0)
 }
 
+// skip returns the offset behind the value at i, which lies within depth arrays and objects. Most of what an apiserver sends
+// is skipped, so this is one loop without calls for the usual case, not a function for each kind of value.
 func skip(buf []byte, i, depth int) (int, error) {
+	const most = 64
+	var (
+		open   int    // arrays and objects that have begun since
+		within uint64 // what they are, the innermost in the lowest bit: 1 for an object
+		err    error
+	)
+	for {
+		if within&1 != 0 {
+			if i, err = skipKey(buf, i); err != nil {
+				return i, err
+			}
+		}
+		if i >= len(buf) {
+			return i, io.ErrUnexpectedEOF
+		}
+		switch c := buf[i]; {
+		case c == '"':
+			i = plainEnd(buf, i+1)
+			if i < len(buf) && buf[i] == '"' {
+				i++
+			} else if i, _, err = scanString(buf, i); err != nil {
+				return i, err
+			}
+		case (c == '{' || c == '[') && open == most:
+			if i, err = skip(buf, i, depth+open); err != nil {
+				return i, err
+			}
+		case c == '{' || c == '[':
+			if depth+open >= MaxDepth {
+				return i, syntaxError(i, "nested too deeply")
+			}
+			i = skipSpace(buf, i+1)
+			if i < len(buf) && buf[i] == c+closing {
+				i++
+				break
+			}
+			open++
+			within <<= 1
+			if c == '{' {
+				within |= 1
+			}
+			continue
+		default:
+			if i, err = skipScalar(buf, i); err != nil {
+				return i, err
+			}
+		}
+		// The value has ended, and perhaps what it lies in.
+		for more := false; !more; {
+			if open == 0 {
+				return i, nil
+			}
+			end := byte(']')
+			if within&1 != 0 {
+				end = '}'
+			}
+			if i < len(buf) && buf[i] == end {
+				i, open, within = i+1, open-1, within>>1
+				continue
+			}
+			if i, more, err = scanMore(buf, i, end); err != nil {
+				return i, err
+			}
+			if !more {
+				open, within = open-1, within>>1
+			}
+		}
+	}
+}
+
+// closing is how far a closing bracket is from its opening one, in ASCII.
+const closing = '}' - '{'
+
+// skipKey reads the key of a member and the colon, and returns where the value begins.
+func skipKey(buf []byte, i int) (int, error) {
 	if i >= len(buf) {
 		return i, io.ErrUnexpectedEOF
 	}
-	switch c := buf[i]; c {
-	case '"':
-		end, _, err := scanString(buf, i+1)
-		return end, err
-	case '{':
-		return skipObject(buf, i, depth+1)
-	case '[':
-		return skipArray(buf, i, depth+1)
-	case 't':
+	if buf[i] != '"' {
+		return i, syntaxError(i, "invalid beginning of an object key")
+	}
+	i = plainEnd(buf, i+1)
+	if i+2 < len(buf) && buf[i] == '"' && buf[i+1] == ':' && buf[i+2] > ' ' {
+		return i + 2, nil // the way apiservers write
+	}
+	i, _, err := scanString(buf, i)
+	if err != nil {
+		return i, err
+	}
+	return scanColon(buf, i)
+}
+
+func skipScalar(buf []byte, i int) (int, error) {
+	switch c := buf[i]; {
+	case c == 't':
 		return scanLiteral(buf, i, "true")
-	case 'f':
+	case c == 'f':
 		return scanLiteral(buf, i, "false")
-	case 'n':
+	case c == 'n':
 		return scanLiteral(buf, i, "null")
+	case c == '-' || c >= '0' && c <= '9':
+		return scanNumber(buf, i)
 	default:
-		if c == '-' || c >= '0' && c <= '9' {
-			return scanNumber(buf, i)
-		}
 		return i, syntaxError(i, "invalid beginning of a value")
 	}
 }
 
-func skipObject(buf []byte, i, depth int) (int, error) {
-	if depth > MaxDepth {
-		return i, syntaxError(i, "nested too deeply")
+// plainEnd returns the offset of the first quote, backslash or control character at or after i; len(buf) if there is none.
+func plainEnd(buf []byte, i int) int {
+	for i+8 <= len(buf) {
+		if m := special(binary.LittleEndian.Uint64(buf[i:])); m != 0 {
+			return i + bits.TrailingZeros64(m)/8
+		}
+		i += 8
 	}
-	i = skipSpace(buf, i+1)
-	if i < len(buf) && buf[i] == '}' {
-		return i + 1, nil
+	for i < len(buf) && buf[i] != '"' && buf[i] != '\\' && buf[i] >= 0x20 {
+		i++
 	}
-	for {
-		if i >= len(buf) {
-			return i, io.ErrUnexpectedEOF
-		}
-		if buf[i] != '"' {
-			return i, syntaxError(i, "invalid beginning of an object key")
-		}
-		var err error
-		if i, _, err = scanString(buf, i+1); err != nil {
-			return i, err
-		}
-		if i, err = scanColon(buf, i); err != nil {
-			return i, err
-		}
-		if i, err = skip(buf, i, depth); err != nil {
-			return i, err
-		}
-		var more bool
-		if i, more, err = scanMore(buf, i, '}'); err != nil || !more {
-			return i, err
-		}
-	}
-}
-
-func skipArray(buf []byte, i, depth int) (int, error) {
-	if depth > MaxDepth {
-		return i, syntaxError(i, "nested too deeply")
-	}
-	i = skipSpace(buf, i+1)
-	if i < len(buf) && buf[i] == ']' {
-		return i + 1, nil
-	}
-	for {
-		var err error
-		if i, err = skip(buf, i, depth); err != nil {
-			return i, err
-		}
-		var more bool
-		if i, more, err = scanMore(buf, i, ']'); err != nil || !more {
-			return i, err
-		}
-	}
+	return i
 }
 
 // scanColon reads the colon after a key and returns the beginning of the value.
@@ -231,10 +277,11 @@ const (
 )
 
 // special marks the lowest byte of w that is a quote, a backslash or a control character (higher marks may be wrong).
+// With one bit flipped, a quote is 0x20 and control characters are below, so that both are found at once.
 func special(w uint64) uint64 {
-	q := w ^ ones*'"'
+	q := w ^ ones*('"'^0x20)
 	b := w ^ ones*'\\'
-	return ((q-ones)&^q | (b-ones)&^b | (w-ones*0x20)&^w) & highs
+	return ((q-ones*0x21)&^q | (b-ones)&^b) & highs
 }
 
 // scanString reads a string whose opening quote is before i and returns the offset behind the closing quote.
