@@ -142,6 +142,33 @@ func TestLateCRD(t *testing.T) {
 	}
 }
 
+// TestGroupWithoutResource: a group that is served, but without the resource, of which no version is given.
+func TestGroupWithoutResource(t *testing.T) {
+	for name, deny := range map[string]func(apisim.Request) bool{
+		"allowed":   func(apisim.Request) bool { return false },
+		"forbidden": func(req apisim.Request) bool { return req.Resource.Resource == "rollouts" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.opts.Selected = selected(t, "", resources.Request{Name: "rollouts", Group: "argoproj.io", As: "deployments"})
+				r.sim.Serve(apisim.Resource{GroupVersionResource: gvr("argoproj.io", "v1alpha1", "workflows"), Kind: "Workflow", Namespaced: true})
+				r.deny(http.StatusForbidden, deny)
+				r.start()
+				r.pass(30 * time.Second)
+				r.wantState("rollouts.argoproj.io", NotServed)
+				r.wantComplete(true)
+				r.sim.SetFaults(nil)
+				r.sim.Serve(rollouts)
+				r.pass(30 * time.Second)
+				r.wantState("rollouts.argoproj.io", Synced)
+				r.sim.Remove(rolloutsGVR)
+				r.pass(30 * time.Second)
+				r.wantState("rollouts.argoproj.io", NotServed)
+			})
+		})
+	}
+}
+
 // TestForbiddenCRDRemoved: without the permission to read it, a CRD's own path says nothing about its existence.
 func TestForbiddenCRDRemoved(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
@@ -245,6 +272,37 @@ func TestBrokenGroup(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestUnsureDiscoveryMovesNothing: while discovery knows nothing certain about the group that is watched, the resource is not
+// moved to another group that serves it too, even if its own path answers 404 for a moment.
+func TestUnsureDiscoveryMovesNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		extensions := apisim.Resource{GroupVersionResource: gvr("extensions", "v1beta1", "ingresses"), Kind: "Ingress", Namespaced: true}
+		ingresses := gvr("networking.k8s.io", "v1", "ingresses")
+		r.sim.Serve(extensions)
+		r.sim.Put(ingresses, `{"metadata":{"name":"i1","namespace":"default"},"spec":{}}`)
+		r.start()
+		r.pass(10 * time.Second)
+		r.wantNames("ingresses", "default/i1")
+		r.sink.reset()
+		r.sim.SetBroken("networking.k8s.io", true)
+		r.deny(http.StatusNotFound, func(req apisim.Request) bool { return req.Resource == ingresses })
+		r.net.SetDown(true)
+		r.net.SetDown(false)
+		r.pass(10 * time.Minute)
+		if st := r.state("ingresses"); st.State != Failing || st.GroupVersion != "networking.k8s.io/v1" {
+			t.Errorf("got %s at %s, want it Failing at networking.k8s.io/v1", st.State, st.GroupVersion)
+		}
+		r.wantNames("ingresses", "default/i1")
+		r.sim.SetBroken("networking.k8s.io", false)
+		r.sim.SetFaults(nil)
+		r.pass(time.Minute)
+		r.wantState("ingresses", Synced)
+		if calls := r.sink.reset(); len(calls) != 0 {
+			t.Errorf("calls: got %v, want none", calls)
+		}
+	})
 }
 
 func TestServedVersionMoves(t *testing.T) {
@@ -879,6 +937,54 @@ func TestMalformedObjects(t *testing.T) {
 			t.Errorf("malformed objects counted: got %v, want at least 2", n)
 		}
 	})
+}
+
+// TestUnidentifiedEvents: after an event that may have removed nobody knows what, a list tells, but not more than one a minute.
+func TestUnidentifiedEvents(t *testing.T) {
+	for name, spoil := range map[string]func([]byte) []byte{
+		"deleted without uid": func(b []byte) []byte {
+			return bytes.Replace(b, []byte(`"uid":"00000000-0000-4000-8000-000000000004"`), []byte(`"uix":""`), 1)
+		},
+		"modified without name": func(b []byte) []byte {
+			return bytes.Replace(bytes.Replace(b, []byte("DELETED"), []byte("MODIFIED"), 1), []byte(`"name":"p2"`), []byte(`"nome":""`), 1)
+		},
+		"not an object": func([]byte) []byte { return []byte(`{"type":"DELETED","object":7}` + "\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				deleted := []byte(`{"type":"DELETED"`)
+				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+					return apisim.Fault{Garble: func(b []byte) []byte {
+						if req.Resource == podsGVR && bytes.HasPrefix(b, deleted) {
+							return spoil(b)
+						}
+						return b
+					}}
+				})
+				r.sim.Put(podsGVR, pod("default", "p2", ""))
+				r.start()
+				r.pass(10 * time.Second)
+				r.wantNames("pods", "default/p1", "default/p2")
+				r.sim.Delete(podsGVR, "default", "p2")
+				r.pass(3 * time.Second)
+				r.wantNames("pods", "default/p1")
+				r.wantState("pods", Synced)
+
+				stream := apisim.Count{Verb: "stream", Resource: "pods"}
+				before := r.sim.Counts()[stream]
+				for range 600 {
+					r.sim.Put(podsGVR, `{"metadata":{"name":"p2","namespace":"default","uid":"00000000-0000-4000-8000-000000000004"}}`)
+					r.sim.Delete(podsGVR, "default", "p2")
+					r.pass(time.Second)
+				}
+				if n := r.sim.Counts()[stream] - before; n < 9 || n > 11 {
+					t.Errorf("lists in ten minutes of such events: got %d, want one a minute", n)
+				}
+				r.pass(2 * time.Minute)
+				r.wantNames("pods", "default/p1")
+			})
+		})
+	}
 }
 
 func TestVersionFollowsUpgrade(t *testing.T) {

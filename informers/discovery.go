@@ -223,6 +223,15 @@ func watchable(verbs []string) bool {
 	return slices.Contains(verbs, "list") && slices.Contains(verbs, "watch")
 }
 
+// versions are those in which a group is served, as far as is known.
+func (d *discovery) versions(group string) []string {
+	var out []string
+	for _, v := range d.roots[rootOf(group)].groups[group] {
+		out = append(out, v.version)
+	}
+	return out
+}
+
 // target is where a selected resource is to be watched.
 type target struct {
 	gvr        schema.GroupVersionResource

@@ -8,6 +8,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
 )
 
 func TestGateOrder(t *testing.T) {
@@ -75,5 +79,37 @@ func TestGateGivenUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		leave()
+	})
+}
+
+// TestGateAfterBrokenOffList: an informer that is stopped between a refused streaming list and the list that is to follow
+// it, over which it holds the gate, lets the others in.
+func TestGateAfterBrokenOffList(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.sim.SetStreaming(apisim.StreamingRefused)
+		set, err := New(r.opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer set.client.close()
+		i := slices.IndexFunc(set.sources, func(src *source) bool { return src.id == "pods" })
+		lw := newListWatch(set.sources[i], set.sources[i].wanted(), target{gvr: podsGVR, namespaced: true})
+		initial := true
+		if _, err := lw.WatchWithContext(t.Context(), metav1.ListOptions{SendInitialEvents: &initial}); err == nil {
+			t.Fatal("the streaming list was not refused")
+		}
+		inside := false
+		go func() {
+			if _, err := set.gate.enter(t.Context(), "nodes", 0); err == nil {
+				inside = true
+			}
+		}()
+		if synctest.Wait(); inside {
+			t.Error("two resources list at once")
+		}
+		lw.release()
+		if synctest.Wait(); !inside {
+			t.Error("the gate is held by an informer that has ended")
+		}
 	})
 }

@@ -424,16 +424,26 @@ func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersion
 		_, err := l.set.client.get(ctx, src.id, path, "limit=1", runtime.ContentTypeJSON, "")
 		return err
 	}
+	versions := []string{c.Version}
 	if c.Version == "" {
-		return apierrors.IsNotFound(look("/apis/" + c.Group))
+		if versions = l.discovery.versions(c.Group); len(versions) == 0 {
+			return apierrors.IsNotFound(look("/apis/" + c.Group))
+		}
 	}
-	err := look(resourcePath(c, namespace))
-	if !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) {
-		return apierrors.IsNotFound(err)
+	for _, c.Version = range versions {
+		err := look(resourcePath(c, namespace))
+		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+			// Permissions are looked at before existence, so that this says nothing. Discovery may be read by all.
+			err = look(groupVersionPath(c.GroupVersion()))
+			if err == nil && now.Sub(src.absentSince) >= l.set.opts.DiscoveryInterval {
+				continue
+			}
+		}
+		if !apierrors.IsNotFound(err) {
+			return false
+		}
 	}
-	// Permissions are looked at before existence, so that this says nothing. Discovery may be read by all.
-	err = look(groupVersionPath(c.GroupVersion()))
-	return apierrors.IsNotFound(err) || err == nil && now.Sub(src.absentSince) >= l.set.opts.DiscoveryInterval
+	return true
 }
 
 // vanish: the resource is not served.

@@ -52,6 +52,7 @@ type listWatch struct {
 	proj      projector
 
 	running sync.WaitGroup // goroutines and calls that the reflector does not wait for
+	doubts  chan struct{}  // an event of an object that cannot be told, see doubt
 
 	mu          sync.Mutex
 	cancelWatch context.CancelCauseFunc // of the last watch, nil if there was none
@@ -388,6 +389,15 @@ func (lw *listWatch) relist() {
 	}
 }
 
+// doubt makes the informer list again because of an event after which the store may hold an object that is gone, or lack
+// one: nothing else but a list can tell.
+func (lw *listWatch) doubt() {
+	select {
+	case lw.doubts <- struct{}{}:
+	default:
+	}
+}
+
 // release gives back what an attempt that was broken off still holds.
 func (lw *listWatch) release() {
 	lw.running.Wait()
@@ -528,7 +538,10 @@ func (w *watcher) pass(ev event) bool {
 	lw := w.lw
 	if ev.malformed != nil {
 		lw.src.malformed(ev.found, ev.malformed)
-		if w.initial {
+		switch {
+		case ev.kind == "DELETED" || ev.found.Name == "":
+			lw.doubt()
+		case w.initial:
 			lw.src.store.keep(ev.found.Key)
 		}
 		return true

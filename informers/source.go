@@ -57,17 +57,7 @@ type run struct {
 // start runs an informer for t.
 func (s *source) start(ctx context.Context, want spec, t target) {
 	ctx, cancel := context.WithCancel(ctx)
-	namespace := want.scope.namespace
-	if !t.namespaced {
-		namespace = ""
-	}
-	lw := &listWatch{
-		src: s, set: s.set, gvr: t.gvr, rank: want.rank,
-		path: resourcePath(t.gvr, namespace), namespace: namespace,
-		proj: s.set.newProjector(want.sel),
-		base: map[string][]string{},
-	}
-	setNonEmpty(lw.base, "fieldSelector", want.scope.fieldSelector)
+	lw := newListWatch(s, want, t)
 	r := &run{target: t, scope: want.scope, lw: lw, cancel: cancel, done: make(chan struct{})}
 	s.mu.Lock()
 	s.run, s.again = r, false
@@ -87,6 +77,22 @@ func (s *source) start(ctx context.Context, want spec, t target) {
 		reflector.RunWithContext(klog.NewContext(ctx, quiet))
 		background.Wait()
 	}()
+}
+
+// newListWatch returns what a reflector needs to keep the entries of s.
+func newListWatch(s *source, want spec, t target) *listWatch {
+	namespace := want.scope.namespace
+	if !t.namespaced {
+		namespace = ""
+	}
+	lw := &listWatch{
+		src: s, set: s.set, gvr: t.gvr, rank: want.rank,
+		path: resourcePath(t.gvr, namespace), namespace: namespace,
+		proj: s.set.newProjector(want.sel),
+		base: map[string][]string{}, doubts: make(chan struct{}, 1),
+	}
+	setNonEmpty(lw.base, "fieldSelector", want.scope.fieldSelector)
+	return lw
 }
 
 // stop ends the informer, if one runs, and waits for its goroutines. The entries stay.
@@ -201,16 +207,33 @@ func (s *source) malformed(obj resources.Object, err error) {
 	}
 }
 
-// relistEvery makes the informer list again at least every interval.
+// doubtInterval is the least time between two lists that are made because of events that cannot be understood, so that a
+// broken API that sends nothing else is not listed all the time.
+const doubtInterval = time.Minute
+
+// relistEvery makes the informer list again at least every interval, and after doubts.
 func (lw *listWatch) relistEvery(ctx context.Context, interval time.Duration) {
+	var doubted time.Time
+	due := time.NewTimer(wait.Jitter(interval*9/10, 1.0/9))
+	defer due.Stop()
 	for {
-		t := time.NewTimer(wait.Jitter(interval*9/10, 1.0/9))
 		select {
-		case <-t.C:
-			lw.relist()
+		case <-due.C:
+		case <-lw.doubts:
+			if pause := doubtInterval - time.Since(doubted); pause > 0 {
+				t := time.NewTimer(pause)
+				select {
+				case <-t.C:
+				case <-ctx.Done():
+					t.Stop()
+					return
+				}
+			}
+			doubted = time.Now()
 		case <-ctx.Done():
-			t.Stop()
 			return
 		}
+		lw.relist()
+		due.Reset(wait.Jitter(interval*9/10, 1.0/9))
 	}
 }
