@@ -575,6 +575,39 @@ func TestRelist(t *testing.T) {
 	}
 }
 
+// TestListLongerThanItsInterval: a list that takes longer than api_list_max_interval is not broken off by the next one.
+func TestListLongerThanItsInterval(t *testing.T) {
+	for name, mode := range map[string]apisim.Streaming{"streaming": apisim.StreamingWorks, "refused": apisim.StreamingRefused} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.sim.SetStreaming(mode)
+				r.opts.RelistInterval = time.Minute
+				r.opts.IdleTimeout, r.opts.StreamIdleTimeout = time.Hour, time.Hour
+				var lists atomic.Int64
+				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+					if req.Resource == podsGVR && (req.Streaming && mode == apisim.StreamingWorks || req.Verb == "list") {
+						lists.Add(1)
+						time.Sleep(4 * time.Minute)
+					}
+					return apisim.Fault{}
+				})
+				r.start()
+				r.pass(5 * time.Minute)
+				r.wantState("pods", Synced)
+				r.wantNames("pods", "default/p1")
+				r.sim.Put(podsGVR, pod("default", "p2", ""))
+				r.pass(25 * time.Minute)
+				r.wantNames("pods", "default/p1", "default/p2")
+				if n := lists.Load(); n < 5 || n > 7 {
+					t.Errorf("lists of 4 minutes each in half an hour: got %d, want one every 5 minutes", n)
+				}
+				r.sim.SetFaults(nil)
+				r.pass(5 * time.Minute) // the last one ends
+			})
+		})
+	}
+}
+
 // TestFailedRelist: whatever happens to the lists that follow the first, nothing is removed; then a good one without
 // objects removes everything.
 func TestFailedRelist(t *testing.T) {

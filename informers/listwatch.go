@@ -57,6 +57,7 @@ type listWatch struct {
 	mu          sync.Mutex
 	cancelWatch context.CancelCauseFunc // of the last watch, nil if there was none
 	relistDue   bool                    // the next list has to be a consistent one
+	listing     bool                    // a list is under way
 	notBefore   time.Time               // the apiserver is to be left alone until then
 	refusals    int                     // definite answers in a row
 	interrupted int                     // streaming lists in a row that broke off
@@ -127,7 +128,7 @@ func (lw *listWatch) ListWithContext(ctx context.Context, opts metav1.ListOption
 	rv, err := lw.listPages(ctx, params)
 	now := time.Now()
 	if err != nil {
-		lw.src.store.abandon()
+		lw.abandon()
 		lw.fail(now, "list", err)
 		if classify(err) == classRefused && params.Get("resourceVersion") != "" {
 			lw.relist() // perhaps it is the resourceVersion that was refused, which the reflector would repeat for ever
@@ -270,7 +271,7 @@ func (lw *listWatch) refused(err error, initial bool, rv string, leave func()) e
 		lw.fail(time.Now(), "watch", err)
 		return err
 	}
-	lw.src.store.abandon()
+	lw.abandon()
 	if streamingRefused(err) {
 		lw.set.streaming.refuse(lw.gvr.Group, time.Now())
 		lw.handOver(leave)
@@ -356,7 +357,7 @@ const (
 func (lw *listWatch) begin() {
 	lw.mu.Lock()
 	due := lw.relistDue
-	lw.relistDue = false
+	lw.relistDue, lw.listing = false, true
 	lw.mu.Unlock()
 	lw.owners = lw.set.owners.Load()
 	switch {
@@ -377,6 +378,21 @@ func (lw *listWatch) listed() {
 	lw.mu.Lock()
 	defer lw.mu.Unlock()
 	lw.interrupted, lw.refusals, lw.slow, lw.expired = 0, 0, 0, 0
+	lw.listing = false
+}
+
+// abandon ends a list that failed.
+func (lw *listWatch) abandon() {
+	lw.src.store.abandon()
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.listing = false
+}
+
+func (lw *listWatch) isListing() bool {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	return lw.listing
 }
 
 // relist makes the reflector list again, consistently, as soon as it can.
@@ -404,7 +420,7 @@ func (lw *listWatch) release() {
 	if leave := lw.takeOver(); leave != nil {
 		leave()
 	}
-	lw.src.store.abandon()
+	lw.abandon()
 }
 
 func (lw *listWatch) params() url.Values {
@@ -588,7 +604,7 @@ func (w *watcher) refused(status *metav1.Status) {
 	err := apierrors.FromObject(status)
 	expired := classify(err) == classExpired
 	if w.initial {
-		lw.src.store.abandon()
+		lw.abandon()
 		lw.broken()
 	}
 	if !w.heard || w.initial {
@@ -619,7 +635,7 @@ func (w *watcher) ended(err error, opened time.Time) {
 	case w.initial && errors.Is(err, errSilent):
 		w.noStreaming()
 	case w.initial:
-		lw.src.store.abandon()
+		lw.abandon()
 		lw.broken()
 		lw.fail(time.Now(), "watch", fmt.Errorf("the streaming list broke off: %w", unexpected(err)))
 		w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonUnknown, err.Error())})
@@ -638,7 +654,7 @@ func (w *watcher) ended(err error, opened time.Time) {
 // noStreaming makes the reflector fall back to list and watch, now and for some time.
 func (w *watcher) noStreaming() {
 	lw := w.lw
-	lw.src.store.abandon()
+	lw.abandon()
 	lw.set.streaming.refuse(lw.gvr.Group, time.Now())
 	lw.handOver(w.leave)
 	w.leave = func() {}

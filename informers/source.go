@@ -230,10 +230,16 @@ func (lw *listWatch) relistEvery(ctx context.Context, interval time.Duration) {
 				}
 			}
 			doubted = time.Now()
+			if lw.isListing() {
+				lw.doubt() // the event may belong to that list: once more when it is complete
+				continue
+			}
 		case <-ctx.Done():
 			return
 		}
-		lw.relist()
+		if !lw.isListing() { // a list that takes longer than the interval is to come to its end
+			lw.relist()
+		}
 		due.Reset(wait.Jitter(interval*9/10, 1.0/9))
 	}
 }
