@@ -40,7 +40,7 @@ func ParseRole(name string) (Role, error) {
 // Access says who may report which cluster and who may use the API. The zero Access lets everybody report everything
 // and nobody use the API.
 type Access struct {
-	// Teams are the team ids whose reports are taken; empty: all.
+	// Teams are the team ids whose requests are taken; empty: all.
 	Teams []string
 	// Clusters binds clusters, by their ids, to who may report them.
 	Clusters map[string]Binding
@@ -149,6 +149,17 @@ func (r *Receiver) mayReport(p *Peer, cluster string) error {
 	}
 	p.Identity = identity
 	return nil
+}
+
+// team returns why requests of a team are not taken, nil if they are.
+func (a *Access) team(id string) *refusal {
+	if len(a.Teams) == 0 || slices.Contains(a.Teams, id) {
+		return nil
+	}
+	return &refusal{
+		code: codes.PermissionDenied, rule: ruleTeamID, what: fmt.Sprintf("team_id %q is not known", clip(id)),
+		advice: "configure the sender's team id, or let an operator of pseudo-server add it to access.team_ids",
+	}
 }
 
 func denied(p *Peer, what string) *refusal {

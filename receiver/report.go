@@ -86,11 +86,8 @@ func (r *Receiver) header(p *Peer, req *request) error {
 	if err := r.mayReport(p, req.clusterID); err != nil {
 		return err
 	}
-	if teams := r.opts.Access.Teams; len(teams) > 0 && !slices.Contains(teams, req.teamID) {
-		return &refusal{
-			code: codes.PermissionDenied, rule: ruleTeamID, what: fmt.Sprintf("team_id %q is not known", clip(req.teamID)),
-			advice: "configure the sender's team id, or let an operator of pseudo-server add it to access.team_ids",
-		}
+	if ref := r.opts.Access.team(req.teamID); ref != nil {
+		return ref
 	}
 	if !r.limiter(req.clusterID).AllowN(r.now(), 1) {
 		return &refusal{

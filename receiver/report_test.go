@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zlib"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -264,5 +265,44 @@ func TestElector(t *testing.T) {
 	}
 	if _, err := r.agent.KubernetesAPISync(ctx, report(1, 7, versionEntry(t))); err != nil {
 		t.Errorf("report of the watcher: %v", err)
+	}
+}
+
+// TestTeams: a team that is not known gets neither reports stored, nor the role of watcher, nor a cluster id, and each is told
+// as deepflow-server tells it, or better.
+func TestTeams(t *testing.T) {
+	ctx := context.Background()
+	reg := prometheus.NewRegistry()
+	var audit lockedBuffer
+	r := newRig(t, receiver.Options{
+		Elector: elected{}, Access: receiver.Access{Teams: []string{"t-ours", "t-theirs"}}, Registerer: reg,
+		Audit: slog.New(slog.NewTextHandler(&audit, nil)),
+	})
+	md5 := new("d41d8cd98f00b204e9800998ecf8427e")
+	for team, known := range map[string]bool{"t-ours": true, "t-theirs": true, "t-other": false, "": false} {
+		rep := report(1, 1, versionEntry(t))
+		rep.TeamId = new(team)
+		_, err := r.agent.KubernetesAPISync(ctx, rep)
+		if want := map[bool]codes.Code{true: codes.OK, false: codes.PermissionDenied}[known]; status.Code(err) != want {
+			t.Errorf("report of team %q: got %v, want %v", team, err, want)
+		}
+		a, err := r.agent.Sync(ctx, &agent.SyncRequest{KubernetesClusterId: new("d-test"), TeamId: new(team)})
+		if err != nil || a.GetDynamicConfig().GetKubernetesApiEnabled() != known || (a.GetStatus() == agent.Status_FAILED) == known {
+			t.Errorf("agent.Sync of team %q: got %v, %v, want the role %v", team, a, err, known)
+		}
+		b, err := r.trident.Sync(ctx, &trident.SyncRequest{KubernetesClusterId: new("d-test"), TeamId: new(team)})
+		if err != nil || b.GetConfig().GetKubernetesApiEnabled() != known || (b.GetStatus() == trident.Status_FAILED) == known {
+			t.Errorf("trident.Sync of team %q: got %v, %v, want the role %v", team, b, err, known)
+		}
+		id, err := r.agent.GetKubernetesClusterID(ctx, &agent.KubernetesClusterIDRequest{CaMd5: md5, TeamId: new(team)})
+		if err != nil || (id.GetClusterId() != "") != known || strings.Contains(id.GetErrorMsg(), "access.team_ids") == known {
+			t.Errorf("cluster id for team %q: got %v, %v, want one: %v", team, id, err, known)
+		}
+	}
+	if n := refusals(t, reg, "team_id"); n != 8 {
+		t.Errorf("got %v refusals by rule team_id, want 8", n)
+	}
+	if !strings.Contains(audit.String(), "t-other") {
+		t.Errorf("the audit log does not name the team:\n%s", audit.String())
 	}
 }

@@ -207,10 +207,14 @@ func (r *Receiver) refuse(p *Peer, err error) error {
 	}
 }
 
-func (r *Receiver) getKubernetesClusterID(_ context.Context, _ *Peer, _ string, m *message) (proto.Message, error) {
+// getKubernetesClusterID tells mistakes as deepflow-server does: in the answer.
+func (r *Receiver) getKubernetesClusterID(_ context.Context, p *Peer, _ string, m *message) (proto.Message, error) {
 	var req agent.KubernetesClusterIDRequest
 	if err := m.decode(&req); err != nil {
 		return nil, invalidMessage(err)
+	}
+	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
+		return &agent.KubernetesClusterIDResponse{ErrorMsg: new(r.refuse(p, ref).Error())}, nil
 	}
 	id, ok := clusterID(req.GetCaMd5())
 	if !ok {
@@ -230,15 +234,26 @@ func (r *Receiver) sync(ctx context.Context, p *Peer, service string, m *message
 			return nil, err
 		}
 	}
-	resp, err := r.opts.Elector.Sync(ctx, p.Address, &req)
+	resp, err := r.elect(ctx, p, &req)
 	if err != nil || service == protocol.AgentService {
 		return resp, err
 	}
-	c := resp.GetDynamicConfig()
-	return &trident.SyncResponse{
-		Status: trident.Status(resp.GetStatus()).Enum(),
-		Config: &trident.Config{Enabled: c.Enabled, KubernetesApiEnabled: c.KubernetesApiEnabled, VtapId: c.AgentId}, //nolint:protogetter // unset stays unset
-	}, nil
+	old := &trident.SyncResponse{Status: trident.Status(resp.GetStatus()).Enum()}
+	if c := resp.GetDynamicConfig(); c != nil {
+		old.Config = &trident.Config{Enabled: c.Enabled, KubernetesApiEnabled: c.KubernetesApiEnabled, VtapId: c.AgentId} //nolint:protogetter // unset stays unset
+	}
+	return old, nil
+}
+
+// elect asks the elector, unless the agent's team is not known: then the answer is FAILED without a decision, as from
+// deepflow-server. Such an agent must not get a role in which its reports would be refused.
+func (r *Receiver) elect(ctx context.Context, p *Peer, req *agent.SyncRequest) (*agent.SyncResponse, error) {
+	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
+		p.cluster = clip(req.GetKubernetesClusterId())
+		_ = r.refuse(p, ref) // which only counts and records it here
+		return &agent.SyncResponse{Status: agent.Status_FAILED.Enum()}, nil
+	}
+	return r.opts.Elector.Sync(ctx, p.Address, req)
 }
 
 func invalidMessage(err error) *refusal {
