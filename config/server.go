@@ -97,8 +97,14 @@ type ServerLimits struct {
 	MaxEntries int `mapstructure:"max_entries" min:"1" max:"100000000" usage:"most objects in one report"`
 	// MaxClusters is the largest number of clusters.
 	MaxClusters int `mapstructure:"max_clusters" min:"1" max:"1000000" usage:"most clusters"`
+	// MaxRetainedEntries is the largest number of entries of all kept versions of all clusters; each takes 200 bytes of memory.
+	MaxRetainedEntries int `mapstructure:"max_retained_entries" min:"1000" max:"1000000000" usage:"most entries of all kept versions of all clusters"`
 	// MaxConcurrentRequests is how many reports are worked on at once; others wait.
 	MaxConcurrentRequests int `mapstructure:"max_concurrent_requests" min:"1" max:"10000" usage:"reports worked on at once"`
+	// MaxWaitingRequests is how many wait until they are worked on; others are refused.
+	MaxWaitingRequests int `mapstructure:"max_waiting_requests" min:"1" max:"1000000" usage:"requests that wait to be worked on"`
+	// MaxConnections is the largest number of gRPC connections.
+	MaxConnections int `mapstructure:"max_connections" min:"1" max:"1000000" usage:"most gRPC connections"`
 	// RequestsPerMinute is the sustained rate of reports of one cluster.
 	RequestsPerMinute int `mapstructure:"requests_per_minute" min:"1" max:"60000" usage:"sustained reports per minute of one cluster"`
 	// RequestTimeout is how long a client may take to send one request.
@@ -206,7 +212,8 @@ func DefaultServer() Server {
 		Retention: ServerRetention{StaleAfter: 24 * time.Hour, GoneAfter: 7 * 24 * time.Hour},
 		Limits: ServerLimits{
 			MaxMessageSize: 104857600, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 1000,
-			MaxConcurrentRequests: 8, RequestsPerMinute: 60, RequestTimeout: time.Minute,
+			MaxRetainedEntries: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
+			RequestTimeout: time.Minute,
 		},
 		Validation: ServerValidation{Suspicion: ServerSuspicion{MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
 		Access:     ServerAccess{Anonymous: "read"},

@@ -36,7 +36,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		l.r.metrics.refusals.WithLabelValues(string(ruleConnections)).Inc()
 		l.r.audit.refused(&Peer{Address: conn.RemoteAddr().String()}, &refusal{
 			code: codes.ResourceExhausted, rule: ruleConnections, what: fmt.Sprintf("%d connections are open", limit),
-			advice: "see who opens so many; the limit is fixed",
+			advice: "see who opens so many, or raise limits.max_connections of pseudo-server",
 		})
 		// It was never ours; an error of closing it concerns nobody.
 		_ = conn.Close()

@@ -262,7 +262,7 @@ func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, incoming []store.
 	case isNew && clusters >= l.MaxClusters:
 		return full(fmt.Sprintf("%d clusters are stored, which is the limit limits.max_clusters", clusters))
 	case retained > l.MaxRetained:
-		return full(fmt.Sprintf("%d entries of all versions of all clusters would be stored, more than %d", retained, l.MaxRetained))
+		return full(fmt.Sprintf("%d entries of all versions of all clusters would be stored, more than limits.max_retained_entries, %d", retained, l.MaxRetained))
 	default:
 		return nil
 	}

@@ -152,7 +152,7 @@ func (r *Receiver) acquire(ctx context.Context) error {
 	busy := &refusal{
 		code: codes.ResourceExhausted, rule: ruleBusy,
 		what:   fmt.Sprintf("%d requests are being worked on and others wait", r.opts.Limits.MaxConcurrentRequests),
-		advice: "send it again later, or raise limits.max_concurrent_requests of pseudo-server",
+		advice: "send it again later, or raise limits.max_concurrent_requests or limits.max_waiting_requests of pseudo-server",
 	}
 	if full {
 		return busy

@@ -285,7 +285,8 @@ func (a *audit) close() {
 func limits(l config.ServerLimits) receiver.Limits {
 	return receiver.Limits{
 		MaxMessageSize: int(l.MaxMessageSize), MaxEntrySize: l.MaxEntrySize, MaxSnapshotSize: l.MaxSnapshotSize, MaxEntries: l.MaxEntries,
-		MaxClusters: l.MaxClusters, MaxConcurrentRequests: l.MaxConcurrentRequests, RequestsPerMinute: l.RequestsPerMinute,
+		MaxClusters: l.MaxClusters, MaxRetained: l.MaxRetainedEntries, MaxConcurrentRequests: l.MaxConcurrentRequests,
+		MaxWaitingRequests: l.MaxWaitingRequests, MaxConnections: l.MaxConnections, RequestsPerMinute: l.RequestsPerMinute,
 		RequestTimeout: l.RequestTimeout,
 	}
 }

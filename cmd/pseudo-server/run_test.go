@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/receiver"
 )
 
 // logLines is a log that can be waited for.
@@ -203,6 +205,30 @@ func TestDaemon(t *testing.T) {
 	audit, err := os.ReadFile(cfg.Access.AuditFile)
 	if err != nil || !strings.Contains(string(audit), `"status":401`) {
 		t.Errorf("audit log: got %q, %v, want the refusal", audit, err)
+	}
+}
+
+// TestLimits: each key of limits reaches the receiver, and an unconfigured server has the receiver's own limits.
+func TestLimits(t *testing.T) {
+	if got, want := limits(config.DefaultServer().Limits), receiver.DefaultLimits(); got != want {
+		t.Errorf("by default: got %+v, want %+v", got, want)
+	}
+	var cfg config.ServerLimits
+	v := reflect.ValueOf(&cfg).Elem()
+	for i := range v.NumField() {
+		v.Field(i).SetInt(int64(i + 1))
+	}
+	got := reflect.ValueOf(limits(cfg))
+	seen := map[int64]string{}
+	for i := range got.NumField() {
+		name, n := got.Type().Field(i).Name, got.Field(i).Int()
+		if n == 0 || seen[n] != "" {
+			t.Errorf("limit %s has no key of its own (%q has it)", name, seen[n])
+		}
+		seen[n] = name
+	}
+	if len(seen) != v.NumField() {
+		t.Errorf("got %d limits for %d keys", len(seen), v.NumField())
 	}
 }
 
