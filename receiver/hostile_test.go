@@ -3,15 +3,18 @@ package receiver_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zlib"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
@@ -21,6 +24,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
+	"github.com/pseudo-agent/pseudo-agent/store"
 )
 
 // rawCodec sends bytes as they are.
@@ -255,17 +259,103 @@ func TestTinyEntries(t *testing.T) {
 	}
 }
 
-// TestDuplicates sends very many entries of one object.
+// smallest is the smallest entry that is accepted.
+func smallest(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := zlib.NewWriterLevel(&b, zlib.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(w, `{"metadata":{"uid":"u","name":"u"}}`)
+	_ = w.Close()
+	return encode(t, &agent.KubernetesAPISyncRequest{Entries: []*agent.KubernetesAPIInfo{{Type: new("*v.P"), CompressedInfo: b.Bytes()}}})
+}
+
+// TestDuplicates fills a message of the default size with the same entry: more than two million. It is refused, or in a
+// lenient cluster stored as one; what was stored before stays, and the memory is that which docs/receiver.md states.
 func TestDuplicates(t *testing.T) {
+	const cluster = "d-test"
+	one := smallest(t)
+	n := 2050000
 	if testing.Short() {
-		t.Skip("900,000 entries")
+		n = 20000
 	}
-	r := newRig(t, receiver.Options{Limits: receiver.Limits{RequestTimeout: 10 * time.Minute}})
-	one := encode(t, &agent.KubernetesAPISyncRequest{Entries: []*agent.KubernetesAPIInfo{pod(t, "a", "1")}})
-	body := append(encode(t, report(99, 1, versionEntry(t))), bytes.Repeat(one, 900000)...)
-	if err := r.raw(context.Background(), body); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "rule duplicate") {
-		t.Errorf("got %v, want a refusal by rule duplicate", err)
+	// As the daemon has it.
+	defer debug.SetGCPercent(debug.SetGCPercent(15))
+	r := newRig(t, receiver.Options{
+		Limits: receiver.Limits{MaxEntries: 3000000, RequestTimeout: 10 * time.Minute}, Lenient: []string{"d-lenient"},
+	})
+	ctx := context.Background()
+	if err := r.raw(ctx, append(encode(t, report(10, 1, versionEntry(t))), one...)); err != nil {
+		t.Fatal(err)
 	}
+	before, err := r.store.View(ctx, cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, cluster, refused string }{
+		{"of a stored object", cluster, "rule duplicate"},
+		{"of a new object", "d-new", "rule duplicate"},
+		{"in a lenient cluster", "d-lenient", ""},
+	} {
+		req := report(99, 1, versionEntry(t))
+		req.ClusterId = new(c.cluster)
+		head := encode(t, req)
+		body := append(make([]byte, 0, len(head)+n*len(one)), head...)
+		for range n {
+			body = append(body, one...)
+		}
+		if len(body) > 100<<20 {
+			t.Fatalf("the request has %d bytes, want no more than the default limit", len(body))
+		}
+		peak := peakOf(func() { err = r.raw(ctx, body) })
+		if c.refused == "" && err != nil || c.refused != "" && (status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), c.refused)) {
+			t.Errorf("%d duplicates %s: got %v, want %q", n, c.name, err, c.refused)
+		}
+		// The client, which is the same process, holds the request twice more on its way.
+		bound := int64(3*len(body) + n*(40+200))
+		t.Logf("%d duplicates %s, %d MB: %d MB of memory at the peak, at most %d", n, c.name, len(body)/1000000, peak/1000000, bound/1000000)
+		if peak > bound+64<<20 {
+			t.Errorf("%d duplicates %s: got %d bytes of memory at the peak, want at most %d", n, c.name, peak, bound)
+		}
+	}
+	if after, err := r.store.View(ctx, cluster); err != nil || after != before {
+		t.Errorf("the stored data was touched: %v", err)
+	}
+	view, err := r.store.View(ctx, "d-lenient")
+	if err != nil || view.State.Latest.Objects != 2 {
+		t.Errorf("lenient: got %+v, %v, want two objects stored", view, err)
+	}
+	if _, err := r.store.View(ctx, "d-new"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a cluster whose only report was refused: got %v, want none", err)
+	}
+}
+
+// peakOf returns how much the heap had grown at most while f ran, in bytes.
+func peakOf(f func()) int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	start, peak := int64(m.HeapAlloc), int64(0)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Millisecond):
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				peak = max(peak, int64(m.HeapAlloc)-start)
+			}
+		}
+	}()
+	f()
+	close(done)
+	<-ended
+	return peak
 }
 
 // TestSlowClients opens requests that are never completed: each ends by the time limit, and meanwhile others wait
