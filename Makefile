@@ -92,7 +92,8 @@ image: ## makes the images alone, without a container builder: make image VERSIO
 verify-release: ## makes a release from two clones of this commit in different places, and compares every byte
 	tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	for dir in one another/one; do \
-	  git clone --quiet --no-hardlinks . "$$tmp/$$dir"; \
+	  git clone --quiet --no-checkout . "$$tmp/$$dir"; \
+	  git -C "$$tmp/$$dir" checkout --quiet --detach $(REVISION); \
 	  $(MAKE) --no-print-directory -C "$$tmp/$$dir" release VERSION=$(VERSION) REVISION=$(REVISION) PUSH=; \
 	done; \
 	diff "$$tmp/one/dist/SHA256SUMS" "$$tmp/another/one/dist/SHA256SUMS" && echo 'both releases are the same'
