@@ -544,7 +544,7 @@ func (w *watcher) run() {
 			return
 		}
 		if !w.initial {
-			d.rest = watchRest
+			d.least = watchBuffer
 		}
 	}
 }

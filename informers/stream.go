@@ -16,7 +16,7 @@ import (
 const (
 	listBuffer  = 256 << 10 // few objects are cut by the buffer's end, and those have to be scanned twice
 	watchBuffer = 16 << 10  // of a watch that has nothing large to say
-	watchRest   = 64 << 10  // what a watch may keep of a buffer that has grown
+	burstBuffer = 128 << 10 // to which a watch's buffer grows while more arrives than one read can take
 	maxObject   = 64 << 20  // far above etcd's limit; bounds what a broken server can make us hold
 )
 
@@ -28,13 +28,14 @@ type projector interface {
 
 // decoder reads JSON from a connection through one buffer, without making a tree of it.
 type decoder struct {
-	r    io.Reader
-	buf  []byte
-	pos  int
-	end  int
-	fill int // a refill reads until that many bytes are unread; 1 for a watch, whose next byte may come tomorrow
-	rest int // a larger buffer is given back when it is empty; 0: never
-	err  error
+	r     io.Reader
+	buf   []byte
+	pos   int
+	end   int
+	got   int // bytes that the last read gave
+	fill  int // a refill reads until that many bytes are unread; 1 for a watch, whose next byte may come tomorrow
+	least int // size of the buffer of a watch that has little to say; 0: the buffer only grows
+	err   error
 }
 
 func newDecoder(r io.Reader, size, fill int) *decoder {
@@ -46,29 +47,24 @@ func (d *decoder) more(want int) error {
 	if d.err != nil {
 		return d.err
 	}
-	if d.pos > 0 && (d.pos == d.end || d.end == len(d.buf)) {
-		copy(d.buf, d.buf[d.pos:d.end])
-		d.end -= d.pos
-		d.pos = 0
+	if d.least > 0 {
+		d.fit()
 	}
-	if d.pos == d.end && d.rest > 0 && len(d.buf) > d.rest {
-		d.buf = make([]byte, watchBuffer) // a large object must not cost its memory for as long as the watch lives
+	if d.pos > 0 && (d.pos == d.end || d.end == len(d.buf)) {
+		d.move(d.buf)
 	}
 	if d.end == len(d.buf) {
 		if len(d.buf) >= maxObject {
 			d.err = &dataError{fmt.Sprintf("a JSON value of more than %d bytes", maxObject)}
 			return d.err
 		}
-		grown := make([]byte, 2*len(d.buf))
-		copy(grown, d.buf[d.pos:d.end])
-		d.end -= d.pos
-		d.pos = 0
-		d.buf = grown
+		d.move(make([]byte, 2*len(d.buf)))
 	}
 	want = min(want, len(d.buf)-d.pos)
 	for first := true; first || d.end-d.pos < want; first = false {
 		n, err := d.r.Read(d.buf[d.end:])
 		d.end += n
+		d.got = n
 		if err != nil {
 			d.err = err
 			if n == 0 && first {
@@ -81,6 +77,28 @@ func (d *decoder) more(want int) error {
 		}
 	}
 	return nil
+}
+
+// fit gives a watch the buffer that its last read calls for. While there is always more to read, a larger one saves reads,
+// each of which makes HTTP/2 write an acknowledgement; but a burst or a large object must not cost its memory for as long
+// as the watch lives.
+func (d *decoder) fit() {
+	size := len(d.buf)
+	switch {
+	case d.end == size && d.pos > 0 && size < burstBuffer:
+		size *= 2
+	case d.pos == d.end && size > d.least && (d.got < size/8 || size > burstBuffer):
+		size = d.least
+	default:
+		return
+	}
+	d.move(make([]byte, size))
+}
+
+// move makes buf the buffer.
+func (d *decoder) move(buf []byte) {
+	copy(buf, d.buf[d.pos:d.end])
+	d.buf, d.pos, d.end = buf, 0, d.end-d.pos
 }
 
 // peek returns the next byte that is not white space, io.EOF at the end.
@@ -145,8 +163,14 @@ func (d *decoder) value(f func(buf []byte) (n int, err error)) error {
 // mayEnd tells whether an event may end after the first tried bytes: apiservers put a new line between events and none
 // into them, and an event that is the last so far ends with a bracket.
 func (d *decoder) mayEnd(tried int) bool {
-	if bytes.Contains(d.buf[d.pos+tried:d.end], []byte("}\n")) {
-		return true
+	for i := d.pos + tried; ; i++ {
+		n := bytes.IndexByte(d.buf[i:d.end], '\n')
+		if n < 0 {
+			break
+		}
+		if i += n; i > d.pos && d.buf[i-1] == '}' {
+			return true
+		}
 	}
 	last := bytes.TrimRight(d.buf[d.pos:d.end], " \r\n\t")
 	return last[len(last)-1] == '}'
@@ -349,10 +373,10 @@ type bookmark struct {
 // newWatchDecoder returns a decoder for a watch; one that begins with a streaming list reads in larger pieces.
 func newWatchDecoder(r io.Reader, initial bool) *decoder {
 	d := newDecoder(r, watchBuffer, 1)
-	d.rest = watchRest
 	if initial {
-		d.buf, d.rest = make([]byte, listBuffer), listBuffer
+		d.buf = make([]byte, listBuffer)
 	}
+	d.least = len(d.buf)
 	return d
 }
 
@@ -361,6 +385,12 @@ func (d *decoder) nextEvent(p projector, known func(resources.Key) *resources.En
 	var ev event
 	if _, err := d.peek(); err != nil {
 		return ev, err
+	}
+	// The beginning of an event would be scanned in vain.
+	for d.buf[d.pos] == '{' && d.end-d.pos < burstBuffer && !d.mayEnd(0) {
+		if d.more(d.fill) != nil {
+			break // whoever reads beyond what there is will be told
+		}
 	}
 	var early []byte // the object, if it comes before the type
 	var seen bool

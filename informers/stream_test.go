@@ -180,16 +180,75 @@ func TestDecoderBounds(t *testing.T) {
 	if _, ok := errors.AsType[*dataError](err); !ok {
 		t.Errorf("endless string: got %v, want an error of the data", err)
 	}
-	d := newWatchDecoder(strings.NewReader(`{"type":"ADDED","object":`+podJSON(1, 300_000)+`}`+strings.Repeat(" ", 1<<20)), false)
-	if _, err := d.nextEvent(podProjector(t), nil); err != nil {
-		t.Fatal(err)
+}
+
+func TestWatchBuffer(t *testing.T) {
+	event := func(padding int) string { return `{"type":"ADDED","object":` + podJSON(1, padding) + "}\n" }
+	tests := []struct {
+		name    string
+		initial bool
+		before  string // read in as few pieces as possible
+		want    int    // size of the buffer while it lasts
+	}{
+		{"quiet", false, event(10), watchBuffer},
+		{"a burst", false, strings.Repeat(event(5000), 500), burstBuffer},
+		{"a large object", false, event(300_000), 2 << 20},
+		{"a streaming list", true, strings.Repeat(event(5000), 500), listBuffer},
 	}
-	if _, err := d.peek(); !errors.Is(err, io.EOF) {
-		t.Fatal(err)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			little := event(10)
+			d := newWatchDecoder(io.MultiReader(strings.NewReader(tt.before), strings.NewReader(little), strings.NewReader(little)), tt.initial)
+			p := podProjector(t)
+			largest := 0
+			for range strings.Count(tt.before, "\n") {
+				if _, err := d.nextEvent(p, nil); err != nil {
+					t.Fatal(err)
+				}
+				largest = max(largest, len(d.buf))
+			}
+			if largest != tt.want {
+				t.Errorf("while it lasts: got a buffer of %d bytes, want %d", largest, tt.want)
+			}
+			d.least = watchBuffer // the list is complete
+			for range 2 {
+				if _, err := d.nextEvent(p, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := d.peek(); !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			if len(d.buf) != watchBuffer {
+				t.Errorf("afterwards: got a buffer of %d bytes, want %d", len(d.buf), watchBuffer)
+			}
+		})
 	}
-	if len(d.buf) > watchRest {
-		t.Errorf("buffer after a large object: got %d bytes, want at most %d", len(d.buf), watchRest)
+}
+
+// TestEventsAreNotScannedInPieces: scanning the beginning of an event again with every packet would cost the square of its size.
+func TestEventsAreNotScannedInPieces(t *testing.T) {
+	stream := strings.Repeat(`{"type":"MODIFIED","object":`+podJSON(1, 5000)+"}\n", 100)
+	counting := &countingProjector{projector: podProjector(t)}
+	d := newWatchDecoder(&chunks{[]byte(stream), 1000}, false)
+	for range 100 {
+		if _, err := d.nextEvent(counting, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
+	if counting.calls != 100 {
+		t.Errorf("100 events in pieces: got %d scans, want 100", counting.calls)
+	}
+}
+
+type countingProjector struct {
+	projector
+	calls int
+}
+
+func (p *countingProjector) Project(buf []byte, known func(resources.Key) *resources.Entry) (resources.Object, int, error) {
+	p.calls++
+	return p.projector.Project(buf, known)
 }
 
 type repeat struct{ b byte }
