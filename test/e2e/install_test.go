@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,7 +62,9 @@ func openBook(t *testing.T) *book {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &book{t: t, dir: t.TempDir(), sections: map[string][]string{}, untried: map[string]bool{}, own: map[string]string{}}
+	b := &book{t: t, dir: t.TempDir(), sections: map[string][]string{}, untried: map[string]bool{}, own: map[string]string{
+		"linux-amd64": "linux-" + runtime.GOARCH,
+	}}
 	// Without .git, as in a tarball of the sources.
 	shell := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c",
 		`git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read | tar --extract --directory="$0"`, b.dir)
@@ -136,7 +139,8 @@ lines:
 func (b *book) follow(block string) string {
 	b.t.Helper()
 	script := b.script(block)
-	cmd := exec.CommandContext(b.t.Context(), "bash", "-euxo", "pipefail", "-c", script)
+	// What a test removes at its end it removes after its context has ended.
+	cmd := exec.CommandContext(context.WithoutCancel(b.t.Context()), "bash", "-euxo", "pipefail", "-c", script)
 	cmd.Dir, cmd.Env = b.dir, b.env
 	cmd.WaitDelay = time.Second // not for what runs on in the background
 	var stdout, stderr bytes.Buffer
@@ -540,5 +544,153 @@ func TestPlainManifestIsTheCharts(t *testing.T) {
 	}
 	if d := cmp.Diff(chart, plain); d != "" {
 		t.Errorf("the plain manifest differs from the chart (-chart +plain):\n%s", d)
+	}
+}
+
+// The machine that TestInstallPageWithSystemd boots has its services from these files, and the host's files otherwise.
+const (
+	bookTarget = `[Unit]
+Requires=basic.target
+After=basic.target
+Wants=book.service
+`
+	bookUnit = `[Unit]
+After=basic.target
+[Service]
+Type=oneshot
+WorkingDirectory=/book
+ExecStart=/usr/bin/bash -euxo pipefail /book/follow.sh
+ExecStopPost=/usr/bin/systemctl poweroff --no-block
+StandardOutput=file:/book/said
+StandardError=file:/book/said
+`
+	// bookAfterwards is what the page promises: the program is ready, is started again after it was killed, and the secret
+	// is readable for nobody but root and the program.
+	bookAfterwards = `
+set +x
+ready() {
+	for _ in {1..300}; do curl -fso /dev/null "$1/healthz/ready" && return; sleep 0.2; done
+	journalctl --no-pager -u pseudo-agent
+	return 1
+}
+ready "$1"
+systemctl show pseudo-agent -p MainPID --value >first
+systemctl kill --signal=SIGKILL --kill-whom=main pseudo-agent
+for _ in {1..300}; do [[ $(systemctl show pseudo-agent -p NRestarts --value) = 1 ]] && break; sleep 0.2; done
+ready "$1"
+pid=$(systemctl show pseudo-agent -p MainPID --value)
+echo "$pid" >second
+cat "/proc/$pid/status" >status
+ls -l /etc/pseudo-agent
+systemctl show pseudo-agent -p NRestarts -p ActiveState -p DynamicUser -p MemoryMax
+curl -fs "$1/status?format=text" >page
+systemctl stop pseudo-agent
+systemctl show pseudo-agent -p Result -p ExecMainStatus >stopped
+touch done
+`
+)
+
+// TestInstallPageWithSystemd follows the section for machines outside of the cluster on a real systemd, which is the first
+// process of a container with the host's files, none of which it can change.
+func TestInstallPageWithSystemd(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start a systemd")
+	}
+	for _, program := range []string{"systemd-nspawn", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed (Debian's packages systemd-container and curl)", program)
+		}
+	}
+	b := openBook(t)
+	load(t, simple())
+	b.server()
+	port, err := harness.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := fmt.Sprintf("http://127.0.0.1:%d", port)
+	t.Cleanup(b.finish)
+	onlyPrograms, _, _ := strings.Cut(b.section("Build", 2)[0], "\n")
+	b.follow(onlyPrograms)
+	b.follow(b.section("Configure", 2)[0])
+	blocks := b.section("Without permission to deploy", 3)
+	b.follow(blocks[0])
+	b.follow(blocks[1])
+	t.Cleanup(func() {
+		b.follow("bin/pseudo-agent rbac --config config.yaml -n deepflow | kubectl delete -f -")
+	})
+
+	// The machine shares the test's network, where the page's port may be somebody else's.
+	config := filepath.Join(b.dir, "config.yaml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = fmt.Appendf(text, "http: {address: 127.0.0.1:%d}\n", port)
+	dist := filepath.Join(b.dir, "dist")
+	kubeconfig, err := os.ReadFile(filepath.Join(b.dir, "kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"config.yaml": string(text), "kubeconfig": string(kubeconfig),
+		"follow.sh": "set -- " + status + "\n" + b.script(blocks[2]) + bookAfterwards, "book.target": bookTarget, "book.service": bookUnit,
+	} {
+		if err := os.WriteFile(filepath.Join(dist, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.boot(dist)
+	said, err := os.ReadFile(filepath.Join(dist, "said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dist, "done")); err != nil {
+		t.Fatalf("the machine did not come to the end:\n%s", said)
+	}
+	t.Logf("the machine said:\n%s", said)
+	got := map[string]string{}
+	for _, name := range []string{"first", "second", "status", "page", "stopped"} {
+		content, err := os.ReadFile(filepath.Join(dist, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[name] = string(content)
+	}
+	if got["first"] == got["second"] {
+		t.Errorf("the killed program has still the process id %s", got["first"])
+	}
+	if !strings.HasPrefix(got["page"], "pseudo-agent 0.1.0: OK") {
+		t.Errorf("the status begins with %.100q, want the verdict OK", got["page"])
+	}
+	if want := "Result=success\nExecMainStatus=0\n"; got["stopped"] != want {
+		t.Errorf("stopping ends with %q, want %q", got["stopped"], want)
+	}
+	for _, want := range []string{"NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "Seccomp:\t2\n"} {
+		if !strings.Contains(got["status"], want) {
+			t.Errorf("the program's process does not have %q:\n%s", want, got["status"])
+		}
+	}
+	if strings.Contains(got["status"], "Uid:\t0") {
+		t.Error("the program runs as root")
+	}
+}
+
+// boot starts a systemd that sees the folder as /book, and waits until it has powered itself off.
+func (b *book) boot(dir string) {
+	b.t.Helper()
+	root := b.t.TempDir()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 3*time.Minute)
+	defer cancel()
+	const script = `mount --bind / "$0"; exec systemd-nspawn --quiet --directory="$0" --volatile=overlay --register=no --keep-unit --machine=book \
+  --bind="$1":/book --bind-ro="$1"/book.target:/etc/systemd/system/book.target --bind-ro="$1"/book.service:/etc/systemd/system/book.service \
+  --boot systemd.unit=book.target`
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation", "private", "bash", "-euc", script, root, dir)
+	// In order, so that what it mounted goes with it.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		said, _ := os.ReadFile(filepath.Join(dir, "said"))
+		b.t.Fatalf("%v\n%s\n%s", err, out, said)
 	}
 }
