@@ -334,9 +334,7 @@ func (b *book) beKubelet() (stop func()) {
 		case err := <-ended:
 			b.t.Fatalf("the container has ended: %v\n%s", err, &log)
 		case <-deadline:
-			_ = cmd.Process.Kill()
-			<-ended
-			b.t.Fatalf("the container is not ready:\n%s", &log)
+			b.t.Fatalf("the container is not ready: %v\n%s", errors.Join(cmd.Process.Kill(), <-ended), &log)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -433,11 +431,11 @@ func (b *book) volume(volumes []corev1.Volume, name string) string {
 func (b *book) folder(files map[string]string) string {
 	b.t.Helper()
 	dir := b.t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // a Pod's user reads it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil { //nolint:gosec // a Pod's user reads it
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			b.t.Fatal(err)
 		}
 	}
@@ -486,7 +484,7 @@ func unpack(t *testing.T, file, root string) []string {
 			}
 			eachFile(t, content, func(h *tar.Header, content []byte) {
 				path := filepath.Join(root, h.Name)
-				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as the image has it
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 					t.Fatal(err)
 				}
 				if h.Typeflag == tar.TypeReg {
