@@ -232,7 +232,9 @@ func TestStandbyFollowsAKilledLeader(t *testing.T) {
 }
 
 func TestFrozenLeaderEndsAndWhatItHadInFlightIsCorrected(t *testing.T) {
-	p, l, replicas := newReplicas(t, shortLease)
+	settings := maps.Clone(shortLease)
+	settings["claim_watcher"] = false // so that every request is a heartbeat or a report
+	p, l, replicas := newReplicas(t, settings)
 	loader, objs := load(t, nil)
 	p.elect(l, replicas)
 	first, second := replicas[0], replicas[1]
@@ -259,8 +261,10 @@ func TestFrozenLeaderEndsAndWhatItHadInFlightIsCorrected(t *testing.T) {
 	p.synced(time.Minute)
 	begun := l.count("first")
 
-	// Now the old report arrives, and the old leader wakes up.
+	// Now the old report arrives, and the old leader wakes up. The new leader's requests wait meanwhile, so that all that
+	// reach the server afterwards are sent or answered after the old report was stored.
 	stored := p.stored()
+	second.relay.hold()
 	first.relay.release()
 	p.eventually(time.Minute, "the old report has arrived", func() error {
 		if p.stored() == stored {
@@ -268,10 +272,20 @@ func TestFrozenLeaderEndsAndWhatItHadInFlightIsCorrected(t *testing.T) {
 		}
 		return nil
 	})
+	arrived, seen := time.Now(), len(l.after(0))
+	second.relay.release()
 	first.signal(t, syscall.SIGCONT)
-	p.ended(first, "the leader's lease was lost")
 	p.synced(time.Minute)
+	t.Logf("the server was exact again %s after the old report had arrived; the heartbeat interval is 1s", time.Since(arrived).Round(time.Millisecond))
+	p.ended(first, "the leader's lease was lost")
 	looked()
+	// The first heartbeat that is answered after the arrival is followed by the report that corrects it. None was under way
+	// at the arrival, or one was.
+	heartbeats := slices.IndexFunc(l.after(seen), func(r request) bool { return r.report })
+	if heartbeats != 0 && heartbeats != 1 {
+		t.Errorf("%d heartbeats began between the arrival of the old report and the report that corrects it, want at most one:\n%v",
+			heartbeats, l.after(seen))
+	}
 	if got := l.count("first"); got != begun {
 		t.Errorf("the thawed leader began %d requests, want none", got-begun)
 	}

@@ -30,14 +30,38 @@ type relay struct {
 
 // ledger is the order in which several agents began their requests.
 type ledger struct {
-	mu    sync.Mutex
-	names []string
+	mu       sync.Mutex
+	requests []request
+}
+
+type request struct {
+	name   string // of the agent
+	report bool   // it has entries, unlike a heartbeat
 }
 
 func (l *ledger) add(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.names = append(l.names, name)
+	l.requests = append(l.requests, request{name: name})
+}
+
+// report notes that the request that the agent began last is a report. An agent has one request at a time.
+func (l *ledger) report(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range slices.Backward(l.requests) {
+		if l.requests[i].name == name {
+			l.requests[i].report = true
+			return
+		}
+	}
+}
+
+// after returns the requests but the first n ones.
+func (l *ledger) after(n int) []request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.requests[n:])
 }
 
 // count is how many requests the agent has begun.
@@ -45,8 +69,8 @@ func (l *ledger) count(name string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
-	for _, other := range l.names {
-		if other == name {
+	for _, r := range l.requests {
+		if r.name == name {
 			n++
 		}
 	}
@@ -56,9 +80,11 @@ func (l *ledger) count(name string) int {
 // turns are the agents in the order in which they took over from each other. An agent that two others follow each other
 // around is in it twice.
 func (l *ledger) turns() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Compact(slices.Clone(l.names))
+	var names []string
+	for _, r := range l.after(0) {
+		names = append(names, r.name)
+	}
+	return slices.Compact(names)
 }
 
 // newRelay starts a relay to the server's host:port, which ends with the test.
@@ -192,6 +218,9 @@ func (r *relay) read(agent *bufio.Reader, frames chan<- []byte) error {
 func (r *relay) see(kind, flags byte, size int) {
 	if kind == frameHeaders {
 		r.ledger.add(r.name)
+	}
+	if kind == frameData && size > heartbeatAtMost {
+		r.ledger.report(r.name)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
