@@ -5,6 +5,7 @@ import (
 	"compress/zlib"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -64,6 +65,22 @@ func TestEntriesAreRecordsOfTheRequest(t *testing.T) {
 	}
 }
 
+// TestEntryIsOnePiece: entries survive the collector and hold what was put into them, whatever their size.
+func TestEntryIsOnePiece(t *testing.T) {
+	var entries []*Entry
+	for size := range 300 {
+		e := newEntry(bytes.Repeat([]byte{byte(size)}, size))
+		e.uid, e.ownerKind = UID{byte(size)}, uint16(size)
+		entries = append(entries, e)
+	}
+	runtime.GC()
+	for size, e := range entries {
+		if want := strings.Repeat(string([]byte{byte(size)}), size); e.Wire() != want || e.UID() != (UID{byte(size)}) || e.ownerKind != uint16(size) {
+			t.Errorf("entry of %d bytes: got %q of uid %x", size, e.Wire(), e.UID())
+		}
+	}
+}
+
 func TestEncodeKnown(t *testing.T) {
 	enc := NewEncoder()
 	c := Content{WireType: "*v1.Pod", UID: ParseUID("a"), Owner: ParseUID("o"), OwnerKind: "apps/v1/ReplicaSet", JSON: []byte(`{"a":1}`)}
@@ -95,11 +112,11 @@ func TestEncodeKnown(t *testing.T) {
 func TestBrokenWireIsAnError(t *testing.T) {
 	good := NewEncoder().Encode(Content{WireType: "*v1.Pod", JSON: []byte(`{"metadata":{"name":"a"}}`)}, nil).Wire()
 	for cut := range len(good) {
-		if _, err := (&Entry{wire: good[:cut]}).JSON(); err == nil {
+		if _, err := newEntry([]byte(good[:cut])).JSON(); err == nil {
 			t.Errorf("cut at %d: no error", cut)
 		}
 	}
-	if _, err := (&Entry{wire: "\x52\x02\x08\x01"}).JSON(); err == nil {
+	if _, err := newEntry([]byte("\x52\x02\x08\x01")).JSON(); err == nil {
 		t.Error("without compressed_info: no error")
 	}
 }
