@@ -44,7 +44,7 @@ race: ## runs the unit tests, the long ones shortened, with the race detector (n
 	go test -race -short $(TESTFLAGS) ./...
 
 # Tests that mostly wait for elections and leases. They run beside the others, on an apiserver of their own.
-E2E_WAITING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|APIServerAway)
+E2E_WAITING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated)
 E2E := cd test/e2e && go test -count=1 -timeout 30m -v
 
 .PHONY: e2e

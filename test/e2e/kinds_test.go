@@ -31,6 +31,7 @@ func load(t *testing.T, want func(*unstructured.Unstructured) bool) (*sample.Loa
 	}
 	var created []*unstructured.Unstructured
 	t.Cleanup(func() {
+		loader.SetClient(cluster.Dynamic) // the test may have replaced the apiserver's certificate
 		for _, obj := range slices.Backward(created) {
 			// The test's own context has ended.
 			if err := loader.Delete(context.Background(), obj); err != nil && !notFound(err) {

@@ -32,6 +32,7 @@ type Snapshot map[ID]map[string]any
 type Source struct {
 	Resource schema.GroupVersionResource
 	Type     string // wire type
+	Selector string // field selector, empty for all objects
 }
 
 func source(group, version, resource, wireType string) Source {
@@ -86,7 +87,7 @@ var clusterScoped = map[string]bool{"*v1.Node": true, "*v1.Namespace": true, "*v
 func Of(ctx context.Context, client dynamic.Interface, versions rest.Interface, sources []Source, namespace string) (Snapshot, error) {
 	objs := map[Source][]unstructured.Unstructured{}
 	for _, s := range sources {
-		opts := metav1.ListOptions{}
+		opts := metav1.ListOptions{FieldSelector: s.Selector}
 		var res dynamic.ResourceInterface = client.Resource(s.Resource)
 		switch {
 		case namespace == "":

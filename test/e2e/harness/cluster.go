@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/dynamic"
@@ -46,6 +47,7 @@ type Cluster struct {
 	etcdURL   string
 	peerURL   string
 	port      int
+	clients   *Authority // of client certificates
 	mu        sync.Mutex
 	etcd      *Process
 	apiserver *Process
@@ -94,11 +96,15 @@ func (c *Cluster) prepare() error {
 	if err != nil {
 		return err
 	}
+	if c.clients, err = NewAuthority("clients"); err != nil {
+		return err
+	}
 	files := map[string][]byte{
-		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
-		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
-		"tokens.csv": []byte(adminToken + `,admin,admin-uid,"system:masters"` + "\n"),
-		"audit.yaml": []byte(auditPolicy),
+		"client-ca.crt": c.clients.PEM,
+		"sa.key":        pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		"sa.pub":        pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+		"tokens.csv":    []byte(adminToken + `,admin,admin-uid,"system:masters"` + "\n"),
+		"audit.yaml":    []byte(auditPolicy),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(c.Dir, name), content, 0o600); err != nil {
@@ -132,7 +138,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 		"--secure-port=" + strconv.Itoa(c.port), "--cert-dir=pki", "--service-cluster-ip-range=10.96.0.0/16",
 		"--allow-privileged=true", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=sa.pub", "--service-account-signing-key-file=sa.key",
-		"--authorization-mode=RBAC", "--anonymous-auth=true", "--token-auth-file=tokens.csv",
+		"--authorization-mode=RBAC", "--anonymous-auth=true", "--token-auth-file=tokens.csv", "--client-ca-file=client-ca.crt",
 		// Without controllers nobody makes the objects that these plugins insist on.
 		"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,Priority",
 		"--audit-policy-file=audit.yaml", "--audit-log-path=" + auditLog,
@@ -148,7 +154,11 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return p.waitReady(ctx, func(ctx context.Context) error {
-		transport, err := rest.TransportFor(c.restConfig())
+		cfg, err := c.restConfig()
+		if err != nil {
+			return err
+		}
+		transport, err := rest.TransportFor(cfg)
 		if err != nil {
 			return err
 		}
@@ -164,6 +174,13 @@ func (c *Cluster) KillAPIServer() {
 	if p != nil {
 		p.Kill()
 	}
+}
+
+// SignalAPIServer sends the running apiserver a signal, for example to stop it where it is.
+func (c *Cluster) SignalAPIServer(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return syscall.Kill(c.apiserver.PID(), sig)
 }
 
 // Close ends both processes.
@@ -215,20 +232,40 @@ func (c *Cluster) etcdCall(ctx context.Context, path string, in, out any) error 
 	return json.Unmarshal(answer, out)
 }
 
-func (c *Cluster) restConfig() *rest.Config {
+// ReplaceServingCertificate restarts the apiserver with a certificate of another authority, and puts that into CAFile.
+func (c *Cluster) ReplaceServingCertificate(ctx context.Context) error {
+	c.KillAPIServer()
+	for _, name := range []string{"apiserver.crt", "apiserver.key"} { // it makes new ones
+		if err := os.Remove(filepath.Join(c.Dir, "pki", name)); err != nil {
+			return err
+		}
+	}
+	if err := c.StartAPIServer(ctx); err != nil {
+		return err
+	}
+	return c.connect()
+}
+
+func (c *Cluster) restConfig() (*rest.Config, error) {
+	ca, err := os.ReadFile(c.CAFile) // client-go would take minutes to see that it is another one
+	if err != nil {
+		return nil, err
+	}
 	return &rest.Config{
 		Host:            c.URL,
 		BearerToken:     adminToken,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: c.CAFile},
+		TLSClientConfig: rest.TLSClientConfig{CAData: ca},
 		QPS:             -1,
 		UserAgent:       "pseudo-agent-e2e",
-	}
+	}, nil
 }
 
 // connect makes the administrator's clients.
 func (c *Cluster) connect() error {
-	c.Config = c.restConfig()
 	var err error
+	if c.Config, err = c.restConfig(); err != nil {
+		return err
+	}
 	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
 		return err
 	}

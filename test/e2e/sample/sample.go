@@ -198,6 +198,9 @@ func (l *Loader) Resource(obj *unstructured.Unstructured) (dynamic.ResourceInter
 	return l.client.Resource(m.Resource), nil
 }
 
+// SetClient makes the loader use another client of the same cluster.
+func (l *Loader) SetClient(client dynamic.Interface) { l.client = client }
+
 // UID returns the uid that obj got when it was created, empty if it was not.
 func (l *Loader) UID(obj *unstructured.Unstructured) types.UID {
 	return l.uids[key(obj.GetAPIVersion(), obj.GetKind(), obj.GetNamespace(), obj.GetName())]
