@@ -169,4 +169,45 @@ func TestLagFollowsAnInjectedDelay(t *testing.T) {
 	if after := p.synced(time.Minute); after.Version == before.Version {
 		t.Error("the server has still the old version")
 	}
+	for title, query := range firstRow(t) {
+		value, err := prom.query(p.ctx, query)
+		if err != nil {
+			t.Errorf("the dashboard's %q: %v", title, err)
+		}
+		t.Logf("the dashboard's %q: %g", title, value)
+	}
+}
+
+// firstRow are the queries by title of the dashboard's panels that are seen without scrolling.
+func firstRow(t *testing.T) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(chartsDir, "pseudo-agent/dashboards/pseudo-agent.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Panels []struct {
+			Type, Title string
+			Targets     []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(data, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	queries := map[string]string{}
+	rows := 0
+	for _, panel := range dashboard.Panels {
+		if panel.Type == "row" {
+			rows++
+		}
+		for _, target := range panel.Targets {
+			if rows == 1 {
+				queries[panel.Title] = strings.ReplaceAll(target.Expr, "$job", "pseudo-agent")
+			}
+		}
+	}
+	if len(queries) < 3 {
+		t.Fatalf("the first row answers %d questions, want the three of its title at least", len(queries))
+	}
+	return queries
 }
