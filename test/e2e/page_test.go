@@ -14,9 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/cdproto/systeminfo"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"google.golang.org/grpc"
@@ -172,6 +175,8 @@ func TestPage(t *testing.T) {
 	}
 	b.do("back to a desktop", chromedp.EmulateViewport(1100, 720))
 
+	p.keyboard(b)
+
 	var pod string
 	b.do("name of a Pod", chromedp.Text(`[role=treeitem][aria-level="3"] .name`, &pod, chromedp.ByQuery))
 	b.do("search it", chromedp.SendKeys("input[type=search]", pod, chromedp.ByQuery))
@@ -194,6 +199,32 @@ func TestPage(t *testing.T) {
 	b.until("its content", `document.querySelector("main pre.diff")?.textContent.includes("arrives-live")`)
 	b.until("nothing else", `![...document.querySelector("main").childNodes].some((n) => n.nodeType === Node.TEXT_NODE)`)
 	b.screenshot("live", 1100, 720, "light")
+
+	b.do("services", chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+"services"), nil))
+	b.until("the services", `document.querySelector("main table[aria-label=Services] tbody button") !== null`)
+	shop := cluster.Client.CoreV1().Services("shop")
+	web, err := shop.Get(p.ctx, "web", metav1.GetOptions{})
+	p.must(err)
+	_, err = shop.Create(p.ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "comes-live"}, Spec: corev1.ServiceSpec{Selector: web.Spec.Selector, Ports: []corev1.ServicePort{{Port: 80}}},
+	}, metav1.CreateOptions{})
+	p.must(err)
+	t.Cleanup(func() { _ = shop.Delete(context.Background(), "comes-live", metav1.DeleteOptions{}) })
+	b.until("the service comes while it is looked at", `document.querySelector("main table").textContent.includes("comes-live")`)
+	b.do("search it", chromedp.SendKeys("main input[type=search]", "comes-", chromedp.ByQuery))
+	b.until("what is found", `document.querySelectorAll("main tbody tr:not(.gap)").length === 1`)
+	p.must(shop.Delete(p.ctx, "comes-live", metav1.DeleteOptions{}))
+	b.until("the service goes while it is looked at", `document.querySelectorAll("main tbody tr:not(.gap)").length === 0 && document.querySelector("main [role=status]").textContent.startsWith("0 of")`)
+	b.do("nodes", chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+"nodes"), nil))
+	b.until("the nodes", `document.querySelector("main table")?.getAttribute("aria-rowcount") > 1`)
+	nodes := cluster.Client.CoreV1().Nodes()
+	node, err := nodes.Create(p.ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-live"}}, metav1.CreateOptions{})
+	p.must(err)
+	t.Cleanup(func() { _ = nodes.Delete(context.Background(), "node-live", metav1.DeleteOptions{}) })
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.18.0.99"}}
+	_, err = nodes.UpdateStatus(p.ctx, node, metav1.UpdateOptions{})
+	p.must(err)
+	b.until("the node comes while it is looked at", `document.querySelector("main table").textContent.includes("node-live")`)
 
 	for tab, want := range map[string]string{"dropped": "Service", "watcher": "Candidates", "versions": "oldest that can be read", "services": "Namespace", "nodes": "InternalIP"} {
 		b.do("view "+tab, chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+tab), nil))
@@ -221,6 +252,54 @@ func TestPage(t *testing.T) {
 	b.screenshot("agent-status-light", 1100, 900, "light")
 	b.screenshot("agent-status-dark", 1100, 900, "dark")
 	b.quiet()
+}
+
+// keyboard goes through the tree, a list and the tabs without a mouse.
+func (p *pair) keyboard(b *browser) {
+	b.t.Helper()
+	press := func(what, want string, keys ...string) {
+		b.t.Helper()
+		for _, k := range keys {
+			if k != kb.Enter {
+				b.do(what, chromedp.KeyEvent(k))
+				continue
+			}
+			// In one event, so that the page can prevent what follows; KeyEvent sends the character separately.
+			enter := func(kind input.KeyType, text string) chromedp.Action {
+				return input.DispatchKeyEvent(kind).WithKey("Enter").WithCode("Enter").WithText(text).WithWindowsVirtualKeyCode(13)
+			}
+			b.do(what, enter(input.KeyDown, "\r"), enter(input.KeyUp, ""))
+		}
+		b.until(what, want)
+	}
+	const selected = `document.querySelector('[role=treeitem][aria-selected=true]')`
+	b.do("open the tree anew", chromedp.Evaluate(`location.hash="#/"`, nil))
+	b.until("the list of clusters", `document.querySelector('main td a') !== null`)
+	b.do("focus the cluster", chromedp.Focus("main td a", chromedp.ByQuery))
+	press("Enter opens the cluster", `document.querySelector('[role=treeitem]') !== null`, kb.Enter)
+	b.do("focus the tree", chromedp.Focus("[role=tree]", chromedp.ByQuery))
+	press("→ opens the first namespace with workloads", selected+`?.getAttribute("aria-level") === "2"`, kb.Home, kb.ArrowRight, kb.ArrowRight)
+	press("→ opens a workload", selected+`?.nextElementSibling?.getAttribute("aria-level") === "3"`, kb.ArrowRight)
+	press("→ goes to its first Pod", selected+`?.getAttribute("aria-level") === "3"`, kb.ArrowRight)
+	press("Enter shows the Pod", `document.querySelector("dialog[open] pre")?.textContent.includes('"metadata"')`, kb.Enter)
+	press("Escape closes it, and the tree has the focus", `!document.querySelector("dialog[open]") && document.activeElement.getAttribute("role") === "tree"`, kb.Escape)
+	press("← goes to the workload and closes it", selected+`?.getAttribute("aria-expanded") === "false" && `+selected+`.getAttribute("aria-level") === "2"`, kb.ArrowLeft, kb.ArrowLeft)
+	press("← goes to the namespace and closes it", selected+`?.getAttribute("aria-expanded") === "false" && `+selected+`.getAttribute("aria-level") === "1"`, kb.ArrowLeft, kb.ArrowLeft)
+	press("End selects the last row", selected+`?.getAttribute("aria-posinset") === `+selected+`?.getAttribute("aria-setsize")`, kb.End)
+	b.do("focus the tab of the nodes", chromedp.Focus(`#tabs a[href$="/nodes"]`, chromedp.ByQuery))
+	press("Enter opens the nodes", `document.querySelector("main table[aria-label=Nodes] tbody button") !== null`, kb.Enter)
+	b.do("focus the search", chromedp.Focus("main input[type=search]", chromedp.ByQuery))
+	press("Tab goes to the list", `document.activeElement.className === "long"`, kb.Tab)
+	press("Tab goes to the first node", `document.activeElement === document.querySelector("main tbody button")`, kb.Tab)
+	press("Enter shows the node", `document.querySelector("dialog[open] pre")?.textContent.includes('"metadata"')`, kb.Enter)
+	press("Escape closes it, and the node has the focus", `!document.querySelector("dialog[open]") && document.activeElement === document.querySelector("main tbody button")`, kb.Escape)
+	b.do("focus the button of the token", chromedp.Focus("#login", chromedp.ByQuery))
+	press("Enter asks for the token", `document.activeElement.id === "token"`, kb.Enter)
+	press("Escape closes it", `!document.querySelector("dialog[open]")`, kb.Escape)
+	b.do("back to the tree", chromedp.Focus(`#tabs a[href$="/tree"]`, chromedp.ByQuery))
+	press("Enter opens the tree", `document.querySelector('[role=treeitem]') !== null`, kb.Enter)
+	b.do("open everything", chromedp.Click(`//button[text()="Open all"]`, chromedp.BySearch))
+	b.until("Pods in the tree", `document.querySelectorAll('[role=treeitem][aria-level="3"]').length > 0`)
 }
 
 // TestHostilePage reports strings that try to become markup, past every check that an apiserver would make.
@@ -285,14 +364,73 @@ func TestLargePage(t *testing.T) {
 		return worst;
 	})()`, &frame, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
 	b.do("memory", chromedp.Evaluate(`performance.memory.usedJSHeapSize / 1048576`, &heap))
+	resident, own := b.memory()
 	var rows int
 	b.do("rows", chromedp.Evaluate(`document.querySelectorAll('[role=treeitem]').length`, &rows))
-	t.Logf("100,000 Pods: first screen %.0f ms after the click, all rows read after %.0f ms, slowest of 60 scrolls %.0f ms, heap of the tab %.0f MiB, %d rows exist",
-		first, whole, frame, heap, rows)
+	t.Logf("100,000 Pods: first screen %.0f ms after the click, all rows read after %.0f ms, slowest of 60 scrolls %.0f ms, heap of the tab %.0f MiB, its process %d MiB resident, %d MiB of them its own, %d rows exist",
+		first, whole, frame, heap, resident>>20, own>>20, rows)
 	if rows == 0 || rows > 200 {
 		t.Errorf("got %d rows as elements, want only those on the screen", rows)
 	}
+	const many = 20000
+	reportObjects(t, s, "d-services", 1, "", manyServices(many))
+	b.do("services", chromedp.Evaluate(`location.hash="#/c/d-services/services"`, nil))
+	b.until("all services read", fmt.Sprintf(`document.querySelector("main table")?.getAttribute("aria-rowcount") === "%d"`, many+1))
+	b.do("the last one", chromedp.Evaluate(`document.querySelector(".long").scrollTop = 1e9`, nil))
+	b.until("the last one", fmt.Sprintf(`document.querySelector("main tbody tr[aria-rowindex='%d']")?.textContent.includes("service-%05d")`, many+1, many-1))
+	b.do("rows", chromedp.Evaluate(`document.querySelectorAll('tbody tr').length`, &rows))
+	if rows == 0 || rows > 200 {
+		t.Errorf("got %d rows of services as elements, want only those on the screen", rows)
+	}
 	b.quiet()
+}
+
+// memory returns the bytes of memory that the processes of the tabs have, and those that they share with nobody.
+func (b *browser) memory() (resident, own int64) {
+	b.t.Helper()
+	var processes []*systeminfo.ProcessInfo
+	b.do("processes", chromedp.ActionFunc(func(ctx context.Context) (err error) {
+		processes, err = systeminfo.GetProcessInfo().Do(cdp.WithExecutor(ctx, chromedp.FromContext(ctx).Browser))
+		return err
+	}))
+	for _, p := range processes {
+		if p.Type != "renderer" {
+			continue
+		}
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.ID))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			var key string
+			var kib int64
+			if _, err := fmt.Sscanf(line, "%s %d kB", &key, &kib); err != nil {
+				continue
+			}
+			switch key {
+			case "Rss:":
+				resident += kib << 10
+			case "Private_Clean:", "Private_Dirty:":
+				own += kib << 10
+			}
+		}
+	}
+	return resident, own
+}
+
+// manyServices are the entries of a cluster that has n Services.
+func manyServices(n int) []*agent.KubernetesAPIInfo {
+	list := []*agent.KubernetesAPIInfo{
+		entry("*version.Info", `{"gitVersion":"v1.36.0"}`), entry("*v1.Namespace", `{"metadata":{"uid":"ns","name":"shop"}}`),
+		entry("*v1.StatefulSet", `{"metadata":{"uid":"w","name":"a","namespace":"shop"},"spec":{"template":{"metadata":{"labels":{"app":"a"}}}}}`),
+		entry("*v1.Node", `{"metadata":{"uid":"n","name":"node"},"status":{"addresses":[{"type":"InternalIP","address":"10.255.0.1"}]}}`),
+	}
+	for i := range n {
+		list = append(list, entry("*v1.Service", fmt.Sprintf(
+			`{"metadata":{"uid":"s%d","name":"service-%05d","namespace":"shop"},"spec":{"type":"ClusterIP","clusterIP":"10.%d.%d.%d","selector":{"app":"a"},"ports":[{"port":80,"targetPort":8080,"protocol":"TCP","name":"http"}]}}`,
+			i, i, i/62500, i/250%250, i%250)))
+	}
+	return list
 }
 
 // startServer runs a pseudo-server without an agent.

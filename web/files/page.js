@@ -237,6 +237,7 @@ async function showTree(id, signal) {
     if (open.has(r.key)) open.delete(r.key);
     else {
       open.add(r.key);
+      layout(); // before the Pods are there, so that the next key finds it open
       try { if (r.ref && !pods.has(r.ref)) await loadPods(r.ref); } catch (err) { if (!signal.aborted) note.textContent = err.message; }
     }
     layout();
@@ -254,7 +255,7 @@ async function showTree(id, signal) {
     const moves = { ArrowDown: selected + 1, ArrowUp: selected - 1, Home: 0, End: rows.length - 1, PageDown: selected + screen, PageUp: selected - screen };
     if (e.key in moves) move(moves[e.key]);
     else if (!r) return;
-    else if (e.key === "Enter" || e.key === " ") act(r);
+    else if (e.key === "Enter" || e.key === " ") { if (!e.repeat) act(r); }
     else if (e.key === "ArrowRight") { if (!r.leaf && !r.open) act(r); else move(selected + 1); }
     else if (e.key === "ArrowLeft") {
       if (!r.leaf && r.open) act(r);
@@ -305,7 +306,7 @@ async function showTree(id, signal) {
   await load();
   show(el("h2", {}, "What deepflow-server would have of " + id), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
   layout();
-  onChange = () => load().catch((err) => { if (!signal.aborted) note.textContent = err.message; });
+  onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
 // showObject shows what was reported of one object.
@@ -448,17 +449,75 @@ async function showLive(id, signal) {
   onChange = draw;
 }
 
-async function showServices(id, signal) {
-  const list = await all("/clusters/" + enc(id) + "/inventory/services", signal);
-  show(el("h2", {}, "Services"), table("Services", ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], list.slice(0, 5000).map((s) => [
-    s.namespace, s.name, s.type, s.cluster_ip, s.ports.map((p) => p.port + "→" + p.target_port + "/" + p.protocol).join(", "), s.workloads.join(", "), s.ingress])));
+// oneAtATime returns a function that calls load, and once more if it was called meanwhile.
+const oneAtATime = (load, failed) => {
+  let running = false, again = false;
+  return async () => {
+    again = true;
+    if (running) return;
+    running = true;
+    try {
+      while (again) { again = false; await load(); }
+    } catch (err) { failed(err); }
+    running = false;
+  };
+};
+
+// longTable shows a list of any length that can be searched. Only the rows on the screen exist as elements. texts gives
+// the texts of an item's cells, open shows more of the item.
+async function longTable(signal, path, caption, head, key, texts, open) {
+  let items = [], shown = [];
+  const search = el("input", { type: "search", placeholder: "Search " + caption, "aria-label": "Search " + caption });
+  const note = el("p", { class: "quiet", role: "status" });
+  const body = el("tbody", {});
+  const titles = el("tr", { "aria-rowindex": 1 }, head.map((h) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, h.replace("~", ""))));
+  const grid = el("table", { "aria-label": caption }, el("thead", {}, titles), body);
+  const box = el("div", { class: "long", role: "region", tabindex: "0", "aria-label": caption + ", scrolls" }, grid);
+
+  const gap = (rows) => {
+    const e = el("tr", { class: "gap", "aria-hidden": true }, el("td", { colspan: head.length }));
+    e.style.height = rows * rowHeight + "px";
+    return e;
+  };
+  const row = (item, i) => el("tr", { "aria-rowindex": i + 2 }, texts(item).map((text, c) => el("td", { class: head[c].startsWith("~") ? "far" : "", title: text },
+    c === key ? el("button", { type: "button", class: "plain", onclick: () => open(item) }, text)
+      : head[c] === "State" ? el("span", { class: tone(text) }, text) : text)));
+  const draw = () => {
+    const from = Math.max(0, Math.min(shown.length, Math.floor(box.scrollTop / rowHeight) - 8));
+    const to = Math.min(shown.length, Math.ceil((box.scrollTop + box.clientHeight) / rowHeight) + 8);
+    // The row with the focus is made anew, too.
+    const focused = body.contains(document.activeElement) ? document.activeElement.closest("tr").getAttribute("aria-rowindex") : null;
+    body.replaceChildren(gap(from), ...shown.slice(from, to).map((item, i) => row(item, from + i)), gap(shown.length - to));
+    if (focused) (body.querySelector('tr[aria-rowindex="' + focused + '"] button') || box).focus({ preventScroll: true });
+  };
+  const filter = () => {
+    const text = search.value.trim().toLowerCase();
+    shown = text ? items.filter((item) => texts(item).some((t) => String(t).toLowerCase().includes(text))) : items;
+    grid.setAttribute("aria-rowcount", shown.length + 1);
+    note.textContent = text ? number(shown.length) + " of " + number(items.length) : number(items.length) + " in all";
+    draw();
+  };
+  const load = async () => {
+    items = await all(path, signal, (read, total) => { if (total > read.length) note.textContent = number(read.length) + " of " + number(total) + " read"; });
+    filter();
+  };
+  search.addEventListener("input", () => { box.scrollTop = 0; filter(); });
+  box.addEventListener("scroll", () => requestAnimationFrame(draw));
+
+  show(el("h2", {}, caption), el("div", { class: "bar" }, search), note, box);
+  await load();
+  onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
-async function showNodes(id, signal) {
-  const list = await all("/clusters/" + enc(id) + "/inventory/nodes", signal);
-  show(el("h2", {}, "Nodes"), table("Nodes", ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], list.map((n) => [
-    n.name, el("span", { class: tone(n.state) }, n.state), n.role, n.address, n.pod_cidr, n.cpus, number(n.memory_mib), number(n.pods)])));
-}
+const showServices = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/services", "Services",
+  ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], 1,
+  (s) => [s.namespace, s.name, s.type, s.cluster_ip, s.ports.map((p) => p.port + "→" + p.target_port + "/" + p.protocol).join(", "), s.workloads.join(", "), s.ingress || ""],
+  (s) => showObject(id, "Service", s.namespace, s.name));
+
+const showNodes = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/nodes", "Nodes",
+  ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], 0,
+  (n) => [n.name, n.state, n.role, n.address, n.pod_cidr, n.cpus, number(n.memory_mib), number(n.pods)],
+  (n) => showObject(id, "Node", "", n.name));
 
 const maxEvents = 200;
 
