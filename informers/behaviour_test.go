@@ -169,6 +169,82 @@ func TestGroupWithoutResource(t *testing.T) {
 	}
 }
 
+// TestUnclearAbsence: if it cannot be found out whether a resource is served, that is told and holds up the first report
+// no longer than any other failure.
+func TestUnclearAbsence(t *testing.T) {
+	for name, tt := range map[string]struct {
+		status int // of the resource's own path, which discovery does not name
+		reason string
+	}{
+		"path fails":   {http.StatusInternalServerError, "simulated 500"},
+		"path answers": {0, "list and watch"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"})
+				if tt.status == 0 {
+					r.sim.Serve(cloneSets)
+				}
+				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+					if req.Verb == "discovery" {
+						return apisim.Fault{Garble: func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"clonesets"`), []byte(`"others"`)) }}
+					}
+					if req.Resource == cloneSetsGVR {
+						return apisim.Fault{Status: tt.status}
+					}
+					return apisim.Fault{}
+				})
+				r.start()
+				r.pass(2 * time.Minute)
+				r.wantState("clonesets", Failing)
+				if v := r.set.Verdict(time.Now()); len(v.Errors) != 1 || !strings.Contains(v.Errors[0], tt.reason) {
+					t.Errorf("errors after two minutes: got %v, want one with %q", v.Errors, tt.reason)
+				}
+				r.pass(4 * time.Minute)
+				r.wantComplete(true)
+				r.sim.SetFaults(nil)
+				r.sim.Serve(cloneSets)
+				r.sim.Serve(rollouts) // makes discovery another document than the spoilt one
+				r.pass(40 * time.Second)
+				r.wantState("clonesets", Synced)
+			})
+		})
+	}
+}
+
+// TestShortWatches: a way to the apiserver that cuts every watch after its first event is not used at the pace of the events.
+func TestShortWatches(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.start()
+		r.pass(10 * time.Second)
+		r.net.SetDown(true)
+		r.net.SetDown(false)
+		size := len(r.sim.Objects(podsGVR)[0]) + len(`{"type":"MODIFIED","object":}`) + 40
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+			if req.Resource == podsGVR && req.Verb == "watch" && !req.Streaming {
+				return apisim.Fault{Cut: size}
+			}
+			return apisim.Fault{}
+		})
+		watches := apisim.Count{Verb: "watch", Resource: "pods"}
+		before := r.sim.Counts()[watches]
+		for i := range 3000 {
+			r.sim.Put(podsGVR, pod("default", "p1", fmt.Sprint(i)))
+			r.pass(100 * time.Millisecond)
+		}
+		if n := r.sim.Counts()[watches] - before; n > 120 || n < 20 {
+			t.Errorf("watches in five minutes: got %d, want 20 to 120", n)
+		}
+		r.sim.SetFaults(nil)
+		r.pass(20 * time.Second)
+		for _, c := range r.sink.contents(t, "pods") {
+			if !strings.Contains(c, `"l":"2999"`) {
+				t.Errorf("got %s, want the last label", c)
+			}
+		}
+	})
+}
+
 // TestForbiddenCRDRemoved: without the permission to read it, a CRD's own path says nothing about its existence.
 func TestForbiddenCRDRemoved(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {

@@ -59,6 +59,7 @@ var (
 	errDeadline    = errors.New("list not finished within its deadline")
 	errRelist      = errors.New("relist is due")
 	errNoStreaming = errors.New("the API does not complete streaming lists")
+	errUnnamed     = errors.New("it can be read, but discovery does not name it as a resource with list and watch")
 )
 
 // dataError is a fault in what was received rather than in the connection.
@@ -75,6 +76,8 @@ func classify(err error) class {
 		return classNone
 	case errors.As(err, &data):
 		return classData
+	case errors.Is(err, errUnnamed):
+		return classDiscovery
 	case errors.As(err, &untrusted):
 		return classCertificate
 	case errors.Is(err, errSilent), errors.Is(err, errDeadline), errors.Is(err, context.DeadlineExceeded):

@@ -378,7 +378,7 @@ func (l *loop) place(ctx context.Context, src *source) {
 	switch {
 	case !still && unsure != nil:
 		return
-	case !still && !l.confirmed(ctx, src, r.target.gvr, r.lw.namespace):
+	case !still && !l.gone(ctx, src, r.target.gvr, r.lw.namespace):
 		return
 	case ok:
 		l.set.opts.Logger.Info("resource moves to another group or version", "resource", src.id,
@@ -405,20 +405,35 @@ func (l *loop) begin(ctx context.Context, src *source, want spec, best target, o
 		}
 		src.failed(time.Now(), f)
 		l.set.gate.attempted(src.id)
+	case src.state() == NotServed:
+		l.vanish(src)
 	default:
-		if src.state() == NotServed || l.confirmed(ctx, src, want.sel.Candidates[0], want.scope.namespace) {
+		gone, err := l.confirmed(ctx, src, want.sel.Candidates[0], want.scope.namespace)
+		switch {
+		case gone:
 			l.vanish(src)
+		case err != nil:
+			src.failed(time.Now(), failureOf("cannot find out whether it is served", err))
+			l.set.gate.attempted(src.id)
 		}
 	}
 }
 
+// gone is confirmed without the reason why not.
+func (l *loop) gone(ctx context.Context, src *source, c schema.GroupVersionResource, namespace string) bool {
+	gone, err := l.confirmed(ctx, src, c, namespace)
+	return gone && err == nil
+}
+
 // confirmed makes sure that a resource which discovery does not name is really not served. Discovery is built up while
-// an apiserver starts, and names CRDs late; a path answers 404 only when the apiserver is sure.
-func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersionResource, namespace string) bool {
+// an apiserver starts, and names CRDs late; a path answers 404 only when the apiserver is sure. An error says why that
+// cannot be found out; without one it is too early to tell.
+func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersionResource, namespace string) (bool, error) {
 	now := time.Now()
 	if src.absentSince.IsZero() {
 		src.absentSince = now
 	}
+	settled := now.Sub(src.absentSince) >= l.set.opts.DiscoveryInterval
 	l.restless = true
 	look := func(path string) error {
 		_, err := l.set.client.get(ctx, src.id, path, "limit=1", runtime.ContentTypeJSON, "")
@@ -427,7 +442,11 @@ func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersion
 	versions := []string{c.Version}
 	if c.Version == "" {
 		if versions = l.discovery.versions(c.Group); len(versions) == 0 {
-			return apierrors.IsNotFound(look("/apis/" + c.Group))
+			err := look("/apis/" + c.Group)
+			if apierrors.IsNotFound(err) {
+				return true, nil
+			}
+			return false, err
 		}
 	}
 	for _, c.Version = range versions {
@@ -435,15 +454,17 @@ func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersion
 		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 			// Permissions are looked at before existence, so that this says nothing. Discovery may be read by all.
 			err = look(groupVersionPath(c.GroupVersion()))
-			if err == nil && now.Sub(src.absentSince) >= l.set.opts.DiscoveryInterval {
+			if err == nil && settled {
 				continue
 			}
+		} else if err == nil && settled {
+			err = errUnnamed
 		}
 		if !apierrors.IsNotFound(err) {
-			return false
+			return false, err
 		}
 	}
-	return true
+	return true, nil
 }
 
 // vanish: the resource is not served.

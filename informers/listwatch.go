@@ -63,6 +63,7 @@ type listWatch struct {
 	interrupted int                     // streaming lists in a row that broke off
 	slow        int                     // lists in a row that did not keep their deadline
 	expired     int                     // answers 410 in a row
+	short       int                     // watches in a row that did not last
 	leave       func()                  // the gate, held from a refused streaming list over to the list that follows it
 
 	// Used by the reflector's calls only.
@@ -627,6 +628,7 @@ func (w *watcher) ended(err error, opened time.Time) {
 		return
 	default:
 	}
+	lw.lasted(opened, errors.Is(err, errRelist))
 	switch {
 	case errors.Is(err, errRelist):
 		// For the reflector the watch has expired, so that it lists again.
@@ -649,6 +651,30 @@ func (w *watcher) ended(err error, opened time.Time) {
 	default:
 		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
 	}
+}
+
+// lasted puts off the next watch if too many have ended soon after they were opened: the reflector, which only does so
+// after a watch without any event, would open the next at once. A watch that we have ended ourselves does not count.
+func (lw *listWatch) lasted(opened time.Time, ourselves bool) {
+	now := time.Now()
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	switch {
+	case now.Sub(opened) >= watchProof:
+		lw.short = 0
+	case !ourselves:
+		if lw.short++; lw.short > 1 { // one may be chance
+			pause := min(backoffFirst<<min(lw.short-2, 10), backoffMax)
+			lw.notBefore = later(lw.notBefore, now.Add(pause))
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // noStreaming makes the reflector fall back to list and watch, now and for some time.
