@@ -129,7 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", s.opts.Address)
 	if err != nil {
-		return fmt.Errorf("listen on http.address %q (is the port taken? choose another with --http.address): %w", s.opts.Address, err)
+		return fmt.Errorf("listen on http.address %q (is the port taken? choose another with --http-address): %w", s.opts.Address, err)
 	}
 	return s.Serve(ctx, l)
 }

@@ -107,6 +107,16 @@ func TestStatusPutsTheGravestProblemFirst(t *testing.T) {
 	})
 }
 
+func TestProfilesAreOffByDefault(t *testing.T) {
+	for pprof, want := range map[bool]int{false: http.StatusNotFound, true: http.StatusOK} {
+		rec := httptest.NewRecorder()
+		New(Options{Pprof: pprof}).Handler().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/debug/pprof/", nil))
+		if rec.Code != want {
+			t.Errorf("/debug/pprof/ with Pprof %t: got %d, want %d", pprof, rec.Code, want)
+		}
+	}
+}
+
 func TestServeStopsWithTheContext(t *testing.T) {
 	reg := NewRegistry("pseudo_agent", NewBuild("v1", "abc"))
 	s := New(Options{Registry: reg, Pprof: true})

@@ -32,10 +32,32 @@ type patient struct {
 	net   *apisim.Listener
 	d     *daemon
 	probe http.Handler
+	log   *logged
 
 	mu    sync.Mutex
 	stuck chan struct{} // not nil: requests to the apiserver block until it is closed, whatever their context says
 	wait  chan struct{} // not nil: the reporter's loop blocks until it is closed
+}
+
+// logged are the lines of a log.
+type logged struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logged) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, string(line))
+	return len(line), nil
+}
+
+// take returns the lines since the last time.
+func (l *logged) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.lines = nil }()
+	return l.lines
 }
 
 // RoundTripper that can get stuck.
@@ -87,12 +109,12 @@ users: [{name: sim, user: {}}]
 	}
 	synctest.Test(t, func(t *testing.T) {
 		sim := simulator(t)
-		p := &patient{t: t, sim: sim, net: sim.Listen()}
+		p := &patient{t: t, sim: sim, net: sim.Listen(), log: &logged{}}
 		cfg := config.DefaultAgent()
 		cfg.ClusterID = "d-patient"
 		cfg.Server.Addresses = []string{"127.0.0.1:1"}
 		cfg.Kubernetes.Kubeconfig = kubeconfig
-		log := slog.New(slog.DiscardHandler)
+		log := slog.New(slog.NewTextHandler(p.log, nil))
 		d, err := newDaemon(&cfg, log, &slog.LevelVar{}, prometheus.NewRegistry())
 		if err != nil {
 			t.Fatal(err)
@@ -152,6 +174,55 @@ func TestLivenessOutlastsOutages(t *testing.T) {
 		p.sim.SetFaults(func(apisim.Request) apisim.Fault { return apisim.Fault{Status: http.StatusForbidden} })
 		p.alive("everything is forbidden and the server is away")
 	})
+}
+
+// TestLogIsQuiet: what fails again and again is logged when it starts, when it changes and when it ends, not on every retry.
+// All else is a line an hour.
+func TestLogIsQuiet(t *testing.T) {
+	withPatient(t, func(p *patient) {
+		ctx, cancel := context.WithCancel(p.t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel()
+		wg.Go(func() { p.d.sayHourly(ctx) })
+		const hours = 5
+		begun := p.log.take()
+		if n := about(begun, "the server cannot be reported to"); n != 1 {
+			p.t.Errorf("got %d lines about the server that is away, want one:\n%s", n, strings.Join(begun, ""))
+		}
+		hourly := func(during string) {
+			time.Sleep(hours * quietInterval)
+			lines := p.log.take()
+			if n := about(lines, "msg=state "); n != hours || len(lines) != hours {
+				p.t.Errorf("%s: got %d lines in %d hours, want one each hour:\n%s", during, len(lines), hours, strings.Join(lines, ""))
+			}
+		}
+		time.Sleep(time.Minute) // so that no hour ends when a look does
+		hourly("the server is away")
+
+		p.net.SetDown(true)
+		time.Sleep(outage)
+		p.log.take()
+		hourly("the apiserver and the server are away")
+
+		p.net.SetDown(false)
+		time.Sleep(outage)
+		over := p.log.take()
+		if n := about(over, "state=Synced"); n != len(p.d.set.Status().Resources) {
+			p.t.Errorf("got %d lines about resources that can be read again, want one each:\n%s", n, strings.Join(over, ""))
+		}
+		hourly("the apiserver is back")
+	})
+}
+
+func about(lines []string, what string) int {
+	n := 0
+	for _, l := range lines {
+		if strings.Contains(l, what) {
+			n++
+		}
+	}
+	return n
 }
 
 func TestLivenessEndsAStuckLoop(t *testing.T) {

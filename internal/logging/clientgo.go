@@ -19,6 +19,10 @@ func (h *debugHandler) Enabled(ctx context.Context, level slog.Level) bool {
 }
 
 func (h *debugHandler) Handle(ctx context.Context, r slog.Record) error {
+	// logr does not ask before it hands over an error.
+	if !h.Handler.Enabled(ctx, slog.LevelDebug) {
+		return nil
+	}
 	r.Level = slog.LevelDebug
 	return h.Handler.Handle(ctx, r)
 }
