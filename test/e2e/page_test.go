@@ -471,9 +471,17 @@ func workloads(n int, suffix string) []*agent.KubernetesAPIInfo {
 	return append(list, entry("*v1.Pod", fmt.Sprintf(`{"metadata":{"uid":"lost","name":%q,"namespace":%q}}`, "lost"+suffix, "team-00"+suffix)))
 }
 
+// zippers are used again, because to make one costs more than to compress a small object.
+var zippers = sync.Pool{New: func() any {
+	w, _ := zlib.NewWriterLevel(nil, zlib.BestSpeed)
+	return w
+}}
+
 func entry(wireType, text string) *agent.KubernetesAPIInfo {
 	var b bytes.Buffer
-	w, _ := zlib.NewWriterLevel(&b, 1)
+	w := zippers.Get().(*zlib.Writer) //nolint:forcetypeassert // nothing else is in it
+	defer zippers.Put(w)
+	w.Reset(&b)
 	_, _ = w.Write([]byte(strings.ReplaceAll(text, `\x`, `\u00`)))
 	_ = w.Close()
 	return &agent.KubernetesAPIInfo{Type: new(wireType), CompressedInfo: b.Bytes()}
