@@ -204,6 +204,54 @@ func TestChartsWithDocumentedValuesAreAccepted(t *testing.T) {
 	}
 }
 
+// TestChartsPods: what holds of the charts with all documented values, whether the apiserver insists on it or not.
+func TestChartsPods(t *testing.T) {
+	for _, chart := range []string{"pseudo-agent", "pseudo-server"} {
+		for _, values := range documented(t, chart) {
+			t.Run(chart+"/"+strings.TrimSuffix(filepath.Base(values), "-values.yaml"), func(t *testing.T) {
+				kinds := map[string]map[string]any{}
+				for _, o := range render(t, chart, values) {
+					kinds[o.GetKind()] = o.Object
+				}
+				spec := nested[map[string]any](kinds["Deployment"], "spec")
+				replicas := nested[float64](spec, "replicas")
+				strategy, want := nested[string](spec, "strategy", "type"), "Recreate"
+				if replicas > 1 {
+					want = "RollingUpdate"
+				}
+				if strategy != want {
+					t.Errorf("got strategy %q for %g replicas, want %q", strategy, replicas, want)
+				}
+				if _, budget := kinds["PodDisruptionBudget"]; budget && replicas < 2 {
+					t.Error("one replica has a PodDisruptionBudget, which would keep its node from being drained")
+				}
+				if nested[bool](kinds["Service"], "spec", "publishNotReadyAddresses") != (chart == "pseudo-agent") {
+					t.Error("want the addresses of Pods that are not ready from the agent's Service only: the server's is for clients too")
+				}
+				pod := nested[map[string]any](spec, "template", "spec")
+				container := nested[[]any](pod, "containers")[0].(map[string]any)
+				got := map[string]any{
+					"runAsNonRoot":             nested[bool](pod, "securityContext", "runAsNonRoot"),
+					"seccompProfile":           nested[string](pod, "securityContext", "seccompProfile", "type"),
+					"readOnlyRootFilesystem":   nested[bool](container, "securityContext", "readOnlyRootFilesystem"),
+					"allowPrivilegeEscalation": nested[bool](container, "securityContext", "allowPrivilegeEscalation"),
+					"capabilities":             fmt.Sprint(nested[[]any](container, "securityContext", "capabilities", "drop")),
+					"live":                     nested[string](container, "livenessProbe", "httpGet", "path"),
+					"ready":                    nested[string](container, "readinessProbe", "httpGet", "path"),
+					"limited":                  nested[string](container, "resources", "limits", "memory") != "",
+					"requested":                nested[string](container, "resources", "requests", "cpu") != "",
+				}
+				if d := cmp.Diff(map[string]any{
+					"runAsNonRoot": true, "seccompProfile": "RuntimeDefault", "readOnlyRootFilesystem": true, "allowPrivilegeEscalation": false,
+					"capabilities": "[ALL]", "live": "/healthz/live", "ready": "/healthz/ready", "limited": true, "requested": true,
+				}, got); d != "" {
+					t.Errorf("the container differs (-want +got):\n%s", d)
+				}
+			})
+		}
+	}
+}
+
 func TestChartRefusesWrongValues(t *testing.T) {
 	for _, c := range []struct{ chart, set, want string }{
 		{"pseudo-agent", "replicas=1", "config.server.addresses is needed"},

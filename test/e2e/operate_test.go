@@ -178,6 +178,34 @@ func TestLagFollowsAnInjectedDelay(t *testing.T) {
 	}
 }
 
+func TestLogLevelChangesWhileRunning(t *testing.T) {
+	p := newPair(t, options{}) // at debug level
+	loader, objs := load(t, nil)
+	p.start()
+	p.synced(time.Minute)
+	pod := pick(t, objs, "Pod", "web-6d5f8b9c4-x7k2p")
+	said := func() int { return strings.Count(p.agent.Tail(1<<20), "level=DEBUG") }
+	before := said()
+	patch(t, loader, pod, labelled("e2e.example.com/turn", "first"))
+	p.synced(time.Minute)
+	if said() == before {
+		t.Fatal("the agent says nothing at debug level about a report")
+	}
+	p.must(p.agent.Configure(harness.Settings{"log.level": "info"}))
+	p.eventually(time.Minute, "the change is taken over", func() error {
+		if log := p.agent.Tail(20); !strings.Contains(log, "configuration") {
+			return fmt.Errorf("the log does not mention it:\n%s", log)
+		}
+		return nil
+	})
+	before = said()
+	patch(t, loader, pod, labelled("e2e.example.com/turn", "second"))
+	p.synced(time.Minute)
+	if after := said(); after != before {
+		t.Errorf("%d lines at debug level came after the level was changed to info", after-before)
+	}
+}
+
 // firstRow are the queries by title of the dashboard's panels that are seen without scrolling.
 func firstRow(t *testing.T) map[string]string {
 	t.Helper()
