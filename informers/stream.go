@@ -15,7 +15,7 @@ import (
 
 const (
 	listBuffer  = 256 << 10 // few objects are cut by the buffer's end, and those have to be scanned twice
-	watchBuffer = 16 << 10  // of a watch that has nothing large to say
+	watchBuffer = 4 << 10   // of a watch that has little to say
 	burstBuffer = 128 << 10 // to which a watch's buffer grows while more arrives than one read can take
 	maxObject   = 64 << 20  // far above etcd's limit; bounds what a broken server can make us hold
 )

@@ -1,8 +1,7 @@
 // Package relations completes the entries that need something from another object.
 //
-// It holds small indexes: the port numbers of the Services by name, the UIDs of the reported workloads, and the
-// entries of Ingresses, Routes and ReplicaSets as the projection made them. It relies on package resources for the
-// rules and takes the events of package informers in. It promises that what it has passed on to the fold depends only
+// It holds small indexes: the port numbers of the Services by name, the reported workloads, and the entries of Ingresses,
+// Routes and ReplicaSets as the projection made them. It relies on package resources for the rules and takes the events of package informers in. It promises that what it has passed on to the fold depends only
 // on the objects that exist, never on the order in which they were seen, that a list passes as a whole, and that it
 // holds nothing per Pod.
 package relations
@@ -53,11 +52,9 @@ type Relations struct {
 	// services has more than one item under a name only while an object is being replaced by another of that name.
 	services map[string][]*item
 	// backends has the Ingresses and Routes that name a Service, whether or not it exists.
-	backends map[string]map[*item]struct{}
-	// reported counts the sources that report a workload.
-	reported map[resources.UID]int
+	backends map[string][]*item
 	// owned has the ReplicaSets by their owner.
-	owned  map[resources.UID]map[*item]struct{}
+	owned  map[resources.UID][]*item
 	broken map[*item]string
 	status Status
 }
@@ -110,8 +107,12 @@ type item struct {
 	source *source
 	base   *resources.Entry // as the projection made it
 	sent   *resources.Entry // as the fold has it
+	links  *links           // of a Service or an Ingress; nil of the others, which are many
+}
 
-	name  string                  // of a Service: namespace/name
+// links are what connects Ingresses and Services.
+type links struct {
+	name  string                  // of a Service: namespace/name; empty if it could not be read
 	ports []resources.ServicePort // of a Service
 	refs  []string                // of an Ingress: the Services that it names
 }
@@ -128,9 +129,8 @@ func New(o Options) *Relations {
 		enc:      resources.NewEncoder(),
 		sources:  map[string]*source{},
 		services: map[string][]*item{},
-		backends: map[string]map[*item]struct{}{},
-		reported: map[resources.UID]int{},
-		owned:    map[resources.UID]map[*item]struct{}{},
+		backends: map[string][]*item{},
+		owned:    map[resources.UID][]*item{},
 		broken:   map[*item]string{},
 		status:   Status{State: "ok", Since: time.Now()},
 	}
@@ -271,7 +271,16 @@ func (r *Relations) Remove(id string) {
 func (r *Relations) Reported(uid resources.UID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.reported[uid] > 0
+	return r.isReported(uid)
+}
+
+func (r *Relations) isReported(uid resources.UID) bool {
+	for _, src := range r.sources {
+		if src.class == workload && src.items[uid] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Status returns the present sizes and troubles.
@@ -301,7 +310,13 @@ func (r *Relations) hold(src *source, e *resources.Entry, t *touched) *item {
 		return it
 	}
 	if it == nil {
+		if src.class == workload && !r.isReported(e.UID()) {
+			t.owner(e.UID())
+		}
 		it = &item{source: src}
+		if src.class == service || src.class == ingress {
+			it.links = &links{}
+		}
 		src.items[e.UID()] = it
 	} else if src.class != service {
 		r.unlink(it, t)
@@ -312,12 +327,7 @@ func (r *Relations) hold(src *source, e *resources.Entry, t *touched) *item {
 		r.linkService(it, t)
 	case replicaSet:
 		add(r.owned, e.Owner(), it)
-	case workload:
-		r.reported[e.UID()]++
-		if r.reported[e.UID()] == 1 {
-			t.owner(e.UID())
-		}
-	case ingress, passing:
+	case workload, ingress, passing:
 	}
 	it.sent = r.complete(it)
 	return it
@@ -328,15 +338,15 @@ func (r *Relations) hold(src *source, e *resources.Entry, t *touched) *item {
 func (r *Relations) linkService(it *item, t *touched) {
 	name, ports, err := servicePorts(it.base)
 	r.trouble(it, err)
-	if err == nil && it.name == name && slices.Equal(it.ports, ports) {
+	if err == nil && it.links.name == name && slices.Equal(it.links.ports, ports) {
 		return
 	}
 	r.unlink(it, t)
 	if err != nil {
 		return
 	}
-	it.name, it.ports = name, ports
-	r.services[name] = append(r.services[name], it)
+	it.links.name, it.links.ports = name, ports
+	add(r.services, name, it)
 	t.service(name)
 }
 
@@ -351,37 +361,30 @@ func servicePorts(e *resources.Entry) (string, []resources.ServicePort, error) {
 func (r *Relations) forget(it *item, t *touched) {
 	r.unlink(it, t)
 	delete(r.broken, it)
-	delete(it.source.items, it.base.UID())
+	uid := it.base.UID()
+	delete(it.source.items, uid)
+	if it.source.class == workload && !r.isReported(uid) {
+		t.owner(uid)
+	}
 }
 
 func (r *Relations) unlink(it *item, t *touched) {
-	uid := it.base.UID()
 	switch it.source.class {
 	case service:
-		if it.name == "" {
+		if it.links.name == "" {
 			return
 		}
-		rest := slices.DeleteFunc(r.services[it.name], func(o *item) bool { return o == it })
-		if len(rest) == 0 {
-			delete(r.services, it.name)
-		} else {
-			r.services[it.name] = rest
-		}
-		t.service(it.name)
-		it.name, it.ports = "", nil
+		remove(r.services, it.links.name, it)
+		t.service(it.links.name)
+		it.links.name, it.links.ports = "", nil
 	case ingress:
-		for _, name := range it.refs {
+		for _, name := range it.links.refs {
 			remove(r.backends, name, it)
 		}
-		it.refs = nil
+		it.links.refs = nil
 	case replicaSet:
 		remove(r.owned, it.base.Owner(), it)
-	case workload:
-		if r.reported[uid]--; r.reported[uid] == 0 {
-			delete(r.reported, uid)
-			t.owner(uid)
-		}
-	case passing:
+	case workload, passing:
 	}
 }
 
@@ -389,8 +392,8 @@ func (r *Relations) unlink(it *item, t *touched) {
 // call, so that no snapshot falls between two of its entries.
 func (r *Relations) remake(t *touched, whole bool) {
 	changed := map[*source][]*item{}
-	visit := func(dependents map[*item]struct{}) {
-		for it := range dependents {
+	visit := func(dependents []*item) {
+		for _, it := range dependents {
 			before := it.sent
 			if it.sent = r.complete(it); it.sent != before {
 				changed[it.source] = append(changed[it.source], it)
@@ -398,8 +401,8 @@ func (r *Relations) remake(t *touched, whole bool) {
 		}
 	}
 	for name := range t.services {
-		// complete alters the set under this name.
-		visit(maps.Clone(r.backends[name]))
+		// complete alters what is under this name.
+		visit(slices.Clone(r.backends[name]))
 	}
 	for uid := range t.owners {
 		visit(r.owned[uid])
@@ -427,16 +430,16 @@ func (r *Relations) complete(it *item) *resources.Entry {
 			doc, refs, err = resources.ResolveBackends(doc, r.lookup)
 		}
 		r.trouble(it, err)
-		for _, name := range it.refs {
+		for _, name := range it.links.refs {
 			remove(r.backends, name, it)
 		}
-		it.refs = refs
+		it.links.refs = refs
 		for _, name := range refs {
 			add(r.backends, name, it)
 		}
 		return r.encode(it, doc)
 	case replicaSet:
-		if r.reported[it.base.Owner()] == 0 {
+		if !r.isReported(it.base.Owner()) {
 			return it.settle(it.base)
 		}
 		doc, err := it.base.JSON()
@@ -496,7 +499,7 @@ func (r *Relations) lookup(name string) []resources.ServicePort {
 		x, y := a.base.UID(), b.base.UID()
 		return slices.Compare(x[:], y[:])
 	})
-	return first.ports
+	return first.links.ports
 }
 
 // entries are all completed entries of the source, in no order.
@@ -535,10 +538,14 @@ func (r *Relations) trouble(it *item, err error) {
 // told brings the figures of status and metrics up to date.
 func (r *Relations) told() {
 	s := &r.status
-	s.Services, s.Workloads, s.Dependent = len(r.services), len(r.reported), 0
+	s.Services, s.Workloads, s.Dependent = len(r.services), 0, 0
 	for _, src := range r.sources {
-		if src.class == ingress || src.class == replicaSet {
+		switch src.class {
+		case workload:
+			s.Workloads += len(src.items)
+		case ingress, replicaSet:
 			s.Dependent += len(src.items)
+		case service, passing:
 		}
 	}
 	state, reason, advice := "ok", "", ""
@@ -557,16 +564,13 @@ func (r *Relations) told() {
 	r.metrics.dependent.Set(float64(s.Dependent))
 }
 
-func add[K comparable](m map[K]map[*item]struct{}, key K, it *item) {
-	if m[key] == nil {
-		m[key] = map[*item]struct{}{}
-	}
-	m[key][it] = struct{}{}
-}
+func add[K comparable](m map[K][]*item, key K, it *item) { m[key] = append(m[key], it) }
 
-func remove[K comparable](m map[K]map[*item]struct{}, key K, it *item) {
-	delete(m[key], it)
-	if len(m[key]) == 0 {
+func remove[K comparable](m map[K][]*item, key K, it *item) {
+	rest := slices.DeleteFunc(m[key], func(o *item) bool { return o == it })
+	if len(rest) == 0 {
 		delete(m, key)
+	} else {
+		m[key] = rest
 	}
 }

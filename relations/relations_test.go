@@ -430,7 +430,7 @@ func TestAnyOrder(t *testing.T) {
 		for _, id := range ids {
 			r.Remove(id)
 		}
-		if len(r.services)+len(r.backends)+len(r.reported)+len(r.owned)+len(r.sources)+len(r.broken) > 0 {
+		if len(r.services)+len(r.backends)+len(r.owned)+len(r.sources)+len(r.broken) > 0 {
 			t.Fatalf("seed %d: got something left in the indexes after every source was removed", seed)
 		}
 	}

@@ -171,7 +171,7 @@ func (k *kind) merge() (time.Time, bool) {
 		}
 		k.size += wireSize(e) - wireSize(old)
 	}
-	clear(k.dirty)
+	k.dirty = map[resources.UID]time.Time{} // not cleared: it would keep the memory of a burst
 	if len(edits) == 0 {
 		return time.Time{}, false
 	}

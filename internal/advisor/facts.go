@@ -13,20 +13,21 @@ import (
 // decompressed once.
 type facts struct {
 	podCIDR netip.Prefix // of a Node
-	service serviceFacts
-	labels  []uint64 // of a workload's template and of the workload itself, with the namespace, hashed and sorted
-}
-
-type serviceFacts struct {
-	skipped  bool     // never bound to workloads, on purpose
-	selector []uint64 // hashed like a workload's labels
-	badPorts bool     // it has ports, of which the server understands none
+	// labels are a Service's selector, or the labels of a workload and of its template, with the namespace, hashed and
+	// sorted.
+	labels   []uint64
+	skipped  bool // of a Service: never bound to workloads, on purpose
+	badPorts bool // of a Service: it has ports, of which the server understands none
 }
 
 var labelSeed = maphash.MakeSeed()
 
 func hashLabels(namespace string, sets ...map[string]string) []uint64 {
-	var out []uint64
+	n := 0
+	for _, set := range sets {
+		n += len(set)
+	}
+	out := make([]uint64, 0, n)
 	for _, set := range sets {
 		for k, v := range set {
 			var h maphash.Hash
@@ -114,19 +115,18 @@ func readService(e *resources.Entry) *facts {
 			} `json:"ports"`
 		} `json:"spec"`
 	}
-	f := &facts{service: serviceFacts{skipped: true}}
+	f := &facts{skipped: true}
 	if !decode(e, &o) {
 		return f
 	}
-	s := &f.service
 	// Rancher's annotation binds a Service without a selector; a Service without either has its endpoints made by hand.
 	rancher := o.Metadata.Annotations["field.cattle.io/targetWorkloadIds"] != ""
-	s.skipped = o.Spec.Type == "ExternalName" || rancher || len(o.Spec.Selector) == 0 || len(o.Spec.Ports) == 0
-	s.selector = hashLabels(o.Metadata.Namespace, o.Spec.Selector)
-	s.badPorts = len(o.Spec.Ports) > 0
+	f.skipped = o.Spec.Type == "ExternalName" || rancher || len(o.Spec.Selector) == 0 || len(o.Spec.Ports) == 0
+	f.labels = hashLabels(o.Metadata.Namespace, o.Spec.Selector)
+	f.badPorts = len(o.Spec.Ports) > 0
 	for _, p := range o.Spec.Ports {
 		if understood(p.TargetPort) {
-			s.badPorts = false
+			f.badPorts = false
 		}
 	}
 	return f

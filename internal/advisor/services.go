@@ -29,9 +29,9 @@ func (a *Advisor) unbound(v view) []Finding {
 	}
 	var alone, portless []*resources.Entry
 	for _, e := range v.services {
-		switch s := a.facts[e].service; {
+		switch s := a.facts[e]; {
 		case s.skipped:
-		case !selects(s.selector, byLabel):
+		case !selects(s.labels, byLabel):
 			alone = append(alone, e)
 		case s.badPorts:
 			portless = append(portless, e)

@@ -147,7 +147,9 @@ func (r *Result) targets(b *strings.Builder) {
 		base := r.List.FirstCPU - r.List.ZlibCPU - ours(func(s Sample) float64 { return s.ReportCPU })
 		reports := r.List.RelistReports
 		for _, s := range r.Samples[pseudoAgent] {
-			reports += s.Relist.Reports
+			if s.Relist != nil { // without events there is none
+				reports += s.Relist.Reports
+			}
 		}
 		all = append(
 			all, target{"CPU of a relist to a list without zlib", r.List.RelistCPU / base, 1.3, "%.2f"},
