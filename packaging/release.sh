@@ -38,10 +38,9 @@ tarballs() {
 		name=pseudo-agent-$VERSION-${platform/\//-}
 		mkdir "$tmp/$name"
 		xargs cp -r --parents --target-directory "$tmp/$name" <packaging/contents
+		cp -r "$(built "$platform")" "$tmp/$name/bin"
 		find "$tmp/$name" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
-		cp "$(built "$platform")"/* "$tmp/$name"
-		find "$tmp/$name" -maxdepth 1 -name 'pseudo-*' -exec chmod 644 {} +
-		for program in $programs; do chmod 755 "$tmp/$name/$program"; done
+		for program in $programs; do chmod 755 "$tmp/$name/bin/$program"; done
 		tar --create --directory "$tmp" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
 			--owner=0 --group=0 --numeric-owner "$name" | gzip --best --no-name >"$out/$name.tar.gz"
 	done
