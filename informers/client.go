@@ -33,11 +33,10 @@ func newClient(cfg *rest.Config, m *metrics, logger *slog.Logger) (*client, erro
 	cfg.DisableCompression = true
 	cfg.Timeout = 0
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return &countingTransport{next: next, metrics: m} })
-	access, err := newCredentials(cfg, logger)
+	httpClient, err := HTTPClient(cfg, logger)
 	if err != nil {
-		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)
+		return nil, err
 	}
-	httpClient := &http.Client{Transport: access}
 	restClient, err := rest.UnversionedRESTClientForConfigAndClient(cfg, httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)

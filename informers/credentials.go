@@ -36,6 +36,20 @@ type credentials struct {
 // files are the contents of the files of a configuration; nil where it names none.
 type files struct{ ca, cert, key, token []byte }
 
+// HTTPClient returns a client of the apiserver of cfg, with its credentials. A file that cfg names and that is replaced is
+// used at once when the apiserver refuses what was there before, and within half a minute otherwise. Redirections are not
+// followed: they would take the token elsewhere.
+func HTTPClient(cfg *rest.Config, logger *slog.Logger) (*http.Client, error) {
+	c, err := newCredentials(cfg, logger)
+	if err != nil {
+		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)
+	}
+	return &http.Client{
+		Transport: c, Timeout: cfg.Timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
 // newCredentials returns an error if a file cannot be read, except for a token's for which cfg holds a token as well.
 func newCredentials(cfg *rest.Config, logger *slog.Logger) (*credentials, error) {
 	c := &credentials{cfg: cfg, logger: logger, checked: time.Now()}

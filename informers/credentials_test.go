@@ -196,3 +196,29 @@ func TestReplacedFiles(t *testing.T) {
 		t.Errorf("a token that is not there: got %v, want an error", c)
 	}
 }
+
+// TestRedirection: a token goes to the configured apiserver only.
+func TestRedirection(t *testing.T) {
+	asked := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer elsewhere.Close()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+	}))
+	defer server.Close()
+	c, err := newClient(&rest.Config{Host: server.URL, BearerToken: "t"}, newMetrics(nil), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	if _, err := c.get(t.Context(), "pods", "/version", "", "application/json", ""); err == nil {
+		t.Error("get: got no error")
+	}
+	if body, err := c.stream(t.Context(), "list", "pods", "/api/v1/pods", nil); err == nil {
+		_ = body.Close()
+		t.Error("list: got no error")
+	}
+	if asked {
+		t.Error("the other server was asked")
+	}
+}

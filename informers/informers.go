@@ -282,7 +282,8 @@ type loop struct {
 	discovery *discovery
 	sources   []*source
 	groups    []string
-	restless  bool // some resource is not where it should be
+	restless  bool      // some resource is not where it should be
+	doubted   time.Time // when discovery was last distrusted: a resource that it did not name answered
 	owners    map[*source]ownership
 }
 
@@ -413,7 +414,12 @@ func (l *loop) begin(ctx context.Context, src *source, want spec, best target, o
 		case gone:
 			l.vanish(src)
 		case err != nil:
-			src.failed(time.Now(), failureOf("cannot find out whether it is served", err))
+			now := time.Now()
+			if errors.Is(err, errUnnamed) && now.Sub(l.doubted) >= settledDiscovery {
+				l.doubted = now
+				l.discovery.forget() // perhaps it was not what its etag stands for
+			}
+			src.failed(now, failureOf("cannot find out whether it is served", err))
 			l.set.gate.attempted(src.id)
 		}
 	}

@@ -194,7 +194,7 @@ func (lw *listWatch) collect(obj resources.Object, malformed error) {
 		return
 	}
 	lw.src.malformed(obj, malformed)
-	lw.src.store.keep(obj.Key)
+	lw.src.store.keep(obj)
 }
 
 // WatchWithContext opens a watch, or a streaming list that goes on as a watch.
@@ -556,10 +556,10 @@ func (w *watcher) pass(ev event) bool {
 	if ev.malformed != nil {
 		lw.src.malformed(ev.found, ev.malformed)
 		switch {
-		case ev.kind == "DELETED" || ev.found.Name == "":
+		case ev.kind == "DELETED" || ev.found.Name == "" && !w.initial:
 			lw.doubt()
 		case w.initial:
-			lw.src.store.keep(ev.found.Key)
+			lw.src.store.keep(ev.found)
 		}
 		return true
 	}

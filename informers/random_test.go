@@ -72,7 +72,7 @@ func (g *game) fault(req apisim.Request) apisim.Fault {
 		return apisim.Fault{}
 	}
 	size := 1 + g.faults.IntN(3000)
-	switch g.faults.IntN(12) {
+	switch g.faults.IntN(14) {
 	case 0:
 		return apisim.Fault{Status: http.StatusTooManyRequests, RetryAfter: 1 + g.faults.IntN(20)}
 	case 1:
@@ -93,6 +93,10 @@ func (g *game) fault(req apisim.Request) apisim.Fault {
 		return apisim.Fault{ResourceVersion: []string{"999999999", "abc", "0"}[g.faults.IntN(3)]}
 	case 10:
 		return apisim.Fault{Garble: func(b []byte) []byte { return b[:len(b)/2] }}
+	case 11:
+		return apisim.Fault{Garble: func(b []byte) []byte { return bytes.Replace(b, []byte(`"uid":`), []byte(`"uix":`), 1) }}
+	case 12:
+		return apisim.Fault{Garble: func(b []byte) []byte { return bytes.Replace(b, []byte(`"name":`), []byte(`"nome":`), 1) }}
 	default:
 		return apisim.Fault{Garble: func(b []byte) []byte { return bytes.ReplaceAll(b, []byte(`"metadata"`), []byte(`"metadata",`)) }}
 	}

@@ -33,6 +33,7 @@ type store struct {
 	entries map[resources.Key]*resources.Entry
 	loaded  bool                               // the sink has a complete list
 	pending map[resources.Key]*resources.Entry // nil: no list under way
+	unclear bool                               // the list under way has an object that may be any of those in force
 }
 
 func newStore(id string, sink Sink, onListed func()) *store {
@@ -62,7 +63,7 @@ func (s *store) isLoaded() bool {
 func (s *store) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pending = make(map[resources.Key]*resources.Entry, len(s.entries))
+	s.pending, s.unclear = make(map[resources.Key]*resources.Entry, len(s.entries)), false
 }
 
 // abandon ends a list that failed.
@@ -83,12 +84,14 @@ func (s *store) collect(o resources.Object) {
 	s.pending[o.Key] = o.Entry
 }
 
-// keep takes over the entry in force for an object of the list that could not be read.
-func (s *store) keep(k resources.Key) {
+// keep takes over the entry in force for an object of the list that could not be read. Without a name it may be any.
+func (s *store) keep(o resources.Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.entries[k]; e != nil {
-		s.pending[k] = e
+	if o.Name == "" {
+		s.unclear = true
+	} else if e := s.entries[o.Key]; e != nil {
+		s.pending[o.Key] = e
 	}
 }
 
@@ -108,6 +111,13 @@ func (s *store) Replace([]any, string) error {
 		return errors.New("no list under way")
 	}
 	prev, first := s.entries, !s.loaded
+	if s.unclear {
+		for k, old := range prev {
+			if next[k] == nil {
+				next[k] = old
+			}
+		}
+	}
 	var removed map[resources.UID]struct{}
 	for k, old := range prev {
 		if e := next[k]; e == nil || e.UID() != old.UID() {

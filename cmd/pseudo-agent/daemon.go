@@ -177,7 +177,11 @@ func (d *daemon) joinElection() error {
 		return errors.New("high_availability.enabled: watch_policy watch-disabled watches nothing; switch one of them off")
 	}
 	h := d.cfg.HighAvailability
-	client, err := coordinationv1.NewForConfig(d.access)
+	httpClient, err := informers.HTTPClient(d.access, d.log)
+	if err != nil {
+		return fmt.Errorf("high_availability: %w", err)
+	}
+	client, err := coordinationv1.NewForConfigAndClient(d.access, httpClient)
 	if err != nil {
 		return fmt.Errorf("high_availability: %w", err)
 	}
