@@ -5,6 +5,8 @@ import (
 	"path"
 	"strings"
 	"testing"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 )
 
 func TestPodOf(t *testing.T) {
@@ -48,8 +50,7 @@ func TestPodOf(t *testing.T) {
 
 // like is compared with path.Match, which means the same by patterns of letters and stars and names without slashes.
 func TestLike(t *testing.T) {
-	seed := rand.Uint64()
-	rng := rand.New(rand.NewPCG(seed, 0))
+	rng := rand.New(rand.NewPCG(testseed.New(t), 0))
 	word := func(alphabet string) string {
 		b := make([]byte, rng.IntN(8))
 		for i := range b {
@@ -64,7 +65,7 @@ func TestLike(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := like(pattern, strings.ToUpper(name)); got != want {
-			t.Fatalf("seed %d: pattern %q, name %q: got %v, want %v", seed, pattern, name, got, want)
+			t.Fatalf("pattern %q, name %q: got %v, want %v", pattern, name, got, want)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/store"
@@ -640,40 +640,26 @@ func (w *world) epilogue(holder *client) {
 	}
 }
 
-// TestSimulation plays random histories. ELECTOR_SEED repeats one, ELECTOR_HISTORIES sets how many there are.
+// TestSimulation plays random histories. If PSEUDO_TEST_ROUNDS is 1 it tells all of it.
 func TestSimulation(t *testing.T) {
-	if s := os.Getenv("ELECTOR_SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := history(seed)
-		t.Log(strings.Join(w.trace, "\n"))
-		for _, b := range w.broken {
-			t.Error(b)
-		}
-		return
-	}
 	n := 2000
 	if testing.Short() {
 		n = 200
 	}
-	if s := os.Getenv("ELECTOR_HISTORIES"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	first := rand.Uint64() >> 16
-	t.Logf("%d histories from ELECTOR_SEED=%d on", n, first)
+	n = testseed.Rounds(t, n)
+	first := testseed.New(t)
 	var next, bad atomic.Uint64
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
-			for i := next.Add(1); i <= uint64(n) && bad.Load() < 5; i = next.Add(1) {
-				if w := history(first + i); len(w.broken) > 0 {
+			for i := next.Add(1) - 1; i < uint64(n) && bad.Load() < 5; i = next.Add(1) - 1 {
+				w := history(first + i)
+				if n == 1 {
+					t.Log(strings.Join(w.trace, "\n"))
+				}
+				if len(w.broken) > 0 {
 					bad.Add(1)
-					t.Errorf("ELECTOR_SEED=%d: %s", first+i, strings.Join(w.broken, "; "))
+					t.Errorf("PSEUDO_TEST_SEED=%d PSEUDO_TEST_ROUNDS=1: %s", first+i, strings.Join(w.broken, "; "))
 				}
 			}
 		})

@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/receiver"
 	"github.com/pseudo-agent/pseudo-agent/store"
@@ -339,9 +340,7 @@ func TestKill(t *testing.T) {
 	}
 	run := func(t *testing.T, spec string, alsoKill func()) {
 		t.Helper()
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
-		rng := rand.New(rand.NewPCG(seed, 0))
+		rng := rand.New(rand.NewPCG(testseed.New(t), 0))
 		l := &ledger{acked: map[string][]uint64{}, underway: map[string]uint64{}, first: make(chan struct{}, 1)}
 		n := kills(t)
 		for i := range n {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/store/pgtest"
 )
@@ -103,9 +104,7 @@ func TestTwoReplicas(t *testing.T) {
 	})
 	b := newBalancer(t, replicas[0].address, replicas[1].address)
 	client := agent.NewSynchronizerClient(dial(t, b.listener.Addr().String()))
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 0))
+	rng := rand.New(rand.NewPCG(testseed.New(t), 0))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
 	"github.com/pseudo-agent/pseudo-agent/store"
 	"github.com/pseudo-agent/pseudo-agent/store/pgtest"
 )
@@ -138,9 +139,7 @@ func versions(t testing.TB, s *store.Store, id string) []uint64 {
 // TestHistory saves random snapshots, reopens the backend in between, and compares every kept version with a model.
 func TestHistory(t *testing.T) {
 	onEach(t, func(t *testing.T, m medium) {
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
-		rng := rand.New(rand.NewPCG(seed, 0))
+		rng := rand.New(rand.NewPCG(testseed.New(t), 0))
 		const keep = 4
 		backend := m.open(t)
 		s := store.New(backend, store.Options{Keep: keep})
@@ -334,9 +333,7 @@ func TestReplicas(t *testing.T) {
 		if !backend.Shared() {
 			t.Skip("not for several processes")
 		}
-		seed := rand.Uint64()
-		t.Logf("seed %d", seed)
-		rng := rand.New(rand.NewPCG(seed, 0))
+		rng := rand.New(rand.NewPCG(testseed.New(t), 0))
 		replicas := []*store.Store{store.New(backend, store.Options{Keep: 2}), store.New(backend, store.Options{Keep: 2})}
 		for version := uint64(1); version < 60; version++ {
 			c := content{}
