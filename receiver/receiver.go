@@ -113,8 +113,9 @@ type Receiver struct {
 
 // storageState remembers since when the storage fails, so that it is told once and not for each request.
 type storageState struct {
-	since time.Time
-	err   error
+	since   time.Time
+	err     error
+	checked bool // Check has failed since then
 }
 
 // New returns a Receiver; NewGRPCServer and API put it on the network, Run does its housekeeping.
@@ -153,7 +154,17 @@ func New(opts Options) *Receiver {
 // Check returns an error if reports cannot be stored now. It is the readiness check.
 func (r *Receiver) Check(ctx context.Context) error {
 	err := r.store.Backend().Check(ctx)
-	r.noteStorage(err)
+	if err != nil {
+		r.noteStorage(err)
+	}
+	r.mu.Lock()
+	failed := r.storage.checked
+	r.storage.checked = err != nil && r.storage.err != nil
+	r.mu.Unlock()
+	if err == nil && failed {
+		// Otherwise it is a failure that only a write can find, such as a full disk.
+		r.noteStorage(nil)
+	}
 	return err
 }
 

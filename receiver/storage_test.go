@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,5 +262,51 @@ func TestBusy(t *testing.T) {
 		if err := <-results; err != nil {
 			t.Errorf("a request that had its place: %v", err)
 		}
+	}
+}
+
+// unwritable is a storage that can be read, and written unless full is set: a full disk.
+type unwritable struct {
+	*store.Memory
+
+	full atomic.Bool
+}
+
+// Commit implements store.Backend.
+func (u *unwritable) Commit(ctx context.Context, c *store.Change) error {
+	if u.full.Load() {
+		return fmt.Errorf("%w: no space left on device", store.ErrUnavailable)
+	}
+	return u.Memory.Commit(ctx, c)
+}
+
+// TestToldOnce: a full disk is told once and ends with the first report that is stored, not with a probe that only reads.
+func TestToldOnce(t *testing.T) {
+	ctx := context.Background()
+	backend := &unwritable{Memory: store.NewMemory()}
+	var log lockedBuffer
+	r := newRig(t, receiver.Options{Store: store.New(backend, store.Options{Keep: 3}), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	const began, ended = "storage fails", "storage works again"
+	backend.full.Store(true)
+	for version := range uint64(3) {
+		if _, err := r.agent.KubernetesAPISync(ctx, report(version+1, 1, versionEntry(t))); status.Code(err) != codes.Unavailable {
+			t.Errorf("got %v, want Unavailable", err)
+		}
+		if err := r.recv.Check(ctx); err != nil {
+			t.Errorf("Check: got %v, want nil: it can be read", err)
+		}
+	}
+	if s := r.recv.Status(); s.State != began {
+		t.Errorf("got state %q, want %q", s.State, began)
+	}
+	if n, m := strings.Count(log.String(), began), strings.Count(log.String(), ended); n != 1 || m != 0 {
+		t.Errorf("while it is full: got it told %d times, and its end %d times:\n%s", n, m, log.String())
+	}
+	backend.full.Store(false)
+	if _, err := r.agent.KubernetesAPISync(ctx, report(9, 1, versionEntry(t))); err != nil {
+		t.Error(err)
+	}
+	if s := r.recv.Status(); s.State != "ok" || strings.Count(log.String(), ended) != 1 {
+		t.Errorf("got state %q and the log\n%s, want the end told once", s.State, log.String())
 	}
 }
