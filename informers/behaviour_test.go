@@ -575,6 +575,38 @@ func TestChangesDuringStreamingList(t *testing.T) {
 	})
 }
 
+// TestUnidentifiedEventDuringStreamingList: an object that went away while the list was under way, nobody knows which.
+func TestUnidentifiedEventDuringStreamingList(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.sim.Put(podsGVR, pod("default", "p2", ""))
+		spoil := func(b []byte) []byte {
+			if bytes.HasPrefix(b, []byte(`{"type":"BOOKMARK"`)) {
+				time.Sleep(5 * time.Second) // the list goes on after the event
+			}
+			if bytes.HasPrefix(b, []byte(`{"type":"DELETED"`)) {
+				return bytes.Replace(b, []byte(`"uid"`), []byte(`"uix"`), 1)
+			}
+			return b
+		}
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+			if req.Resource != podsGVR {
+				return apisim.Fault{}
+			}
+			return apisim.Fault{LateBookmark: true, Garble: spoil}
+		})
+		r.start()
+		r.pass(10 * time.Second)
+		r.wantState("pods", Listing)
+		r.sim.Delete(podsGVR, "default", "p2")
+		r.pass(15 * time.Second)
+		r.wantState("pods", Synced)
+		r.wantNames("pods", "default/p1", "default/p2")
+		r.sim.SetFaults(nil)
+		r.pass(2 * time.Minute)
+		r.wantNames("pods", "default/p1")
+	})
+}
+
 // TestPlainBookmark: a bookmark that does not end the streaming list shows that the apiserver began an ordinary watch.
 func TestPlainBookmark(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {

@@ -48,7 +48,7 @@ func newGame(t *testing.T, r *rig, seed uint64) *game {
 		t: t, r: r, rng: rand.New(rand.NewPCG(seed, 1)), faults: rand.New(rand.NewPCG(seed, 2)),
 		refused: map[string]bool{}, live: map[resources.UID]string{}, uids: map[string][]resources.UID{},
 	}
-	r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"})
+	r.opts.Selected = g.selected()
 	r.opts.PageSize = int64(1 + g.rng.IntN(5))
 	r.sim.SetFaults(g.fault)
 	r.sink.onCall = func(call, _ string, uid resources.UID) {
@@ -172,12 +172,32 @@ func (g *game) step() {
 		g.refused[id] = !g.refused[id]
 		g.mu.Unlock()
 	case 11:
-		reqs := []resources.Request{{Name: "clonesets"}}
+		var more []resources.Request
 		if g.rng.IntN(2) == 0 {
-			reqs = append(reqs, resources.Request{Name: "configmaps"})
+			more = append(more, resources.Request{Name: "configmaps"})
 		}
-		g.r.set.Apply(selected(g.t, "", reqs...))
+		g.r.set.Apply(g.selected(more...))
+	case 12:
+		if g.rng.IntN(2) == 0 {
+			sim.Serve(rollouts)
+		} else {
+			sim.Remove(rolloutsGVR)
+		}
+	case 13:
+		workflows := gvr(rolloutsGVR.Group, "v1", "workflows")
+		if g.rng.IntN(2) == 0 {
+			sim.Serve(apisim.Resource{GroupVersionResource: workflows, Kind: "Workflow", Namespaced: true})
+		} else {
+			sim.Remove(workflows)
+		}
 	}
+}
+
+// selected is the default, a CRD, and one of which no version is given.
+func (g *game) selected(more ...resources.Request) []resources.Selected {
+	g.t.Helper()
+	return selected(g.t, "", append(more, resources.Request{Name: "clonesets"},
+		resources.Request{Name: "rollouts", Group: rolloutsGVR.Group, As: "deployments"})...)
 }
 
 // change creates, updates or deletes an object.
