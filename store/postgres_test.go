@@ -24,7 +24,7 @@ func mutePostgres(t *testing.T) (p *store.Postgres, mute func()) {
 		t.Fatal(err)
 	}
 	address := dsn.Host
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // of a test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func mutePostgres(t *testing.T) (p *store.Postgres, mute func()) {
 			if err != nil {
 				return
 			}
-			to, err := net.Dial("tcp", address) //nolint:noctx // of a test
+			to, err := net.Dial("tcp", address)
 			if err != nil {
 				_ = c.Close()
 				continue

@@ -55,7 +55,7 @@ func newBench(b *testing.B) *bench {
 	recv := receiver.New(receiver.Options{
 		Store: kept, Logger: log, Access: receiver.Access{Anonymous: receiver.RoleRead}, Limits: receiver.Limits{RequestsPerMinute: 60000},
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // of a test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func (x *bench) follow() <-chan time.Time {
 	if err != nil {
 		x.b.Fatal(err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // by the goroutine below
 	if err != nil {
 		x.b.Fatal(err)
 	}

@@ -77,7 +77,8 @@ const refreshPlugins = 10 * time.Second
 
 // Run follows the clusters and the plugins until the context ends. It returns nil.
 func (v *Viewer) Run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, v.end)()
+	stop := context.AfterFunc(ctx, v.end)
+	defer stop()
 	poll := time.NewTicker(v.opts.Poll)
 	defer poll.Stop()
 	refresh := time.NewTicker(refreshPlugins)

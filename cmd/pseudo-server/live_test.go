@@ -163,7 +163,7 @@ func (p *patient) report(id string, version uint64) {
 	_ = w.Close()
 	e := &store.Entry{
 		Key: store.KeyOf("*version.Info", nil), Sum: store.SumOf("*version.Info", b.Bytes()), Type: "*version.Info",
-		Size: uint32(b.Len()), RawSize: uint32(len(data)), //nolint:gosec // some bytes
+		Size: uint32(b.Len()), RawSize: uint32(len(data)),
 	}
 	if err := tx.Save(p.t.Context(), version, store.Touch{}, []store.Incoming{{Entry: e, Payload: b.Bytes()}}); err != nil {
 		p.t.Fatal(err)
@@ -182,7 +182,7 @@ const outage = 2 * loopLimit
 
 func (p *patient) alive(during string, mood func(context.Context, string) error) {
 	p.t.Helper()
-	p.report("d-0", uint64(time.Now().UnixNano())) //nolint:gosec // positive; something to look at
+	p.report("d-0", uint64(time.Now().UnixNano())) // something to look at
 	p.backend.set(mood)
 	for end := time.Now().Add(outage); time.Now().Before(end); time.Sleep(10 * time.Second) {
 		if code, body := p.live(); code != http.StatusOK {
