@@ -262,7 +262,7 @@ func (b *book) verify(server *harness.Server) {
 func (b *book) nothingLeft() {
 	b.t.Helper()
 	cmd := exec.CommandContext(b.t.Context(), bins.Kubectl, "-n", releaseNamespace, "get", "--ignore-not-found", "-o", "name",
-		"deployments,services,serviceaccounts,configmaps,secrets,roles,rolebindings,clusterroles,clusterrolebindings,leases")
+		"deployments,services,serviceaccounts,configmaps,secrets,roles,rolebindings,clusterroles,clusterrolebindings")
 	cmd.Env = b.env
 	out, err := cmd.Output()
 	if err != nil {

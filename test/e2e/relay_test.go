@@ -224,14 +224,19 @@ func (r *relay) see(kind, flags byte, size int) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if kind != frameData || r.caught == nil {
+	if r.caught == nil {
 		return
 	}
-	if r.armed && size > heartbeatAtMost {
-		r.armed = false
+	switch {
+	case r.armed && kind == frameHeaders:
+		// The request's deadline begins for the server when these arrive. Kept until it is seen what they are the headers of.
 		r.gate = make(chan struct{})
+	case r.armed && kind == frameData && size > heartbeatAtMost:
+		r.armed = false
+	case r.armed && kind == frameData && flags&flagEndStream != 0:
+		close(r.gate)
 	}
-	if !r.armed && flags&flagEndStream != 0 {
+	if !r.armed && kind == frameData && flags&flagEndStream != 0 {
 		close(r.caught)
 		r.caught = nil
 	}
