@@ -60,6 +60,8 @@ var documents = []string{
 	strings.Repeat("[", 10000) + strings.Repeat("]", 10000),
 	strings.Repeat("[", 10001) + strings.Repeat("]", 10001),
 	strings.Repeat(`{"a":`, 10001) + `1` + strings.Repeat("}", 10001),
+	strings.Repeat(`{"a":[1,`, 70) + `{}` + strings.Repeat("],\"b\":[]}", 70), strings.Repeat("[", 64) + "{}" + strings.Repeat("]", 64),
+	strings.Repeat("[", 65) + strings.Repeat("]", 63) + "}]", strings.Repeat(`{"a":`, 64) + `[1}` + strings.Repeat("}", 64),
 	`{"k31":1,"k30":1,"k29":1,"k28":1,"k27":1,"k26":1,"k25":1,"k24":1,"k23":1,"k22":1,"k21":1,"k20":1,"k19":1,"k18":1,` +
 		`"k17":1,"k16":1,"k15":1,"k14":1,"k13":1,"k12":1,"k11":1,"k10":1,"k11":2,"k12":2,"k30":2,"k31":3,"k31":4,"k10":3}`,
 }
