@@ -3,6 +3,7 @@ package informers
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -83,6 +84,64 @@ func TestForbiddenFromTheStart(t *testing.T) {
 		}
 	})
 }
+
+// TestStatesAreTold: log, metric and status say the same of a state, the log once for each change.
+func TestStatesAreTold(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		var mu sync.Mutex
+		var told []string
+		r.opts.Logger = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
+			if bytes.Contains(line, []byte(`msg="resource state" resource=services`)) {
+				mu.Lock()
+				defer mu.Unlock()
+				_, rest, _ := strings.Cut(string(line), " state=")
+				state, rest, _ := strings.Cut(rest, " ")
+				if strings.Contains(rest, "reason=") != (state == string(Forbidden) || state == string(Failing)) {
+					t.Errorf("got %s, want a reason if and only if it fails", line)
+				}
+				told = append(told, state)
+			}
+			return len(line), nil
+		}), nil))
+		want := func(states ...State) {
+			t.Helper()
+			mu.Lock()
+			got := slices.Clone(told)
+			mu.Unlock()
+			var texts []string
+			for _, s := range states {
+				texts = append(texts, string(s))
+			}
+			if !slices.Equal(got, texts) {
+				t.Errorf("states in the log: got %v, want %v", got, texts)
+			}
+			last := states[len(states)-1]
+			r.wantState("services", last)
+			for _, s := range States {
+				if v := testutil.ToFloat64(r.set.metrics.state.WithLabelValues("services", string(s))); (v == 1) != (s == last) {
+					t.Errorf("the metric of %s is %v while the state is %s", s, v, last)
+				}
+			}
+		}
+		r.deny(http.StatusForbidden, on("services"))
+		r.start()
+		r.pass(10 * time.Minute)
+		want(Listing, Forbidden)
+		r.sim.SetFaults(nil)
+		r.pass(time.Minute)
+		want(Listing, Forbidden, Synced)
+		r.deny(http.StatusInternalServerError, on("services"))
+		r.pass(time.Hour)
+		want(Listing, Forbidden, Synced, Failing)
+		r.sim.SetFaults(nil)
+		r.pass(time.Minute)
+		want(Listing, Forbidden, Synced, Failing, Synced)
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestRevokedLater(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {

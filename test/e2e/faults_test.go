@@ -139,6 +139,12 @@ func TestCompactedUnderWatch(t *testing.T) {
 	p.restartAPIServer(nil)
 	p.must(syscall.Kill(p.agent.Process().PID(), syscall.SIGCONT))
 	p.synced(2 * time.Minute)
+	expired, err := p.agent.Metric(p.ctx, "pseudo_agent_resource_errors_total", `reason="expired"`)
+	p.must(err)
+	if expired == 0 {
+		t.Error("no watch got a 410 Gone: the test has tested nothing")
+	}
+	t.Logf("%v answers were 410 Gone", expired)
 }
 
 func TestTokenRotated(t *testing.T) {
