@@ -24,8 +24,8 @@ type metrics struct {
 	limit        prometheus.Gauge
 }
 
-// newMetrics makes the metrics of r and registers them, unless reg is nil.
-func newMetrics(reg prometheus.Registerer, r *Reporter) *metrics {
+// newMetrics makes the metrics; limit is that of a message, in bytes.
+func newMetrics(limit int) *metrics {
 	m := &metrics{
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:                        "pseudo_agent_sync_lag_seconds",
@@ -83,7 +83,7 @@ func newMetrics(reg prometheus.Registerer, r *Reporter) *metrics {
 			Help: "Configured limit of one report.",
 		}),
 	}
-	m.limit.Set(float64(r.opts.MaxMessageSize))
+	m.limit.Set(float64(limit))
 	for _, kind := range []actionKind{doFull, doHeartbeat, doProbe, doError} {
 		for _, result := range []string{"ok", "mismatch", "failed"} {
 			m.reports.WithLabelValues(string(kind), result)
@@ -93,8 +93,14 @@ func newMetrics(reg prometheus.Registerer, r *Reporter) *metrics {
 	for cause := range causeAdvice {
 		m.errors.WithLabelValues(cause)
 	}
+	return m
+}
+
+// register registers the metrics, and gauges of the state of r, which may be asked for from then on. Without reg it does
+// nothing.
+func (m *metrics) register(reg prometheus.Registerer, r *Reporter) {
 	if reg == nil {
-		return m
+		return
 	}
 	gauge := func(name, help string, labels prometheus.Labels, value func(*machine) float64) prometheus.GaugeFunc {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 {
@@ -129,7 +135,6 @@ func newMetrics(reg prometheus.Registerer, r *Reporter) *metrics {
 		reg.MustRegister(gauge("pseudo_agent_reporter_state", "1 for the reporter's state, 0 for the others.",
 			prometheus.Labels{"state": string(s)}, func(m *machine) float64 { return one(m.state == s) }))
 	}
-	return m
 }
 
 func one(b bool) float64 {

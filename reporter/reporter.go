@@ -244,8 +244,9 @@ func New(opts Options) (*Reporter, error) {
 // newReporter wires a Reporter to any transport; random returns numbers in [0, 1).
 func newReporter(opts Options, net transport, random func() float64) *Reporter {
 	r := &Reporter{opts: opts, log: opts.Logger, net: net}
-	r.stats = newMetrics(opts.Registerer, r)
+	r.stats = newMetrics(r.opts.MaxMessageSize)
 	r.m = newMachine(&r.opts, r.log, r.stats, random)
+	r.stats.register(opts.Registerer, r)
 	return r
 }
 
