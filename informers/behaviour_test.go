@@ -636,7 +636,7 @@ func TestChangesDuringStreamingList(t *testing.T) {
 
 // TestUnidentifiedEventDuringStreamingList: an object that went away while the list was under way, nobody knows which.
 func TestUnidentifiedEventDuringStreamingList(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		r.sim.Put(podsGVR, pod("default", "p2", ""))
 		spoil := func(b []byte) []byte {
 			if bytes.HasPrefix(b, []byte(`{"type":"BOOKMARK"`)) {

@@ -24,7 +24,7 @@ type client struct {
 	http *http.Client
 }
 
-func newClient(cfg *rest.Config, m *metrics, logger *slog.Logger) (*client, error) {
+func newClient(cfg *rest.Config, reload func() (*rest.Config, error), m *metrics, logger *slog.Logger) (*client, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.NegotiatedSerializer = statusSerializer()
 	cfg.AcceptContentTypes = runtime.ContentTypeJSON
@@ -33,7 +33,7 @@ func newClient(cfg *rest.Config, m *metrics, logger *slog.Logger) (*client, erro
 	cfg.DisableCompression = true
 	cfg.Timeout = 0
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return &countingTransport{next: next, metrics: m} })
-	httpClient, err := HTTPClient(cfg, logger)
+	httpClient, err := HTTPClient(cfg, reload, logger)
 	if err != nil {
 		return nil, err
 	}

@@ -18,29 +18,34 @@ import (
 // credentialsInterval is the longest time for which a file with a token, certificate or authority is taken for unchanged.
 const credentialsInterval = 30 * time.Second
 
-// credentials is the connection to the apiserver with what the files of its configuration hold. They are read again
-// every credentialsInterval, and at once when the apiserver refuses the token or certificate, or cannot be verified: with
-// client-go alone, a replaced token takes up to a minute to be used, a replaced authority or certificate up to five, which
-// is too long where the old one ends abruptly.
+// credentials is the connection to the apiserver with what the configuration and the files that it names hold. They are
+// read again every credentialsInterval, and at once when the apiserver refuses the token or certificate, or cannot be
+// verified: with client-go alone, a replaced token takes up to a minute to be used, a replaced authority or certificate up
+// to five, which is too long where the old one ends abruptly, and the configuration is never read again.
 type credentials struct {
 	cfg    *rest.Config
+	reload func() (*rest.Config, error) // nil: cfg stays as it is
 	logger *slog.Logger
 
 	mu      sync.Mutex
-	held    files
+	held    secrets
 	next    http.RoundTripper
 	checked time.Time
-	trouble string // what was last logged about files that cannot be used
+	trouble string // what was last logged about credentials that cannot be used
 }
 
-// files are the contents of the files of a configuration; nil where it names none.
-type files struct{ ca, cert, key, token []byte }
+// secrets are what a configuration and its files hold; nil where there is nothing.
+type secrets struct{ ca, cert, key, token []byte }
 
 // HTTPClient returns a client of the apiserver of cfg, with its credentials. A file that cfg names and that is replaced is
-// used at once when the apiserver refuses what was there before, and within half a minute otherwise. Redirections are not
-// followed: they would take the token elsewhere.
-func HTTPClient(cfg *rest.Config, logger *slog.Logger) (*http.Client, error) {
-	c, err := newCredentials(cfg, logger)
+// used at once when the apiserver refuses what was there before, and within half a minute otherwise. The same goes for what
+// reload returns, which reads cfg anew and may be nil. Redirections are not followed: they would take the token elsewhere.
+func HTTPClient(cfg *rest.Config, reload func() (*rest.Config, error), logger *slog.Logger) (*http.Client, error) {
+	c := &credentials{cfg: cfg, reload: reload, logger: logger, checked: time.Now()}
+	var err error
+	if c.held, err = read(cfg, []byte(cfg.BearerToken)); err == nil {
+		c.next, err = c.transport(c.held)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the apiserver: %w", err)
 	}
@@ -48,19 +53,6 @@ func HTTPClient(cfg *rest.Config, logger *slog.Logger) (*http.Client, error) {
 		Transport: c, Timeout: cfg.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
-}
-
-// newCredentials returns an error if a file cannot be read, except for a token's for which cfg holds a token as well.
-func newCredentials(cfg *rest.Config, logger *slog.Logger) (*credentials, error) {
-	c := &credentials{cfg: cfg, logger: logger, checked: time.Now()}
-	var err error
-	if c.held, err = c.read(files{token: []byte(cfg.BearerToken)}); err != nil {
-		return nil, err
-	}
-	if c.next, err = c.transport(c.held); err != nil {
-		return nil, err
-	}
-	return c, nil
 }
 
 // RoundTrip makes a request. One that only reads is made a second time if the first was made with outdated credentials.
@@ -98,12 +90,12 @@ func (c *credentials) current() http.RoundTripper {
 	return c.renew()
 }
 
-// renew reads the files and returns the connection to be used from now on: the old one if they are unchanged or of no use.
+// renew reads everything and returns the connection to be used from now on: the old one if nothing changed or can be used.
 func (c *credentials) renew() http.RoundTripper {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.checked = time.Now()
-	found, err := c.read(c.held)
+	found, err := c.readAgain()
 	changed := c.held.differ(found)
 	if err == nil && changed == "" {
 		c.trouble = ""
@@ -127,50 +119,61 @@ func (c *credentials) renew() http.RoundTripper {
 	return c.next
 }
 
-// read returns what the files hold now. A token that cannot be read is as before, if there is one.
-func (c *credentials) read(before files) (files, error) {
+// readAgain returns what holds now.
+func (c *credentials) readAgain() (secrets, error) {
 	cfg := c.cfg
-	var f files
-	type source struct {
+	if c.reload != nil {
+		var err error
+		if cfg, err = c.reload(); err != nil {
+			return secrets{}, err
+		}
+		if cfg.Host != c.cfg.Host {
+			return secrets{}, fmt.Errorf("the kubeconfig names another apiserver (%s instead of %s): restart, if that is meant", cfg.Host, c.cfg.Host)
+		}
+	}
+	return read(cfg, c.held.token)
+}
+
+// read returns what cfg and its files hold. A token whose file cannot be read is as before, if there was one.
+func read(cfg *rest.Config, token []byte) (secrets, error) {
+	s := secrets{cfg.CAData, cfg.CertData, cfg.KeyData, []byte(cfg.BearerToken)}
+	for _, f := range []struct {
 		into *[]byte
 		path string
 		name string
-	}
-	var sources []source
-	if len(cfg.CAData) == 0 {
-		sources = append(sources, source{&f.ca, cfg.CAFile, "certificate authority"})
-	}
-	if len(cfg.CertData) == 0 && len(cfg.KeyData) == 0 {
-		sources = append(sources, source{&f.cert, cfg.CertFile, "client certificate"}, source{&f.key, cfg.KeyFile, "client key"})
-	}
-	sources = append(sources, source{&f.token, cfg.BearerTokenFile, "token"})
-	for _, s := range sources {
-		if s.path == "" {
+	}{
+		{&s.ca, cfg.CAFile, "certificate authority"},
+		{&s.cert, cfg.CertFile, "client certificate"},
+		{&s.key, cfg.KeyFile, "client key"},
+		{&s.token, cfg.BearerTokenFile, "token"},
+	} {
+		if f.path == "" || len(*f.into) > 0 && f.into != &s.token { // as client-go does
 			continue
 		}
-		data, err := os.ReadFile(s.path)
+		data, err := os.ReadFile(f.path)
 		if data = bytes.TrimSpace(data); err == nil && len(data) == 0 {
 			// An empty authority would make client-go trust those of the system.
-			err = fmt.Errorf("%s is empty", s.path)
+			err = fmt.Errorf("%s is empty", f.path)
 		}
-		if err != nil && s.into == &f.token && len(before.token) > 0 {
-			data, err = before.token, nil
+		switch {
+		case err == nil:
+			*f.into = data
+		case f.into == &s.token && len(token) > 0:
+			*f.into = token
+		default:
+			return secrets{}, fmt.Errorf("read the %s: %w", f.name, err)
 		}
-		if err != nil {
-			return files{}, fmt.Errorf("read the %s: %w", s.name, err)
-		}
-		*s.into = data
 	}
-	return f, nil
+	return s, nil
 }
 
 // differ names what is not the same, empty if nothing.
-func (f files) differ(other files) string {
+func (s secrets) differ(other secrets) string {
 	var names []string
 	for _, d := range []struct {
 		name string
 		a, b []byte
-	}{{"certificate authority", f.ca, other.ca}, {"client certificate", f.cert, other.cert}, {"client key", f.key, other.key}, {"token", f.token, other.token}} {
+	}{{"certificate authority", s.ca, other.ca}, {"client certificate", s.cert, other.cert}, {"client key", s.key, other.key}, {"token", s.token, other.token}} {
 		if !bytes.Equal(d.a, d.b) {
 			names = append(names, d.name)
 		}
@@ -179,17 +182,11 @@ func (f files) differ(other files) string {
 }
 
 // transport makes the connection with what was read. client-go gives those of the same certificates one pool of connections.
-func (c *credentials) transport(f files) (http.RoundTripper, error) {
+func (c *credentials) transport(s secrets) (http.RoundTripper, error) {
 	cfg := rest.CopyConfig(c.cfg)
-	if f.ca != nil {
-		cfg.CAFile, cfg.CAData = "", f.ca
-	}
-	if f.cert != nil && f.key != nil {
-		cfg.CertFile, cfg.CertData = "", f.cert
-		cfg.KeyFile, cfg.KeyData = "", f.key
-	}
-	if f.token != nil {
-		cfg.BearerTokenFile, cfg.BearerToken = "", string(f.token)
-	}
+	cfg.CAFile, cfg.CAData = "", s.ca
+	cfg.CertFile, cfg.CertData = "", s.cert
+	cfg.KeyFile, cfg.KeyData = "", s.key
+	cfg.BearerTokenFile, cfg.BearerToken = "", string(s.token)
 	return rest.TransportFor(cfg)
 }

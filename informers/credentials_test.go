@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"log/slog"
 	"math/big"
@@ -139,7 +140,7 @@ func TestReplacedFiles(t *testing.T) {
 	cfg := &rest.Config{Host: server.URL, BearerTokenFile: file("token"), TLSClientConfig: rest.TLSClientConfig{
 		CAFile: file("ca.crt"), CertFile: file("client.crt"), KeyFile: file("client.key"),
 	}}
-	c, err := newClient(cfg, newMetrics(nil), slog.New(slog.NewTextHandler(logged, nil)))
+	c, err := newClient(cfg, nil, newMetrics(nil), slog.New(slog.NewTextHandler(logged, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,8 +193,65 @@ func TestReplacedFiles(t *testing.T) {
 	if err := os.Remove(file("token")); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := newCredentials(cfg, slog.New(slog.DiscardHandler)); err == nil {
+	if c, err := HTTPClient(cfg, nil, slog.New(slog.DiscardHandler)); err == nil {
 		t.Errorf("a token that is not there: got %v, want an error", c)
+	}
+}
+
+// TestReplacedKubeconfig: the same for what stands in the kubeconfig itself.
+func TestReplacedKubeconfig(t *testing.T) {
+	first, second := newAuthority(t, "first"), newAuthority(t, "second")
+	server := newGuarded(t)
+	server.accept(t, first, "t1", "one")
+	server.StartTLS()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	kubeconfig := func(host string, ca *authority, token, client string) {
+		t.Helper()
+		certPEM, keyPEM, _, _ := issue(t, client, first)
+		encode := base64.StdEncoding.EncodeToString
+		write(t, path, `{"apiVersion":"v1","kind":"Config","current-context":"c",
+			"clusters":[{"name":"c","cluster":{"server":"`+host+`","certificate-authority-data":"`+encode([]byte(ca.pem))+`"}}],
+			"users":[{"name":"u","user":{"token":"`+token+`","client-certificate-data":"`+encode([]byte(certPEM))+`","client-key-data":"`+encode([]byte(keyPEM))+`"}}],
+			"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}]}`)
+	}
+	kubeconfig(server.URL, first, "t1", "one")
+	reload := func() (*rest.Config, error) { return RESTConfig(path, "", "test") }
+	cfg, err := reload()
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged := &strings.Builder{}
+	c, err := newClient(cfg, reload, newMetrics(nil), slog.New(slog.NewTextHandler(logged, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	want := func(what string, wanted class) {
+		t.Helper()
+		if _, err := c.get(t.Context(), "pods", "/version", "", "application/json", ""); classify(err) != wanted {
+			t.Errorf("%s: got %v, want class %q", what, err, wanted)
+		}
+	}
+	want("at first", classNone)
+	server.accept(t, first, "t2", "two")
+	want("revoked", classUnauthorized)
+	kubeconfig(server.URL, first, "t2", "two")
+	want("replaced", classNone)
+	server.accept(t, second, "t2", "two")
+	server.CloseClientConnections()
+	kubeconfig(server.URL, second, "t2", "two")
+	_, _ = c.get(t.Context(), "pods", "/version", "", "application/json", "") // perhaps on a connection that is being closed
+	want("authority replaced", classNone)
+
+	server.accept(t, second, "t3", "two")
+	kubeconfig("https://other.example:6443", second, "t3", "two")
+	want("another apiserver", classUnauthorized)
+	write(t, path, "{")
+	want("broken", classUnauthorized)
+	kubeconfig(server.URL, second, "t3", "two")
+	want("mended", classNone)
+	if !strings.Contains(logged.String(), "other.example:6443") {
+		t.Errorf("got the log\n%s\nwant a line about the other apiserver", logged)
 	}
 }
 
@@ -206,7 +264,7 @@ func TestRedirection(t *testing.T) {
 		http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
 	}))
 	defer server.Close()
-	c, err := newClient(&rest.Config{Host: server.URL, BearerToken: "t"}, newMetrics(nil), slog.New(slog.DiscardHandler))
+	c, err := newClient(&rest.Config{Host: server.URL, BearerToken: "t"}, nil, newMetrics(nil), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,9 @@ const VersionID = "version"
 type Options struct {
 	// Config says how to reach the apiserver: see RESTConfig.
 	Config *rest.Config
+	// Reload reads Config again, for credentials that stand in a kubeconfig itself. Default: they stay as they are, unless
+	// they stand in files that Config names.
+	Reload func() (*rest.Config, error)
 	// Selected are the resources to watch.
 	Selected []resources.Selected
 	// Projection says how much of the objects is kept. Its OwnerKinds is set by this package.
@@ -132,7 +135,7 @@ func New(opts Options) (*Set, error) {
 	s.opts.Projection.OwnerKinds = s.ownerKind
 	s.newProjector = func(sel resources.Selected) projector { return resources.NewProjector(sel, s.opts.Projection) }
 	var err error
-	if s.client, err = newClient(s.opts.Config, s.metrics, s.opts.Logger); err != nil {
+	if s.client, err = newClient(s.opts.Config, s.opts.Reload, s.metrics, s.opts.Logger); err != nil {
 		return nil, err
 	}
 	now := time.Now()

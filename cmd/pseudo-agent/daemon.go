@@ -36,7 +36,8 @@ type daemon struct {
 	level    *slog.LevelVar
 	registry *prometheus.Registry
 
-	access     *rest.Config // nil if nothing is watched
+	access     *rest.Config                 // nil if nothing is watched
+	reread     func() (*rest.Config, error) // reads access anew
 	projection resources.Options
 	fold       *snapshot.Fold
 	relations  *relations.Relations
@@ -118,7 +119,8 @@ func (d *daemon) openCluster() error {
 		return nil
 	}
 	k := d.cfg.Kubernetes
-	access, err := informers.RESTConfig(k.Kubeconfig, k.Context, userAgent())
+	d.reread = func() (*rest.Config, error) { return informers.RESTConfig(k.Kubeconfig, k.Context, userAgent()) }
+	access, err := d.reread()
 	if err != nil {
 		return fmt.Errorf("kubernetes.kubeconfig %q, kubernetes.context %q: %w", k.Kubeconfig, k.Context, err)
 	}
@@ -177,7 +179,7 @@ func (d *daemon) joinElection() error {
 		return errors.New("high_availability.enabled: watch_policy watch-disabled watches nothing; switch one of them off")
 	}
 	h := d.cfg.HighAvailability
-	httpClient, err := informers.HTTPClient(d.access, d.log)
+	httpClient, err := informers.HTTPClient(d.access, d.reread, d.log)
 	if err != nil {
 		return fmt.Errorf("high_availability: %w", err)
 	}
@@ -326,7 +328,7 @@ func (d *daemon) runInformers(ctx context.Context) error {
 	d.mu.Lock()
 	res := d.resourcesInForce()
 	set, err := informers.New(informers.Options{
-		Config: d.access, Selected: d.selected, Projection: d.projection, Sink: d.relations,
+		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: d.projection, Sink: d.relations,
 		Logger: d.log, Registerer: registered,
 		PageSize: res.APIListPageSize, RelistInterval: res.APIListMaxInterval, Beat: d.lists.Beat,
 	})
