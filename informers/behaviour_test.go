@@ -712,6 +712,31 @@ func TestTooManyRequests(t *testing.T) {
 	})
 }
 
+// TestDiscoveryIsLeftAlone: Retry-After holds for discovery too; a changed selection does not wait for it.
+func TestDiscoveryIsLeftAlone(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"}) // keeps the loop restless
+		r.start()
+		r.pass(time.Minute)
+		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+			if req.Verb == "discovery" {
+				return apisim.Fault{Status: http.StatusTooManyRequests, RetryAfter: 120}
+			}
+			return apisim.Fault{}
+		})
+		before := r.sim.Counts()
+		r.pass(20 * time.Minute)
+		if n := countsBut(r.sim.Counts(), before)[apisim.Count{Verb: "discovery"}]; n < 16 || n > 22 {
+			t.Errorf("requests for discovery in 20 minutes: got %d, want two every two minutes", n)
+		}
+		r.sim.SetFaults(nil)
+		r.set.Apply(selected(t, "", resources.Request{Name: "routes"}))
+		r.pass(10 * time.Second)
+		r.wantState("routes", NotServed)
+		r.wantComplete(true)
+	})
+}
+
 func TestRelist(t *testing.T) {
 	for name, mode := range map[string]apisim.Streaming{"streaming": apisim.StreamingWorks, "refused": apisim.StreamingRefused} {
 		t.Run(name, func(t *testing.T) {

@@ -285,6 +285,8 @@ type loop struct {
 	discovery *discovery
 	sources   []*source
 	groups    []string
+	failed    bool      // discovery, when it was last asked
+	notBefore time.Time // it is to be left alone until then
 	restless  bool      // some resource is not where it should be
 	doubted   time.Time // when discovery was last distrusted: a resource that it did not name answered
 	owners    map[*source]ownership
@@ -330,23 +332,17 @@ func (l *loop) look(ctx context.Context) {
 	}
 	slices.Sort(groups)
 	if groups = slices.Compact(groups); !slices.Equal(groups, l.groups) {
-		l.groups = groups
+		l.groups, l.notBefore = groups, time.Time{}
 		l.discovery.forget()
 	}
-	changed, err := l.discovery.refresh(ctx, groups)
+	if !time.Now().Before(l.notBefore) {
+		l.refresh(ctx)
+	}
 	if ctx.Err() != nil {
 		return
 	}
-	switch {
-	case err != nil:
-		l.set.metrics.discovery.WithLabelValues("error").Inc()
-	case changed:
-		l.set.metrics.discovery.WithLabelValues("changed").Inc()
-	default:
-		l.set.metrics.discovery.WithLabelValues("unchanged").Inc()
-	}
 
-	l.restless = err != nil
+	l.restless = l.failed
 	ordered := slices.Clone(sources)
 	slices.SortStableFunc(ordered, func(a, b *source) int { return a.wanted().rank - b.wanted().rank })
 	for _, src := range ordered {
@@ -354,6 +350,23 @@ func (l *loop) look(ctx context.Context) {
 		l.place(ctx, src)
 	}
 	l.mapOwners()
+}
+
+// refresh asks discovery.
+func (l *loop) refresh(ctx context.Context) {
+	changed, err := l.discovery.refresh(ctx, l.groups)
+	if ctx.Err() != nil {
+		return
+	}
+	l.failed, l.notBefore = err != nil, time.Now().Add(retryAfter(err))
+	result := "unchanged"
+	switch {
+	case err != nil:
+		result = "error"
+	case changed:
+		result = "changed"
+	}
+	l.set.metrics.discovery.WithLabelValues(result).Inc()
 }
 
 // place brings one resource to where discovery says it is.
