@@ -1335,3 +1335,46 @@ func TestWatchCutAtEveryByte(t *testing.T) {
 		}
 	})
 }
+
+// TestListCutAtEveryByte cuts the connection at every byte of a list: nothing is removed, and the next list is complete.
+func TestListCutAtEveryByte(t *testing.T) {
+	for name, mode := range map[string]apisim.Streaming{"streaming": apisim.StreamingWorks, "refused": apisim.StreamingRefused} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.sim.SetStreaming(mode)
+				r.sim.Put(podsGVR, pod("default", "p2", ""))
+				r.start()
+				r.pass(10 * time.Second)
+				r.sink.reset()
+				size := 400 // of what surrounds the objects
+				for _, raw := range r.sim.Objects(podsGVR) {
+					size += len(raw)
+				}
+				var cut, done atomic.Int64
+				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
+					if req.Resource == podsGVR && (req.Streaming && mode == apisim.StreamingWorks || req.Verb == "list") {
+						if n := int(cut.Swap(0)); n > 0 {
+							return apisim.Fault{Cut: n}
+						}
+						done.Add(1)
+					}
+					return apisim.Fault{}
+				})
+				i := slices.IndexFunc(r.set.sources, func(src *source) bool { return src.id == "pods" })
+				for n := 1; n <= size; n++ {
+					cut.Store(int64(n))
+					r.set.sources[i].running().lw.relist()
+					r.pass(40 * time.Second)
+					r.wantNames("pods", "default/p1", "default/p2")
+					r.wantState("pods", Synced)
+					if calls := r.sink.reset(); len(calls) != 0 {
+						t.Fatalf("cut after %d bytes: got calls %v, want none", n, calls)
+					}
+				}
+				if got := int(done.Load()); got < size-400 {
+					t.Errorf("complete lists: got %d, want at least one for each of %d bytes", got, size-400)
+				}
+			})
+		})
+	}
+}
