@@ -41,8 +41,12 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOn(t, store.NewMemory())
+}
+
+func newRigOn(t *testing.T, backend store.Backend) *rig {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	backend := store.NewMemory()
 	kept := store.New(backend, store.Options{Keep: 3})
 	log := slog.New(slog.DiscardHandler)
 	plugins, err := plugin.Open(ctx, plugin.Options{Store: viewer.PluginStore(backend)})
