@@ -217,10 +217,11 @@ func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
 		return err
 	}
 	if old != nil && old.State.Born == state.Born {
-		if old.State.Revision == state.Revision {
+		same := sameSnapshot(old.State.Latest, state.Latest) && old.State.Oldest == state.Oldest
+		if same && old.State.Revision == state.Revision {
 			return nil
 		}
-		if old.State.Latest.Seq == state.Latest.Seq && old.State.Oldest == state.Oldest {
+		if same {
 			next := *old
 			next.State = state
 			c.view.Store(&next)
@@ -248,9 +249,7 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) erro
 	if err != nil {
 		return err
 	}
-	if old.State.Born != "" && (old.State.Born != state.Born || old.State.Latest.Seq < state.Oldest) {
-		// Forgotten and reported anew since the state was read; or so far ahead that entries have been dropped
-		// whose end we never saw.
+	if old.State.Born != "" && !continues(old.State, state, snapshots) {
 		return s.load(ctx, id, c, &View{})
 	}
 	next := &View{State: state, Snapshots: snapshots}
@@ -278,6 +277,22 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) erro
 	c.known = known
 	c.view.Store(next)
 	return nil
+}
+
+// continues tells whether what is stored now, with these snapshots, came after what old is. It does not if the cluster was
+// forgotten and reported anew since; if it is so far ahead that entries have been dropped whose end we never saw; or if
+// the database lost what old knows, because a standby that lagged behind or a backup took its place.
+func continues(old, now State, snapshots []Snapshot) bool {
+	if old.Born != now.Born || old.Latest.Seq < now.Oldest || old.Oldest > now.Oldest {
+		return false
+	}
+	return old.Latest.Seq == 0 || slices.ContainsFunc(snapshots, func(s Snapshot) bool { return sameSnapshot(s, old.Latest) })
+}
+
+// sameSnapshot tells whether two descriptions are of one snapshot. In a database that lost the last ones their numbers
+// come again.
+func sameSnapshot(a, b Snapshot) bool {
+	return a.Seq == b.Seq && a.Version == b.Version && a.ReceivedAt.Equal(b.ReceivedAt)
 }
 
 func share(intern map[string]string, s string) string {
