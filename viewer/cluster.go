@@ -3,9 +3,10 @@ package viewer
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
 	"github.com/pseudo-agent/pseudo-agent/inventory"
@@ -19,7 +20,7 @@ type cluster struct {
 	lock chan struct{}             // held while catching up
 	made atomic.Pointer[published] // nil: there is no inventory
 
-	mu    sync.RWMutex         // held for writing while inv is between two versions
+	use   *semaphore.Weighted  // each reader holds 1; all are held while inv is between two versions
 	inv   *inventory.Inventory // nil: not made yet
 	state store.State          // of which inv is the inventory
 	asked uint64               // Viewer.answers when the plugins were asked
@@ -28,6 +29,9 @@ type cluster struct {
 	entries []*store.Entry
 	uids    map[store.Key]string
 }
+
+// readers is the weight of cluster.use, more than there are requests at once.
+const readers = 1 << 30
 
 // published is what is known of a finished inventory while the next one is being made, which may take long: who looks at
 // it waits for nobody.
@@ -38,7 +42,7 @@ type published struct {
 	summary inventory.Summary
 }
 
-// publish tells of the inventory as it is now. c.mu is held.
+// publish tells of the inventory as it is now. All of c.use is held.
 func (c *cluster) publish() {
 	if c.inv == nil {
 		c.made.Store(nil)
@@ -79,7 +83,7 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 		return nil
 	}
 	begun := time.Now()
-	work, done := v.working(ctx)
+	work, done := v.detached(ctx)
 	defer done()
 	if c.inv == nil || c.state.Born != view.State.Born {
 		err = v.build(work, c, view, beat)
@@ -101,8 +105,10 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries), beat); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.use.Acquire(ctx, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
 	defer c.publish()
 	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
 	return nil
@@ -111,8 +117,10 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 // update takes over what differs.
 func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View, beat func()) error {
 	differences := Compare(c.entries, view.Entries)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.use.Acquire(ctx, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
 	defer c.publish()
 	if err := v.apply(ctx, c.id, c.inv, c.uids, differences, beat); err != nil {
 		// It is now neither the one nor the other version.
@@ -132,14 +140,16 @@ func (v *Viewer) again(ctx context.Context, c *cluster, beat func()) error {
 		return err
 	}
 	defer func() { <-c.lock }()
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.use.Acquire(patient, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
 	answers := v.answers.Load()
 	if c.inv == nil || c.asked == answers {
 		return nil
 	}
 	defer c.publish()
-	work, done := v.working(ctx)
+	work, done := v.detached(ctx)
 	defer done()
 	var pods []Difference
 	for _, e := range c.entries {

@@ -172,8 +172,24 @@ func paged(rows []row, token string, limit int) (page, error) {
 	return p, nil
 }
 
+// readPatience is how long a reader waits for an inventory that is being worked out, or for the storage.
+const readPatience = 10 * time.Second
+
 // reading calls f with a cluster that has the inventory of the latest version and does not change meanwhile.
 func (v *Viewer) reading(ctx context.Context, id string, f func(c *cluster) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	err := v.upToDate(ctx, id, f)
+	if err != nil && ctx.Err() != nil {
+		return &receiver.APIError{
+			Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being worked out, or the storage does not answer", clip(id)),
+			Advice: "try again in some seconds; /status says whether the storage works",
+		}
+	}
+	return err
+}
+
+func (v *Viewer) upToDate(ctx context.Context, id string, f func(c *cluster) error) error {
 	view, err := v.view(ctx, id)
 	if err != nil {
 		return err
@@ -183,25 +199,45 @@ func (v *Viewer) reading(ctx context.Context, id string, f func(c *cluster) erro
 	}
 	c := v.cluster(id)
 	if !c.isAt(view.State.Born, view.State.Latest.Seq) || !c.hasAsked(v.answers.Load()) {
-		err := v.catchUp(ctx, c, unheard)
-		if err == nil {
-			err = v.again(ctx, c, unheard)
-		}
-		if ctx.Err() != nil {
-			return &receiver.APIError{
-				Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being worked out", id), Advice: "try again in some seconds",
-			}
-		}
-		if err != nil {
+		if err := v.refresh(ctx, c); err != nil {
 			return err
 		}
 	}
-	c.mu.RLock()
-	defer c.mu.RUnlock()
+	if err := c.use.Acquire(ctx, 1); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(1)
 	if c.inv == nil {
 		return &receiver.APIError{Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("cluster %s changes just now", id), Advice: "try again"}
 	}
 	return f(c)
+}
+
+// refresh brings the inventory up to date. If that takes longer than ctx allows it goes on for those who ask later, until
+// it is done or the Viewer ends; of those who only wait for their turn none stays.
+func (v *Viewer) refresh(ctx context.Context, c *cluster) error {
+	v.mu.Lock()
+	if v.ending.Err() != nil {
+		v.mu.Unlock()
+		return context.Cause(v.ending)
+	}
+	v.working.Add(1)
+	v.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		defer v.working.Done()
+		err := v.catchUp(ctx, c, unheard)
+		if err == nil {
+			err = v.again(ctx, c, unheard)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (v *Viewer) view(ctx context.Context, id string) (*store.View, error) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
@@ -49,6 +50,8 @@ type Viewer struct {
 	// ending ends with Run's context: then streams and catching up end, too.
 	ending context.Context //nolint:containedctx // the life of the Viewer
 	end    context.CancelFunc
+	// working counts what readers have begun; Run waits for it.
+	working sync.WaitGroup
 
 	mu       sync.Mutex
 	clusters map[string]*cluster
@@ -79,6 +82,7 @@ const refreshPlugins = 10 * time.Second
 func (v *Viewer) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, v.end)
 	defer stop()
+	defer v.join()
 	poll := time.NewTicker(v.opts.Poll)
 	defer poll.Stop()
 	refresh := time.NewTicker(refreshPlugins)
@@ -99,6 +103,14 @@ func (v *Viewer) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// join ends and waits for what readers have begun; nothing is begun any more.
+func (v *Viewer) join() {
+	v.mu.Lock()
+	v.end()
+	v.mu.Unlock()
+	v.working.Wait()
 }
 
 // mark identifies what is stored of a cluster.
@@ -204,7 +216,7 @@ func (v *Viewer) cluster(id string) *cluster {
 	defer v.mu.Unlock()
 	c := v.clusters[id]
 	if c == nil {
-		c = &cluster{id: id, lock: make(chan struct{}, 1)}
+		c = &cluster{id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers)}
 		v.clusters[id] = c
 	}
 	return c
@@ -220,9 +232,9 @@ func (v *Viewer) news() <-chan struct{} {
 // options are those of every inventory.
 func (v *Viewer) options() inventory.Options { return inventory.Options{Mapper: v.opts.Plugins} }
 
-// working returns a context for work that a request began and others profit from: it ends with the Viewer, not with
+// detached returns a context for work that a request began and others profit from: it ends with the Viewer, not with
 // the request.
-func (v *Viewer) working(ctx context.Context) (context.Context, func()) {
+func (v *Viewer) detached(ctx context.Context) (context.Context, func()) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(v.ending, cancel)
 	return work, func() {
