@@ -14,6 +14,12 @@ import (
 // maxAPIRequests is how many API requests are answered at once; each holds at most a page.
 const maxAPIRequests = 8
 
+// How long an API request may take. Whoever looks is told soon that the storage hangs; changes may take longer.
+const (
+	readTimeout   = 15 * time.Second
+	changeTimeout = 30 * time.Second
+)
+
 // API returns the handler of the API: the receiver's own routes and more, which other parts add.
 func (r *Receiver) API(more ...Route) http.Handler {
 	mux := http.NewServeMux()
@@ -53,15 +59,46 @@ func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
 		v, answerErr := r.called(w, req, route, slots, user)
 		if stream, ok := v.(Stream); ok && answerErr == nil {
 			r.metrics.api.WithLabelValues(route.Path, strconv.Itoa(http.StatusOK)).Inc()
-			stream(w, req)
+			r.whileAllowed(req, route.Role, func(req *http.Request) { stream(w, req) })
 			return
 		}
 		r.answer(w, route.Path, v, answerErr)
 	})
 }
 
+// askAgain is how often the right to read a stream is looked at again.
+const askAgain = 15 * time.Second
+
+// whileAllowed calls stream with a request that ends when its sender loses the right to it, for example because the token
+// was replaced.
+func (r *Receiver) whileAllowed(req *http.Request, need Role, stream func(*http.Request)) {
+	ctx, cancel := context.WithCancel(req.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(askAgain)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if user, err := r.opts.Access.authorise(req, need); err != nil {
+				r.metrics.refusals.WithLabelValues(string(ruleAPI)).Inc()
+				r.audit.refusedAPI(user, req, err)
+				cancel()
+				return
+			}
+		}
+	}()
+	stream(req.WithContext(ctx))
+	cancel()
+	<-ended
+}
+
 // Stream is what a Route's Answer returns to send an answer of its own, which may take as long as it likes: it counts
-// neither among the requests answered at once nor has it their timeout.
+// neither among the requests answered at once nor has it their timeout. It must end with the request's context.
 type Stream func(w http.ResponseWriter, req *http.Request)
 
 // called calls a route's Answer within the bounds of time and number.
@@ -73,7 +110,11 @@ func (r *Receiver) called(w http.ResponseWriter, req *http.Request, route Route,
 		w.Header().Set("Retry-After", "1")
 		return nil, &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"}
 	}
-	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), 30*time.Second)
+	limit := changeTimeout
+	if route.Role == RoleRead {
+		limit = readTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), limit)
 	defer cancel()
 	req = req.WithContext(ctx)
 	var v any
@@ -96,6 +137,12 @@ func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) 
 		case errors.As(err, &apiErr):
 		case errors.Is(err, store.ErrConflict):
 			apiErr = &APIError{Status: http.StatusConflict, Message: "the cluster was written meanwhile", Advice: "try again"}
+		case errors.Is(err, context.DeadlineExceeded):
+			r.log.Debug("API request took too long", "path", path, "error", err)
+			apiErr = &APIError{
+				Status: http.StatusServiceUnavailable, Message: "no answer in time: the storage hangs, a report of the cluster is being stored, or too much is asked for",
+				Advice: "try again in some seconds; /status says whether the storage works",
+			}
 		default:
 			r.noteStorage(err)
 			r.log.Debug("API request failed", "path", path, "error", err)

@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -310,7 +311,10 @@ func (s *stream) serve(w http.ResponseWriter, req *http.Request) {
 
 // tell sends what has happened and tells whether to go on.
 func (s *stream) tell(req *http.Request) bool {
-	view, err := s.v.opts.Store.View(req.Context(), s.id)
+	// Reports of the cluster wait while it is read, so a storage that hangs must not take long here.
+	ctx, cancel := context.WithTimeout(req.Context(), readPatience)
+	defer cancel()
+	view, err := s.v.opts.Store.View(ctx, s.id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		_ = s.event("gone", "", ResetEvent{Cluster: s.id, Reason: "the cluster was forgotten"})
