@@ -103,6 +103,7 @@ type Elector struct {
 	storage  error // why the documents could not be read or written at last
 	since    time.Time
 	summary  Status // as of the last sweep
+	left     bool   // the storage holds elections that there is no room for
 }
 
 // cluster is one cluster's election. Its lock is a channel so that waiting for it ends with the caller's context.

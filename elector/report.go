@@ -78,14 +78,21 @@ func (e *Elector) isHolder(c *cluster, lease *Lease, agentID uint32, sourceIP, p
 	return err == nil && host == lease.Agent.CtrlIP
 }
 
-// Load reads all records, so that the elector knows its clusters before the first Sync.
+// Load reads all records, so that the elector knows its clusters before the first Sync. Of those that there is no room for
+// it knows nothing until they Sync and others are forgotten.
 func (e *Elector) Load(ctx context.Context) error {
 	docs, err := e.opts.Documents.Documents(ctx, documentKind)
 	if err != nil {
 		return fmt.Errorf("read the elections: %w", err)
 	}
+	left := 0
+	defer func() { e.noteLeft(left) }()
 	for _, d := range docs {
 		c, err := e.cluster(ctx, d.Key, true)
+		if errors.Is(err, ErrFull) {
+			left++
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -98,6 +105,20 @@ func (e *Elector) Load(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// noteLeft logs when elections begin and cease to be left out.
+func (e *Elector) noteLeft(n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case n > 0 && !e.left:
+		e.log.Error("the storage holds more elections than this server takes in", "left_out", n,
+			"advice", "raise limits.max_clusters of pseudo-server, or see who sends Syncs of so many clusters")
+	case n == 0 && e.left:
+		e.log.Info("all elections that the storage holds are known again")
+	}
+	e.left = n > 0
 }
 
 // sweepInterval is how often Run looks at all clusters.
