@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -286,6 +287,64 @@ func TestRetention(t *testing.T) {
 			t.Errorf("Run: got %v, want nil", err)
 		}
 	})
+}
+
+// TestRetentionAfterAbsence: a server, or its storage, that was away for longer than clusters are remembered first gives
+// their agents time to report.
+func TestRetentionAfterAbsence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		backend := &failing{Memory: store.NewMemory()}
+		save := func(s *store.Store, id string) {
+			t.Helper()
+			tx, err := s.Begin(ctx, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Close()
+			if err := tx.Save(ctx, 1, store.Touch{}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := store.New(backend, store.Options{})
+		save(before, "d-alive")
+		save(before, "d-gone")
+		time.Sleep(8 * 24 * time.Hour)
+		s := store.New(backend, store.Options{})
+		recv := receiver.New(receiver.Options{Store: s, Logger: slog.New(slog.DiscardHandler), Access: administrator()})
+		done := make(chan error, 1)
+		go func() { done <- recv.Run(ctx) }()
+		for range 2 {
+			time.Sleep(30 * time.Minute)
+			get(t, recv, http.MethodGet, "/clusters/d-alive", 200, nil)
+			save(s, "d-alive")
+			time.Sleep(2 * time.Hour)
+			get(t, recv, http.MethodGet, "/clusters/d-alive", 200, nil)
+			get(t, recv, http.MethodGet, "/clusters/d-gone", 404, nil)
+			backend.fails.Store(true)
+			time.Sleep(8 * 24 * time.Hour)
+			backend.fails.Store(false)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: got %v, want nil", err)
+		}
+	})
+}
+
+// failing is a storage that is away while fails is set.
+type failing struct {
+	*store.Memory
+
+	fails atomic.Bool
+}
+
+// Clusters implements store.Backend.
+func (f *failing) Clusters(ctx context.Context) ([]store.State, error) {
+	if f.fails.Load() {
+		return nil, store.ErrUnavailable
+	}
+	return f.Memory.Clusters(ctx)
 }
 
 // TestRateAndCapacity runs into the limits of rate, number of clusters and entries.

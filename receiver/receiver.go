@@ -102,6 +102,8 @@ type Receiver struct {
 	slots   chan struct{}
 	lenient map[string]bool
 	audit   *auditLog
+	// listening is since when reports can be stored; only Run uses it.
+	listening time.Time
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter
@@ -140,7 +142,7 @@ func New(opts Options) *Receiver {
 		slots:    make(chan struct{}, opts.Limits.MaxConcurrentRequests),
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{},
-		audit:    newAuditLog(opts.Audit, opts.Now),
+		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
 	}
 	for _, id := range opts.Lenient {
 		r.lenient[id] = true

@@ -85,6 +85,10 @@ func (r *Receiver) Run(ctx context.Context) error {
 	}
 }
 
+// listenFirst is how long this server has been able to store reports before it forgets a cluster: one that was not there
+// for days must not take its own absence for that of all agents.
+const listenFirst = time.Hour
+
 // sweep looks at every cluster once, or as far as the storage works.
 func (r *Receiver) sweep(ctx context.Context) {
 	var states []store.State
@@ -93,6 +97,7 @@ func (r *Receiver) sweep(ctx context.Context) {
 		return err
 	})
 	if err != nil {
+		r.listening = r.now()
 		return
 	}
 	r.measure(states)
@@ -126,7 +131,9 @@ func (r *Receiver) sweepCluster(ctx context.Context, id string) error {
 	if st.Revision == 0 {
 		return nil
 	}
-	if silent := r.now().Sub(st.LastReport); silent > r.opts.Retention.GoneAfter {
+	now := r.now()
+	listened := now.Sub(r.listening) >= min(listenFirst, r.opts.Retention.GoneAfter)
+	if silent := now.Sub(st.LastReport); listened && silent > r.opts.Retention.GoneAfter {
 		if err := tx.Forget(ctx); err != nil {
 			return err
 		}
