@@ -367,7 +367,7 @@ func (f *follower) read(ctx context.Context, c *apiclient.Client, cluster string
 
 func (f *follower) show(event string, data []byte) error {
 	if f.p.format == "json" {
-		_, err := fmt.Fprintf(f.p.out, `{"event":%q,"data":%s}`+"\n", event, data)
+		_, err := fmt.Fprintf(f.p.out, `{"event":%q,"data":%s}`+"\n", event, escaped(data))
 		return err //nolint:wrapcheck // of the terminal
 	}
 	switch event {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -90,7 +92,7 @@ func (p *printer) print(v any, t table) error {
 	switch p.format {
 	case "json":
 		if text, err = json.MarshalIndent(v, "", "  "); err == nil {
-			text = append(text, '\n')
+			text = append(escaped(text), '\n')
 		}
 	case "yaml":
 		text, err = yaml.Marshal(v)
@@ -118,6 +120,25 @@ func harmless(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// escaped writes what could control a terminal in the strings of a JSON text as \uXXXX, which is the same text to a program.
+func escaped(text []byte) []byte {
+	controls := func(r rune) bool { return unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Cf, r) }
+	if !bytes.ContainsFunc(text, controls) {
+		return text
+	}
+	var b bytes.Buffer
+	for _, r := range string(text) {
+		if !controls(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			_, _ = fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.Bytes()
 }
 
 // clean makes a text that a cluster chose harmless for a terminal.
