@@ -148,6 +148,7 @@ func corpus() []hostile {
 		{"metadata null", bad(json("*v1.Pod", `{"metadata":null}`)), in, []string{"rule metadata"}},
 		{"keys in other case", bad(json("*v1.Pod", `{"Metadata":{"UID":"u","Name":"n"}}`)), in, []string{"rule metadata"}},
 		{"control characters", bad(json("*v1.Pod", `{"metadata":{"uid":"u","name":"a\u0000b"}}`)), in, []string{"rule metadata"}},
+		{"control characters of eight bits", bad(json("*v1.Pod", `{"metadata":{"uid":"u","name":"a\u009b31m"}}`)), in, []string{"rule metadata"}},
 		{"endless name", bad(json("*v1.Pod", `{"metadata":{"uid":"u","name":"`+strings.Repeat("n", 5000)+`"}}`)), in, []string{"rule metadata"}},
 		{"twice", bad(json("*v1.Pod", okPod), json("*v1.Pod", okPod)), in, []string{"rule duplicate", "*v1.Pod n"}},
 		{"twice with other content", bad(json("*v1.Pod", okPod), json("*v1.Pod", `{"metadata":{"uid":"u","name":"m"}}`)), in, []string{"rule duplicate"}},

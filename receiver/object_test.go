@@ -120,3 +120,14 @@ func TestClusterID(t *testing.T) {
 		t.Errorf("got %q and %q for slices beyond %d, want the same first character", a, b, math.MaxInt64)
 	}
 }
+
+// TestCleanText: what a sender writes into its header reaches logs and screens without control characters.
+func TestCleanText(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain é\n\tx": "plain é\n\tx", "a\x1b[31mb\x7f": "a [31mb ", "a\u009b31m\u0085": "a 31m ", "a\xffb": "a\uFFFDb", "0123456789é": "0123456789 …",
+	} {
+		if got := cleanText(in, 11); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
@@ -109,7 +110,7 @@ func (r *Receiver) header(p *Peer, req *request) error {
 // cleanText makes a sender's text fit for every storage and screen: valid UTF-8, no control characters, bounded.
 func cleanText(s string, most int) string {
 	s = strings.Map(func(c rune) rune {
-		if c < ' ' && c != '\n' && c != '\t' || c == 0x7f {
+		if unicode.IsControl(c) && c != '\n' && c != '\t' {
 			return ' '
 		}
 		return c

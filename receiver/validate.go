@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/klauspost/compress/zlib"
@@ -289,7 +290,7 @@ func (d *decoder) makeEntry(i int, wireType string, o object) (*store.Entry, *re
 			return nil, invalid(ruleMetadata, "send the object with its metadata; deepflow-server would drop it silently",
 				"entry %d (%s): metadata.%s is missing", i, wireType, f.field)
 		}
-		if len(f.value) > maxNameLength || bytes.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
+		if len(f.value) > maxNameLength || bytes.ContainsFunc(f.value, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }) {
 			return nil, invalid(ruleMetadata, "send the object as the apiserver gives it",
 				"entry %d (%s): metadata.%s %q is longer than %d bytes or has control characters", i, wireType, f.field, clip(string(f.value)), maxNameLength)
 		}
