@@ -348,11 +348,15 @@ func (s *stream) tell(req *http.Request) bool {
 		s.seq = snap.Seq
 	}
 	now := StateEvent{Cluster: s.id, Version: latest.Version, LastReport: view.State.LastReport, ErrorMsg: view.State.ErrorMsg}
-	if now != s.told {
-		s.told = now
-		return s.event("cluster", "", now) == nil
+	if now == s.told {
+		return true
 	}
-	return true
+	s.told = now
+	id := ""
+	if latest.Seq != 0 {
+		id = strconv.FormatUint(latest.Version, 10) // all up to it has been told
+	}
+	return s.event("cluster", id, now) == nil
 }
 
 // version tells of one version.

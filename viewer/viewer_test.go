@@ -271,6 +271,29 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// TestStreamCanBeResumedAtOnce: a stream that breaks before the first new version goes on where it began, because each
+// event tells how far it is.
+func TestStreamCanBeResumedAtOnce(t *testing.T) {
+	r := newRig(t)
+	r.save(t, "d-one", 10, base()...)
+	first := r.stream(t, "/clusters/d-one/changes", "")
+	id := ""
+	for first.lines.Scan() && !strings.HasPrefix(first.lines.Text(), "data: ") {
+		if text, ok := strings.CutPrefix(first.lines.Text(), "id: "); ok {
+			id = text
+		}
+	}
+	if id != "10" {
+		t.Fatalf("the first event has the id %q, want 10", id)
+	}
+	first.close()
+	r.save(t, "d-one", 20, append(base(), "*v1.Pod", pod("p1", "a", "Job", "j", "j1", "x"))...)
+	var e viewer.VersionEvent
+	if r.stream(t, "/clusters/d-one/changes", id).next(t, "version", &e); e.Version != 20 {
+		t.Errorf("got %+v, want version 20, which came while nobody read", e)
+	}
+}
+
 // eventStream reads server-sent events.
 type eventStream struct {
 	lines *bufio.Scanner
