@@ -155,8 +155,9 @@ type PluginResult struct {
 
 // The bounds of a test.
 const (
-	testBatch    = 5000 // Pods asked about by one process
-	testOutcomes = 5000 // outcomes listed
+	testBatch    = 5000     // Pods asked about by one process
+	testBytes    = 64 << 20 // of JSON of those Pods
+	testOutcomes = 5000     // outcomes listed
 )
 
 // apiTestPlugin lists only the Pods to which the script does something.
@@ -177,7 +178,7 @@ func (v *Viewer) apiTestPlugin(req *http.Request) (any, error) {
 	}
 	out := &PluginResult{Cluster: view.State.ID, Version: view.State.Latest.Version, Result: plugin.Result{Outcomes: []plugin.Outcome{}}}
 	for first := true; first || len(pods) > 0 && out.Stopped == ""; first = false {
-		n := min(len(pods), testBatch)
+		n := portion(pods, testBatch, testBytes)
 		if err := v.testBatch(req.Context(), view.State.ID, test.Script, pods[:n], out); err != nil {
 			return nil, pluginError(err)
 		}
@@ -186,11 +187,23 @@ func (v *Viewer) apiTestPlugin(req *http.Request) (any, error) {
 	return out, nil
 }
 
+// portion returns how many entries, from the first on, are at most so many and not larger than size; one if there is any.
+func portion(entries []*store.Entry, most, size int) int {
+	n := 0
+	for n < min(most, len(entries)) {
+		if size -= int(entries[n].RawSize); size < 0 && n > 0 {
+			break
+		}
+		n++
+	}
+	return n
+}
+
 // testBatch adds what the script does to some Pods.
 func (v *Viewer) testBatch(ctx context.Context, id, script string, pods []*store.Entry, out *PluginResult) error {
 	metadata := make([][]byte, 0, len(pods))
 	for len(pods) > 0 {
-		n := min(len(pods), 200)
+		n := portion(pods, batchEntries, batchBytes)
 		changes, err := v.read(ctx, id, pods[:n])
 		if err != nil {
 			return err
