@@ -552,7 +552,11 @@ async function read(s) {
       }
     } catch (err) {
       if (signal.aborted) return;
-      if (err.status && err.status < 500) { byId("live").textContent = err.message; return; }
+      if (err.status && err.status < 500) {
+        byId("live").textContent = err.message;
+        if (stream === s) stream.id = null; // a token that is given now begins it anew
+        return;
+      }
     }
     byId("live").textContent = "connecting again …";
     await pause(2000, signal);
