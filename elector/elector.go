@@ -97,13 +97,14 @@ type Elector struct {
 	metrics  *metrics
 	instance string // tells connections to this process from those to others
 
-	mu       sync.Mutex
-	clusters map[string]*cluster
-	agents   int
-	storage  error // why the documents could not be read or written at last
-	since    time.Time
-	summary  Status // as of the last sweep
-	left     bool   // the storage holds elections that there is no room for
+	mu        sync.Mutex
+	clusters  map[string]*cluster
+	agents    int
+	storage   error   // why the documents could not be read or written at last
+	unwritten instant // when a decision could not be written at last, if none has been written since; 0: never
+	since     time.Time
+	summary   Status // as of the last sweep
+	left      bool   // the storage holds elections that there is no room for
 }
 
 // cluster is one cluster's election. Its lock is a channel so that waiting for it ends with the caller's context.
@@ -338,6 +339,7 @@ func (e *Elector) save(ctx context.Context, c *cluster, rec Record) error {
 		return fmt.Errorf("encode the election of cluster %s: %w", c.id, err)
 	}
 	revision, err := e.opts.Documents.PutDocument(ctx, documentKind, store.Document{Key: c.id, Value: value, Revision: c.revision})
+	e.noteWrite(err)
 	if err != nil {
 		// It may have been written all the same.
 		c.loaded = false
@@ -438,6 +440,18 @@ func (e *Elector) designations(c *cluster) []Designation {
 	return slices.Concat(configured, c.rec.Designations)
 }
 
+// noteWrite remembers whether decisions can be written, which a full disk hinders while it can still be read.
+func (e *Elector) noteWrite(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case err == nil:
+		e.unwritten = 0
+	case errors.Is(err, store.ErrUnavailable):
+		e.unwritten = max(e.opts.Elapsed(), 1)
+	}
+}
+
 // noteStorage logs when the storage begins to fail and when it works again.
 func (e *Elector) noteStorage(err error) {
 	if err != nil && !errors.Is(err, store.ErrUnavailable) {
@@ -446,6 +460,8 @@ func (e *Elector) noteStorage(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
+	case err == nil && e.storage != nil && e.unwritten > 0 && e.opts.Elapsed()-e.unwritten < 2*e.opts.SyncInterval:
+		// What works is reading; the agents whose decision could not be written try again.
 	case err == nil && e.storage != nil:
 		e.log.Info("the elector's storage works again", "failed_for", e.opts.Now().Sub(e.since).Round(time.Second))
 		e.storage, e.since = nil, time.Time{}
