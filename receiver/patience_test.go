@@ -6,9 +6,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pseudo-agent/pseudo-agent/receiver"
 	"github.com/pseudo-agent/pseudo-agent/store"
@@ -45,5 +49,17 @@ func TestAPIGivesUp(t *testing.T) {
 				t.Errorf("GET %s: got %d %+v after %s, want 503 with advice within 15 s", path, answer.Code, body, took)
 			}
 		})
+	}
+}
+
+// TestReportGivesUp: a sender whose report waits for a database that does not answer is told so, and not to look at the
+// network.
+func TestReportGivesUp(t *testing.T) {
+	r := newRig(t, receiver.Options{
+		Store: store.New(mute{store.NewMemory()}, store.Options{}), Limits: receiver.Limits{RequestTimeout: 300 * time.Millisecond},
+	})
+	_, err := r.agent.KubernetesAPISync(context.Background(), report(1, 1, versionEntry(t)))
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "storage") {
+		t.Errorf("got %v, want DEADLINE_EXCEEDED that names the storage", err)
 	}
 }

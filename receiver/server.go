@@ -121,17 +121,17 @@ func (r *Receiver) receiveError(err error) error {
 			advice: "report fewer types or raise limits.max_message_size of pseudo-server",
 		}
 	case codes.DeadlineExceeded:
-		return r.timeout("the request was not received")
+		return r.timeout("the request was not received", "look at the network between sender and server")
 	default:
 		return err
 	}
 }
 
-func (r *Receiver) timeout(what string) *refusal {
+func (r *Receiver) timeout(what, advice string) *refusal {
 	return &refusal{
 		code: codes.DeadlineExceeded, rule: ruleTimeout,
 		what:   fmt.Sprintf("%s within %s", what, r.opts.Limits.RequestTimeout),
-		advice: "look at the network between sender and server, or raise limits.request_timeout of pseudo-server",
+		advice: advice + ", or raise limits.request_timeout of pseudo-server",
 	}
 }
 
@@ -187,8 +187,9 @@ func (r *Receiver) refuse(p *Peer, err error) error {
 		r.audit.refused(p, ref)
 		return ref
 	case errors.Is(err, context.DeadlineExceeded):
-		ref = r.timeout("the request was not answered")
+		ref = r.timeout("the request was not answered", "send it again later; see whether the storage of pseudo-server hangs (/status)")
 		r.metrics.refusals.WithLabelValues(string(ref.rule)).Inc()
+		r.audit.refused(p, ref)
 		return ref
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, "the client gave up")
