@@ -8,6 +8,7 @@
 package elector
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -113,6 +114,7 @@ type cluster struct {
 	id   string
 	election
 	revision uint64
+	value    []byte // of the document; in a database that lost its last writes revisions come again
 	loaded   bool
 	lastSync instant
 	// unfulfilledSince is when a candidate was last seen to fulfil a designation, if there is one.
@@ -318,7 +320,7 @@ func (e *Elector) load(ctx context.Context, c *cluster) error {
 // take adopts a document. A lease that this process sees for the first time is as good as new: when it was renewed last
 // is told by clocks that nobody can vouch for.
 func (e *Elector) take(c *cluster, d store.Document) error {
-	if c.loaded && c.revision == d.Revision {
+	if c.loaded && c.revision == d.Revision && bytes.Equal(c.value, d.Value) {
 		return nil
 	}
 	var rec Record
@@ -327,7 +329,7 @@ func (e *Elector) take(c *cluster, d store.Document) error {
 			return fmt.Errorf("the stored election of cluster %s is damaged: %w", c.id, err)
 		}
 	}
-	c.revision, c.loaded = d.Revision, true
+	c.revision, c.value, c.loaded = d.Revision, d.Value, true
 	c.adopt(e.opts.Elapsed(), rec)
 	return nil
 }
@@ -345,7 +347,7 @@ func (e *Elector) save(ctx context.Context, c *cluster, rec Record) error {
 		c.loaded = false
 		return fmt.Errorf("write the election of cluster %s: %w", c.id, err)
 	}
-	c.revision = revision
+	c.revision, c.value = revision, value
 	c.adopt(e.opts.Elapsed(), rec)
 	return nil
 }
