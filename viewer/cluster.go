@@ -36,8 +36,7 @@ const readers = 1 << 30
 // published is what is known of a finished inventory while the next one is being made, which may take long: who looks at
 // it waits for nobody.
 type published struct {
-	born    string // as store.State
-	seq     uint64 // of the version
+	version version
 	asked   uint64 // as cluster.asked
 	summary inventory.Summary
 }
@@ -48,13 +47,24 @@ func (c *cluster) publish() {
 		c.made.Store(nil)
 		return
 	}
-	c.made.Store(&published{born: c.state.Born, seq: c.state.Latest.Seq, asked: c.asked, summary: c.inv.Summary()})
+	c.made.Store(&published{version: versionOf(c.state), asked: c.asked, summary: c.inv.Summary()})
 }
 
-// isAt tells whether the inventory is that of a snapshot.
-func (c *cluster) isAt(born string, seq uint64) bool {
+// version identifies the content of a cluster.
+type version struct {
+	born     string // as store.State
+	seq      uint64
+	received int64 // in nanoseconds; in a database that lost its last versions their numbers come again
+}
+
+func versionOf(st store.State) version {
+	return version{born: st.Born, seq: st.Latest.Seq, received: st.Latest.ReceivedAt.UnixNano()}
+}
+
+// isAt tells whether the inventory is that of the latest version.
+func (c *cluster) isAt(st store.State) bool {
 	p := c.made.Load()
-	return p != nil && p.born == born && p.seq == seq
+	return p != nil && p.version == versionOf(st)
 }
 
 // hasAsked tells whether the plugins have been asked since their answers changed last.
@@ -79,7 +89,7 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 	if err != nil {
 		return err
 	}
-	if view.State.Latest.Seq == 0 || c.isAt(view.State.Born, view.State.Latest.Seq) {
+	if view.State.Latest.Seq == 0 || c.isAt(view.State) {
 		return nil
 	}
 	begun := time.Now()

@@ -98,8 +98,7 @@ type page struct {
 // listing is the list that was asked for last. To make that of 100,000 Pods takes a second, and it is read in 20 pages.
 type listing struct {
 	cluster *cluster
-	born    string // as store.State
-	seq     uint64 // of the version
+	version version
 	asked   uint64 // as cluster.asked
 	query   string // without what tells the page
 	rows    []row
@@ -112,11 +111,11 @@ const keepListing = 10 * time.Second
 // listed returns the rows of a list in order, made by collect unless they are those that were asked for last. The caller
 // reads the cluster.
 func (v *Viewer) listed(c *cluster, query string, collect func() []row) []row {
-	wanted := listing{cluster: c, born: c.state.Born, seq: c.state.Latest.Seq, asked: c.asked, query: query}
+	wanted := listing{cluster: c, version: versionOf(c.state), asked: c.asked, query: query}
 	v.mu.Lock()
 	last := v.last
 	v.mu.Unlock()
-	if last != nil && last.cluster == c && last.born == wanted.born && last.seq == wanted.seq && last.asked == wanted.asked && last.query == query {
+	if last != nil && last.cluster == c && last.version == wanted.version && last.asked == wanted.asked && last.query == query {
 		wanted.rows = last.rows
 	} else {
 		wanted.rows = collect()
@@ -198,7 +197,7 @@ func (v *Viewer) upToDate(ctx context.Context, id string, f func(c *cluster) err
 		return &receiver.APIError{Status: http.StatusNotFound, Message: fmt.Sprintf("cluster %s has not reported any objects yet", id)}
 	}
 	c := v.cluster(id)
-	if !c.isAt(view.State.Born, view.State.Latest.Seq) || !c.hasAsked(v.answers.Load()) {
+	if !c.isAt(view.State) || !c.hasAsked(v.answers.Load()) {
 		if err := v.refresh(ctx, c); err != nil {
 			return err
 		}

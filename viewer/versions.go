@@ -324,7 +324,9 @@ func (s *stream) tell(req *http.Request) bool {
 		return req.Context().Err() == nil
 	}
 	latest := view.State.Latest
-	if s.reset || view.State.Born != s.born || len(view.Snapshots) > 0 && s.seq != 0 && s.seq < view.Snapshots[0].Seq {
+	// A database that lost its last versions is behind.
+	behind := latest.Seq < s.seq
+	if s.reset || behind || view.State.Born != s.born || len(view.Snapshots) > 0 && s.seq != 0 && s.seq < view.Snapshots[0].Seq {
 		reason := "the version is not stored any more"
 		if view.State.Born != s.born {
 			reason = "the cluster was forgotten and reported anew"

@@ -141,7 +141,7 @@ func (v *Viewer) follow(ctx context.Context) {
 		if seen := (mark{st.Born, st.Revision}); c.seen != seen {
 			c.seen, news = seen, true
 		}
-		if !c.isAt(st.Born, st.Latest.Seq) {
+		if !c.isAt(st) {
 			v.note(ctx, v.catchUp(ctx, c, v.opts.Beat))
 		}
 	}
