@@ -151,13 +151,18 @@ func paged(rows []row, token string, limit int) (page, error) {
 		if err != nil {
 			return p, bad("continue is %q, which no answer contained", clip(token))
 		}
-		at, found := slices.BinarySearchFunc(rows, after, func(r row, key []string) int { return slices.Compare(r.key, key) })
-		from = at
-		if found {
-			from++
-		}
+		from, _ = slices.BinarySearchFunc(rows, after, func(r row, key []string) int {
+			if slices.Compare(r.key, key) > 0 {
+				return 1
+			}
+			return -1
+		})
 	}
 	to := min(from+limit, len(rows))
+	// Rows of one key, such as objects of two types with the same uid, are on one page: the token cannot tell them apart.
+	for to > from && to < len(rows) && slices.Equal(rows[to].key, rows[to-1].key) {
+		to++
+	}
 	for _, r := range rows[from:to] {
 		p.items = append(p.items, r.value)
 	}

@@ -236,6 +236,37 @@ func TestInventory(t *testing.T) {
 	})
 }
 
+// TestPagesEnd reads, page by page, workloads that have namespace, name and uid in common: each comes once.
+func TestPagesEnd(t *testing.T) {
+	r := newRig(t)
+	report := []string{"*version.Info", `{"gitVersion":"v1.36.0"}`, "*v1.Namespace", `{"metadata":{"uid":"n","name":"ns"}}`}
+	types := []string{"*v1.Deployment", "*v1.StatefulSet", "*v1.DaemonSet"}
+	for _, wire := range types {
+		report = append(report, wire, `{"metadata":{"uid":"u","name":"w","namespace":"ns"}}`)
+	}
+	r.save(t, "d-one", 1, report...)
+	for _, limit := range []string{"1", "2", "3"} {
+		seen := map[string]int{}
+		token := ""
+		for range 10 {
+			var page struct {
+				Items    []struct{ Type string }
+				Continue string
+			}
+			r.call(t, http.MethodGet, "/clusters/d-one/inventory/workloads?limit="+limit+"&continue="+token, "", 200, &page)
+			for _, item := range page.Items {
+				seen[item.Type]++
+			}
+			if token = page.Continue; token == "" {
+				break
+			}
+		}
+		if token != "" || len(seen) != len(types) || seen["Deployment"] != 1 {
+			t.Errorf("limit %s: got %v and it goes on at %q, want each of %v once and the end", limit, seen, token, types)
+		}
+	}
+}
+
 // TestStream reads changes as they come, and after a version.
 func TestStream(t *testing.T) {
 	r := newRig(t)
