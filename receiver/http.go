@@ -160,6 +160,9 @@ func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) 
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if code == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", "5")
+	}
 	w.WriteHeader(code)
 	// Whoever went away gets nothing; there is nobody left to tell.
 	_, _ = w.Write(append(body, '\n'))

@@ -45,8 +45,9 @@ func TestAPIGivesUp(t *testing.T) {
 			if err := json.Unmarshal(answer.Body.Bytes(), &body); err != nil {
 				t.Fatal(err)
 			}
-			if took := time.Since(begun); answer.Code != http.StatusServiceUnavailable || took > 15*time.Second || body.Message == "" || body.Advice == "" {
-				t.Errorf("GET %s: got %d %+v after %s, want 503 with advice within 15 s", path, answer.Code, body, took)
+			if took := time.Since(begun); answer.Code != http.StatusServiceUnavailable || took > 15*time.Second || body.Message == "" || body.Advice == "" ||
+				answer.Header().Get("Retry-After") == "" {
+				t.Errorf("GET %s: got %d %+v after %s, want 503 with Retry-After and advice within 15 s", path, answer.Code, body, took)
 			}
 		})
 	}
