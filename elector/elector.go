@@ -383,9 +383,9 @@ func (e *Elector) decide(ctx context.Context, c *cluster, s syncing) (decision, 
 			}
 		}
 		e.tell(c, a, before, d)
-		// Only what is answered without an error can be heard.
+		// Only what is answered without an error, to somebody who still waits, can be heard.
 		a.stoppedOn = ""
-		if d.stopping {
+		if d.stopping && ctx.Err() == nil {
 			a.stoppedOn = s.conn
 		}
 		return d, a.id, nil
