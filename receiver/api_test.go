@@ -160,6 +160,8 @@ func TestLenient(t *testing.T) {
 		{[]*agent.KubernetesAPIInfo{entry(t, "*v1.Pod", `{"kind":"PodList","items":[`+b+`]}`)}, "b"},
 		{[]*agent.KubernetesAPIInfo{entry(t, "*v1.Pod", `{"kind":"PodList","items":[]}`)}, ""},
 		{[]*agent.KubernetesAPIInfo{entry(t, "*v1.Pod", a), entry(t, "*v1.Pod", "["+a+"]")}, "a"},
+		// The last one of a uid wins, as with deepflow-server, wherever it stands.
+		{[]*agent.KubernetesAPIInfo{entry(t, "*v1.Pod", "["+a+"]"), entry(t, "*v1.Pod", strings.ReplaceAll(a, `"name":"a"`, `"name":"last"`))}, "last"},
 	} {
 		if err := send(uint64(i+1), c.entries...); err != nil {
 			t.Errorf("report %d: %v", i+1, err)

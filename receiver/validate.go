@@ -7,7 +7,6 @@ import (
 	"io"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,7 +64,7 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 	var mu sync.Mutex
 	first := len(raw)
 	var firstErr error
-	var more []store.Incoming
+	splits := map[int][]store.Incoming{}
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(runtime.GOMAXPROCS(0), (len(raw)+chunk-1)/chunk) {
 		g.Go(func() error {
@@ -89,7 +88,7 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 					}
 					if found.split != nil {
 						mu.Lock()
-						more = append(more, found.split...)
+						splits[i] = found.split
 						mu.Unlock()
 					}
 					all[i] = found.one
@@ -104,11 +103,23 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 	if firstErr != nil {
 		return nil, firstErr
 	}
-	if v.lenient {
-		passed := slices.DeleteFunc(all, func(in store.Incoming) bool { return in.Known == nil && in.Entry == nil })
-		all = append(passed, more...)
+	if len(splits) > 0 {
+		all = inPlace(all, splits)
 	}
 	return v.whole(all)
+}
+
+// inPlace puts the objects of arrays and Lists where these stood, so that the same request is always the same report.
+func inPlace(all []store.Incoming, splits map[int][]store.Incoming) []store.Incoming {
+	var out []store.Incoming
+	for i, in := range all {
+		if split, ok := splits[i]; ok {
+			out = append(out, split...)
+		} else {
+			out = append(out, in)
+		}
+	}
+	return out
 }
 
 // found is what one entry holds: an object, or the objects of an array or List.
