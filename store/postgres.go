@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -51,6 +52,10 @@ func OpenPostgres(ctx context.Context, dsn string, maxConnections int) (*Postgre
 	cfg.ConnConfig.RuntimeParams["application_name"] = "pseudo-server"
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	if cfg.ConnConfig.ValidateConnect == nil { // the connection string says nothing else
+		// A standby would answer what it has, which may be old.
+		cfg.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {

@@ -100,3 +100,17 @@ func TestMutePostgres(t *testing.T) {
 		}
 	}
 }
+
+// TestReadOnlyPostgres: a server that cannot be written to, such as a standby that the address led to, is not read from
+// either: what it has may be old.
+func TestReadOnlyPostgres(t *testing.T) {
+	server := pgtest.Start(t, "fsync = off", "default_transaction_read_only = on")
+	p, err := store.OpenPostgres(t.Context(), server.DSN(), 2)
+	if err == nil {
+		_ = p.Close()
+		t.Fatal("got no error, want the server refused")
+	}
+	if !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+}
