@@ -124,6 +124,10 @@ func (e *Elector) noteLeft(n int) {
 // sweepInterval is how often Run looks at all clusters.
 const sweepInterval = 5 * time.Second
 
+// sweepPatience is how long Run waits for one answer of the storage. The Syncs of a cluster wait meanwhile, and agents for
+// them not longer than half a minute; only some hundred bytes are read.
+const sweepPatience = 10 * time.Second
+
 // Run notices what happens without a Sync: silent agents, clusters without a candidate. It ends with the context.
 func (e *Elector) Run(ctx context.Context) error {
 	ticker := time.NewTicker(sweepInterval)
@@ -163,7 +167,7 @@ func (e *Elector) sweep(ctx context.Context) {
 // step does one step of Run's loop.
 func (e *Elector) step(ctx context.Context, do func(context.Context) error) error {
 	e.opts.Beat()
-	patient, cancel := store.Patiently(ctx)
+	patient, cancel := context.WithTimeoutCause(ctx, sweepPatience, fmt.Errorf("%w: no answer within %s", store.ErrUnavailable, sweepPatience))
 	defer cancel()
 	err := do(patient)
 	if ctx.Err() == nil {
