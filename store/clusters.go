@@ -207,7 +207,7 @@ func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
 	if old != nil && !s.backend.Shared() {
 		return nil
 	}
-	state, err := s.backend.State(ctx, id)
+	state, err := s.state(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		c.view.Store(nil)
 		c.known = nil
@@ -230,6 +230,16 @@ func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
 		return s.load(ctx, id, c, old)
 	}
 	return s.load(ctx, id, c, &View{})
+}
+
+// statePatience is how long the state of a cluster is waited for. Everybody else who wants the cluster waits meanwhile, and
+// a connection to a database may be dead without this end knowing it.
+const statePatience = 10 * time.Second
+
+func (s *Store) state(ctx context.Context, id string) (State, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, statePatience, fmt.Errorf("%w: no answer within %s", ErrUnavailable, statePatience))
+	defer cancel()
+	return s.backend.State(ctx, id)
 }
 
 // load reads what changed after the view old.
