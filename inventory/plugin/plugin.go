@@ -56,6 +56,7 @@ type Limits struct {
 	Instructions int           // of one call, which includes loading the script; default 2,000,000
 	Memory       int64         // heap of the script's process in bytes; default 64 MiB, at least 8 MiB
 	CallTime     time.Duration // wall clock of one call, for what instructions do not count; default 5 s. A busy machine needs some seconds.
+	Overtime     time.Duration // wall clock of all calls together, beyond 50 ms each; default 1 min. An inventory waits for every Pod's call.
 	ScriptBytes  int           // default 256 KiB
 	Plugins      int           // number of plugins; default 32
 	Failures     int           // failed calls in a row that stop a plugin; default 10
@@ -66,6 +67,7 @@ func (l Limits) withDefaults() Limits {
 	l.Instructions = cmp.Or(l.Instructions, 2_000_000)
 	l.Memory = max(cmp.Or(l.Memory, 64<<20), 8<<20)
 	l.CallTime = cmp.Or(l.CallTime, 5*time.Second)
+	l.Overtime = cmp.Or(l.Overtime, time.Minute)
 	l.ScriptBytes = cmp.Or(l.ScriptBytes, 256<<10)
 	l.Plugins = cmp.Or(l.Plugins, 32)
 	l.Failures = cmp.Or(l.Failures, 10)
@@ -137,8 +139,9 @@ type Registry struct {
 type runner struct {
 	plugin Plugin
 
-	calling sync.Mutex // held during a call
-	process *process
+	calling  sync.Mutex // held during a call
+	process  *process
+	overtime time.Duration // as Limits.Overtime, what has been taken
 
 	mu      sync.Mutex
 	status  Status
@@ -395,6 +398,9 @@ func (r *Registry) Map(metadata []byte) (inventory.Mapping, bool) {
 	return answer, answer.Name != ""
 }
 
+// fairTime is what a call may take, on a busy machine too, without being overtime.
+const fairTime = 50 * time.Millisecond
+
 // ask asks one plugin about one Pod.
 func (r *Registry) ask(x *runner, metadata []byte) (typ, name string) {
 	x.calling.Lock()
@@ -405,10 +411,15 @@ func (r *Registry) ask(x *runner, metadata []byte) (typ, name string) {
 	if idle {
 		return "", ""
 	}
+	begun := time.Now()
 	typ, name, failure := r.consult(x, metadata)
 	if failure != nil && failure.died {
 		// Not the script ended it, perhaps the kernel for want of memory. Once more, then it counts.
 		typ, name, failure = r.consult(x, metadata)
+	}
+	if x.overtime = max(0, x.overtime+time.Since(begun)-fairTime); failure == nil && x.overtime > r.limits.Overtime {
+		failure = &scriptError{Limit: true, Message: fmt.Sprintf(
+			"%s: its calls took %s more than %s each, does it search long texts?", x.plugin.Name, x.overtime.Round(time.Millisecond), fairTime)}
 	}
 	if failure != nil {
 		r.failed(x, failure)

@@ -466,6 +466,7 @@ func TestDocument(t *testing.T) {
 		fmt.Sprintf("| instructions of one call, loading included | %d |", l.Instructions),
 		fmt.Sprintf("| heap of the script's process | %d MiB |", l.Memory>>20),
 		fmt.Sprintf("| wall clock of one call | %s |", l.CallTime),
+		fmt.Sprintf("| wall clock of all calls together, beyond 50 ms each | %s |", l.Overtime),
 		fmt.Sprintf("| size of a script | %d KiB |", l.ScriptBytes>>10),
 		fmt.Sprintf("| number of plugins | %d |", l.Plugins),
 		fmt.Sprintf("| failed calls in a row | %d |", l.Failures),
