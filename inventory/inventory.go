@@ -67,7 +67,7 @@ type Inventory struct {
 
 	hosts      map[netip.Addr]*host
 	nodes      []*node
-	addresses  map[netip.Addr]*pod // the head of the chain of Pods, the winner first
+	addresses  map[netip.Addr]*pod // the head of the chain of Pods, which is the winner
 	identities map[string][]*pod   // kept Pods with generateName
 	collisions int
 	networks   networks
@@ -97,6 +97,7 @@ type queues struct {
 	services    []*service
 	ingresses   []*ingress
 	pods        []*pod
+	addresses   []netip.Addr // whose winner went, some of them more than once
 	nodes       bool
 }
 
@@ -301,6 +302,9 @@ func (inv *Inventory) settle() {
 	inv.settleFamily()
 	drain(&q.ingresses, inv.settleIngress)
 	drain(&q.pods, inv.settlePod)
+	slices.SortFunc(q.addresses, netip.Addr.Compare)
+	q.addresses = slices.Compact(q.addresses)
+	drain(&q.addresses, inv.settleAddress)
 	if q.nodes {
 		q.nodes = false
 		inv.settleNodes()

@@ -101,10 +101,9 @@ type share struct {
 }
 
 func (inv *Inventory) share(addr netip.Addr) share {
-	head := inv.addresses[addr]
 	n := 0
-	for p := head; p != nil; p = p.next {
-		n++
+	if head := inv.addresses[addr]; head != nil {
+		n = head.sharers
 	}
 	switch {
 	case n == 0:

@@ -178,37 +178,73 @@ func (inv *Inventory) release(p *pod) {
 	p.kept, p.target, p.replicaSet = false, nil, nil
 }
 
-// chain adds a Pod to those that have its address, which are kept with the winner first: the server lets the last
-// entry win.
+// chain adds a Pod to those that have its address. The first of them is the winner: the server lets the last entry win.
 func (inv *Inventory) chain(p *pod) {
 	head := inv.addresses[p.ip]
-	if head == nil || comparePods(p, head) > 0 {
-		p.next = head
+	if head == nil {
+		p.sharers = 1
 		inv.addresses[p.ip] = p
 		return
 	}
-	for head.next != nil && comparePods(p, head.next) < 0 {
-		head = head.next
-	}
-	p.next, head.next = head.next, p
-}
-
-// unchain undoes chain.
-func (inv *Inventory) unchain(p *pod) {
-	head := inv.addresses[p.ip]
-	if head == p {
-		if p.next == nil {
-			delete(inv.addresses, p.ip)
-		} else {
-			inv.addresses[p.ip] = p.next
-		}
-		p.next = nil
+	if comparePods(p, head) > 0 {
+		p.next, head.prev = head, p
+		p.sharers, head.sharers = head.sharers+1, 0
+		inv.addresses[p.ip] = p
 		return
 	}
-	for head.next != p {
-		head = head.next
+	head.sharers++
+	if p.next = head.next; p.next != nil {
+		p.next.prev = p
 	}
-	head.next, p.next = p.next, nil
+	p.prev, head.next = head, p
+}
+
+// unchain undoes chain. If the winner goes, the next one is found when everything else is settled: of many that have one
+// address many may go at once.
+func (inv *Inventory) unchain(p *pod) {
+	head := inv.addresses[p.ip]
+	if p.next != nil {
+		p.next.prev = p.prev
+	}
+	switch {
+	case p.prev != nil:
+		p.prev.next = p.next
+		head.sharers--
+	case p.next == nil:
+		delete(inv.addresses, p.ip)
+	default:
+		p.next.sharers = p.sharers - 1
+		inv.addresses[p.ip] = p.next
+		inv.queue.addresses = append(inv.queue.addresses, p.ip)
+	}
+	p.next, p.prev, p.sharers = nil, nil, 0
+}
+
+// settleAddress puts the winner first among those that have an address.
+func (inv *Inventory) settleAddress(addr netip.Addr) {
+	head := inv.addresses[addr]
+	best := head
+	for p := head; p != nil; p = p.next {
+		if comparePods(p, best) > 0 {
+			best = p
+		}
+	}
+	if best == head {
+		return
+	}
+	unlink(best)
+	best.next, head.prev = head, best
+	best.sharers, head.sharers = head.sharers, 0
+	inv.addresses[addr] = best
+}
+
+// unlink takes a Pod that is not the first out of its chain.
+func unlink(p *pod) {
+	p.prev.next = p.next
+	if p.next != nil {
+		p.next.prev = p.prev
+	}
+	p.prev, p.next = nil, nil
 }
 
 func (inv *Inventory) hostOf(addr netip.Addr) *host {

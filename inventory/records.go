@@ -208,7 +208,8 @@ type pod struct {
 	target     *group
 	replicaSet *replicaSet
 
-	next        *pod // the next Pod with the same address
+	next, prev  *pod // the other Pods with the same address, the winner is the first
+	sharers     int  // of the first one: how many they are
 	owner       *ownerRec
 	inNamespace int // its place in namespaceRec.pods
 	ofOwner     int // its place in ownerRec.pods
