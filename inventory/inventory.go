@@ -438,6 +438,7 @@ func (inv *Inventory) keepConfigMap(c *configMap, keep bool) {
 	}
 	c.kept = keep
 	key := nameKey{c.ns.name, c.name}
+	before := len(inv.configMaps[key])
 	if keep {
 		inv.counts.configMaps++
 		inv.configMaps[key] = insertSorted(inv.configMaps[key], c, func(a, b *configMap) int { return compareObjects(&a.object, &b.object) })
@@ -447,6 +448,9 @@ func (inv *Inventory) keepConfigMap(c *configMap, keep bool) {
 		if len(inv.configMaps[key]) == 0 {
 			delete(inv.configMaps, key)
 		}
+	}
+	if now := len(inv.configMaps[key]); (before == 0) == (now == 0) {
+		return // a link is one to the name, however many there are of it
 	}
 	for g := range inv.links[key] {
 		inv.relink(g)

@@ -265,11 +265,15 @@ func (inv *Inventory) dropHost(h *host) {
 // podService is the Service that the server shows for the Pods of a group: the first by uid among those that have a
 // port.
 func podService(g *group) *service {
+	if shown := g.shown.Load(); shown != nil {
+		return shown
+	}
 	var first *service
 	for s := range g.services {
 		if first == nil || s.uid < first.uid || s.uid == first.uid && compareServices(s, first) < 0 {
 			first = s
 		}
 	}
+	g.shown.Store(first)
 	return first
 }

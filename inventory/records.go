@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"unique"
 )
 
@@ -153,6 +154,7 @@ type group struct {
 	labels   []*labelRec
 	links    []string // names of the reported ConfigMaps
 	services map[*service]struct{}
+	shown    atomic.Pointer[service] // what podService found, until services changes
 	pods     int
 	owner    *object // whose mask tells of the ConfigMaps; nil for groups made of Pods
 }
@@ -273,6 +275,7 @@ type service struct {
 	groups    []*group
 	bound     []boundPort
 	ingresses map[*ingress]struct{}
+	shown     atomic.Pointer[ingress] // what ingressOf found, until ingresses changes
 	queued    bool
 }
 

@@ -75,6 +75,7 @@ func (inv *Inventory) unbind(s *service) {
 	}
 	for _, g := range s.groups {
 		delete(g.services, s)
+		g.shown.Store(nil)
 	}
 	if len(s.bound) > 0 {
 		key := nameKey{s.ns.name, s.name}
@@ -126,6 +127,7 @@ func (inv *Inventory) settleService(s *service) {
 	}
 	for _, g := range groups {
 		g.services[s] = struct{}{}
+		g.shown.Store(nil)
 	}
 	key := nameKey{s.ns.name, s.name}
 	inv.services[key] = insertSorted(inv.services[key], s, compareServices)
@@ -323,6 +325,7 @@ func (inv *Inventory) unresolve(i *ingress) {
 	inv.counts.backends -= i.backends
 	for s := range i.referred {
 		delete(s.ingresses, i)
+		s.shown.Store(nil)
 		if len(s.ingresses) < 2 {
 			delete(inv.contested, s)
 		}
@@ -435,6 +438,7 @@ func (inv *Inventory) refer(i *ingress, name string, m *mask) *service {
 	s := list[len(list)-1]
 	i.referred[s] = struct{}{}
 	s.ingresses[i] = struct{}{}
+	s.shown.Store(nil)
 	if len(s.ingresses) > 1 {
 		inv.contested[s] = struct{}{}
 	}
@@ -443,12 +447,16 @@ func (inv *Inventory) refer(i *ingress, name string, m *mask) *service {
 
 // ingressOf is the Ingress that the Service shows: the first one.
 func (s *service) ingressOf() *ingress {
+	if shown := s.shown.Load(); shown != nil {
+		return shown
+	}
 	var first *ingress
 	for i := range s.ingresses {
 		if first == nil || compareIngresses(i, first) < 0 {
 			first = i
 		}
 	}
+	s.shown.Store(first)
 	return first
 }
 
