@@ -62,6 +62,7 @@ type Inventory struct {
 	services   map[nameKey][]*service          // kept, with ports, in canonical order
 	referrers  map[nameKey]map[*ingress]struct{}
 	contested  map[*service]struct{} // Services of several Ingresses
+	refused    map[*service]struct{} // Services that are too many to be bound
 	families   [3]int
 	family     int // the Ingress family that is read
 
@@ -85,6 +86,7 @@ type totals struct {
 	pods, replicaSets, services, servicePorts, groupPorts, clusterIPs int
 	ingresses, rules, backends, configMaps, links, groups             int
 	noNode, nodeAddress, taken, addressed                             int
+	bindings                                                          int // of Services to workloads
 }
 
 // queues hold what the running Apply has to look at again, in the order in which it is done.
@@ -117,6 +119,7 @@ func New(options Options) *Inventory {
 		services:   map[nameKey][]*service{},
 		referrers:  map[nameKey]map[*ingress]struct{}{},
 		contested:  map[*service]struct{}{},
+		refused:    map[*service]struct{}{},
 		hosts:      map[netip.Addr]*host{},
 		addresses:  map[netip.Addr]*pod{},
 		identities: map[string][]*pod{},
@@ -299,6 +302,12 @@ func (inv *Inventory) settle() {
 	drain(&q.owners, inv.settleSynthetic)
 	drain(&q.replicaSets, inv.settleReplicaSet)
 	drain(&q.services, inv.settleService)
+	if inv.counts.bindings < MaxBindings/2 {
+		for s := range inv.refused {
+			inv.queueService(s)
+		}
+		drain(&q.services, inv.settleService)
+	}
 	inv.settleFamily()
 	drain(&q.ingresses, inv.settleIngress)
 	drain(&q.pods, inv.settlePod)

@@ -49,6 +49,7 @@ const (
 	ServiceType        Reason = "ServiceType"
 	ServicePorts       Reason = "ServicePorts"
 	ServiceNoWorkload  Reason = "ServiceNoWorkload"
+	ServiceTooMany     Reason = "ServiceTooMany"
 	IngressNotRead     Reason = "IngressNotRead"
 
 	UIDTwice            Reason = "UIDTwice"
@@ -119,6 +120,7 @@ var catalogue = []ReasonInfo{
 	{ServiceType, ScopeObject, "The Service's type is none of ClusterIP, NodePort and LoadBalancer.", "Nothing for ExternalName: the server does not show it."},
 	{ServicePorts, ScopeObject, "The Service has no ports.", "Give the Service the ports that its Pods serve."},
 	{ServiceNoWorkload, ScopeObject, "No reported workload has all labels of the Service's selector.", "Compare the selector with the labels of the workload's template; report the workload with its template."},
+	{ServiceTooMany, ScopeObject, "The cluster's Services select more workloads than pseudo-server follows; deepflow-server has no such limit.", "Let Services select fewer workloads; 2,000,000 relations of a cluster are followed."},
 	{IngressNotRead, ScopeObject, "Entries of another Ingress family shadow this one: *v1.Route is read only if there is no *v1.Ingress, *v1beta1.Ingress only if there is neither.", "Send everything as *v1.Ingress."},
 
 	{UIDTwice, ScopeRelation, "Another entry of the same type has the same uid; the server's database keeps one of them.", "Send every object once, under one type."},

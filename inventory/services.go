@@ -54,6 +54,7 @@ func (s *service) watched() []*labelRec {
 
 func (inv *Inventory) removeService(s *service) {
 	inv.unbind(s)
+	delete(inv.refused, s)
 	for _, l := range s.watched() {
 		delete(l.services, s)
 		inv.dropLabelRec(l)
@@ -68,6 +69,7 @@ func (inv *Inventory) unbind(s *service) {
 	}
 	s.kept = false
 	inv.counts.services--
+	inv.counts.bindings -= len(s.groups)
 	inv.counts.servicePorts -= len(s.bound)
 	inv.counts.groupPorts -= len(s.bound) * len(s.groups)
 	if s.clusterIP != "" {
@@ -99,6 +101,7 @@ func (inv *Inventory) settleService(s *service) {
 	if s.dead {
 		return
 	}
+	delete(inv.refused, s)
 	groups, m := inv.groupsOf(s)
 	var bound []boundPort
 	if len(groups) > 0 {
@@ -117,6 +120,7 @@ func (inv *Inventory) settleService(s *service) {
 	}
 	s.kept, s.groups, s.bound = true, groups, bound
 	inv.counts.services++
+	inv.counts.bindings += len(groups)
 	inv.counts.servicePorts += len(bound)
 	inv.counts.groupPorts += len(bound) * len(groups)
 	if s.clusterIP != "" {
@@ -148,6 +152,9 @@ func (inv *Inventory) groupsOf(s *service) ([]*group, mask) {
 		m.add(ServicePorts)
 	case s.decoding.has(ServiceAnnotation):
 		m.add(ServiceAnnotation)
+	case inv.counts.bindings-len(s.groups)+mostGroups(s) > MaxBindings:
+		m.add(ServiceTooMany)
+		inv.refused[s] = struct{}{}
 	default:
 		groups := selectGroups(s)
 		if len(groups) == 0 {
@@ -156,6 +163,30 @@ func (inv *Inventory) groupsOf(s *service) ([]*group, mask) {
 		return groups, m
 	}
 	return nil, m
+}
+
+// MaxBindings is how many relations of Services to workloads an inventory follows. Each Service can select every workload,
+// so that a small report could have more of them than fit into any memory. Which ones are followed depends on their order.
+const MaxBindings = 2_000_000
+
+// mostGroups is a bound of the groups that selectGroups returns.
+func mostGroups(s *service) int {
+	n := 0
+	for _, l := range s.rancherRe {
+		n += len(l.groups)
+	}
+	if s.gaussRec != nil {
+		n += len(s.gaussRec.groups)
+	}
+	least := -1
+	for _, l := range s.selected {
+		if c := len(l.groups); c > 0 && (least < 0 || c < least) {
+			least = c
+		} else if c == 0 && !s.gauss {
+			return 0
+		}
+	}
+	return n + max(least, 0)
 }
 
 // selectGroups unites the workloads named by annotation or by OpenGauss name with those that carry all selected
