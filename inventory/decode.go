@@ -564,11 +564,33 @@ func (d *decoder) podSpec(t *template) {
 			d.skip()
 		}
 	})
-	for _, ref := range append(env, volumes...) {
-		if ref.name != "" && !slices.Contains(t.refs, ref) {
+	t.ports = distinctPorts(t.ports)
+	refs := append(env, volumes...)
+	seen := make(map[configMapRef]struct{}, len(refs))
+	for _, ref := range refs {
+		if _, again := seen[ref]; ref.name != "" && !again {
+			seen[ref] = struct{}{}
 			t.refs = append(t.refs, ref)
 		}
 	}
+}
+
+// distinctPorts keeps the last port of each name, in the place of the first one.
+func distinctPorts(ports []containerPort) []containerPort {
+	if len(ports) < 2 {
+		return ports
+	}
+	at := make(map[string]int, len(ports))
+	out := ports[:0]
+	for _, p := range ports {
+		if i, again := at[p.name]; again {
+			out[i] = p
+			continue
+		}
+		at[p.name] = len(out)
+		out = append(out, p)
+	}
+	return out
 }
 
 func (d *decoder) containerPort(t *template) {
@@ -583,16 +605,9 @@ func (d *decoder) containerPort(t *template) {
 			d.skip()
 		}
 	})
-	if p.name == "" {
-		return
+	if p.name != "" {
+		t.ports = append(t.ports, p)
 	}
-	for i := range t.ports {
-		if t.ports[i].name == p.name {
-			t.ports[i].port = p.port
-			return
-		}
-	}
-	t.ports = append(t.ports, p)
 }
 
 // envRef reads valueFrom.configMapKeyRef. The server asks for its key Name; the one that Kubernetes writes is name.

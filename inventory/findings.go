@@ -383,8 +383,9 @@ func serviceDetail(s *service, r Reason) string {
 		return "selector " + s.rendered
 	case ServicePortName, ServicePortString, ServicePortTarget, ServicePortWorkload:
 		var ports []string
+		t := targetsOf(s, s.groups)
 		for _, p := range s.ports {
-			if len(targetPorts(p, s.groups)) == 0 && unboundReason(p, s.groups) == r {
+			if len(t.of(p)) == 0 && t.unbound(p) == r {
 				ports = append(ports, strconv.Itoa(p.port)+" → "+strconv.Quote(p.targetName))
 			}
 		}

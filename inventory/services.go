@@ -233,51 +233,72 @@ func selectGroups(s *service) []*group {
 func bindPorts(s *service, groups []*group) ([]boundPort, mask) {
 	var bound []boundPort
 	var m mask
+	t := targetsOf(s, groups)
 	for _, p := range s.ports {
-		targets := targetPorts(p, groups)
-		if len(targets) == 0 {
-			m.add(unboundReason(p, groups))
+		ports := t.of(p)
+		if len(ports) == 0 {
+			m.add(t.unbound(p))
 		}
-		for _, target := range targets {
+		for _, target := range ports {
 			bound = append(bound, boundPort{name: p.name, protocol: p.protocol, port: p.port, nodePort: p.nodePort, target: target})
 		}
 	}
 	return bound, m
 }
 
-func targetPorts(p servicePort, groups []*group) []int {
-	if p.targetNumber != 0 {
-		return []int{p.targetNumber}
-	}
-	if p.targetName == "" {
-		return nil
-	}
-	var targets []int
-	for _, g := range groups {
-		if g.noPorts {
-			continue
+// targets are the container ports, by name, that the ports of a Service name.
+type targets struct {
+	found map[string][]int
+	// lost are those of workloads to which the server binds no named port.
+	lost map[string]bool
+}
+
+func targetsOf(s *service, groups []*group) targets {
+	t := targets{}
+	for _, p := range s.ports {
+		if p.targetNumber == 0 && p.targetName != "" {
+			if t.found == nil {
+				t.found, t.lost = map[string][]int{}, map[string]bool{}
+			}
+			t.found[p.targetName] = nil
 		}
+	}
+	if t.found == nil {
+		return t
+	}
+	for _, g := range groups {
 		for _, c := range g.template.ports {
-			if c.name == p.targetName {
-				targets = append(targets, c.port)
+			if ports, named := t.found[c.name]; named && g.noPorts {
+				t.lost[c.name] = true
+			} else if named {
+				t.found[c.name] = append(ports, c.port)
 			}
 		}
 	}
-	slices.Sort(targets)
-	return slices.Compact(targets)
+	for name, ports := range t.found {
+		slices.Sort(ports)
+		t.found[name] = slices.Compact(ports)
+	}
+	return t
 }
 
-func unboundReason(p servicePort, groups []*group) Reason {
+// of returns the container ports to which a port of the Service leads.
+func (t targets) of(p servicePort) []int {
+	if p.targetNumber != 0 {
+		return []int{p.targetNumber}
+	}
+	return t.found[p.targetName]
+}
+
+// unbound tells why a port leads nowhere.
+func (t targets) unbound(p servicePort) Reason {
 	switch {
 	case p.targetName == "":
 		return ServicePortTarget
 	case strings.Trim(p.targetName, "0123456789") == "":
 		return ServicePortString
-	}
-	for _, g := range groups {
-		if g.noPorts && slices.ContainsFunc(g.template.ports, func(c containerPort) bool { return c.name == p.targetName }) {
-			return ServicePortWorkload
-		}
+	case t.lost[p.targetName]:
+		return ServicePortWorkload
 	}
 	return ServicePortName
 }

@@ -1,0 +1,41 @@
+package inventory_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory"
+)
+
+// TestLongLists reports a workload with very many ports and references and a Service with as many ports: the work is in
+// proportion to their number, otherwise this would take minutes.
+func TestLongLists(t *testing.T) {
+	const n = 60000
+	list := func(format string) string {
+		var b strings.Builder
+		for i := range n {
+			_, _ = fmt.Fprintf(&b, format, i)
+		}
+		return strings.TrimSuffix(b.String(), ",")
+	}
+	inv := inventory.Build(inventory.Options{}, []inventory.Change{
+		{Type: "*version.Info", ID: "v", JSON: []byte(`{"gitVersion":"v1.36.0"}`)},
+		{Type: "*v1.Namespace", ID: "ns", JSON: []byte(`{"metadata":{"uid":"ns","name":"ns"}}`)},
+		{Type: "*v1.ConfigMap", ID: "c", JSON: []byte(`{"metadata":{"uid":"c","name":"c7","namespace":"ns"}}`)},
+		{Type: "*v1.Deployment", ID: "d", JSON: []byte(`{"metadata":{"uid":"d","name":"d","namespace":"ns"},"spec":{"template":{"metadata":{"labels":{"a":"b"}},"spec":{` +
+			`"containers":[{"ports":[` + list(`{"name":"p%d","containerPort":7},`) + `,{"name":"p0","containerPort":8}]}],"volumes":[` + list(`{"configMap":{"name":"c%d"}},`) + `]}}}}`)},
+		{Type: "*v1.Service", ID: "s", JSON: []byte(`{"metadata":{"uid":"s","name":"s","namespace":"ns"},"spec":{"selector":{"a":"b"},"type":"ClusterIP","ports":[` +
+			list(`{"port":80,"targetPort":"p%d"},`) + `,{"port":81,"targetPort":"none"}]}}`)},
+	})
+	services := inv.Services(inventory.Filter{})
+	if len(services) != 1 || len(services[0].Ports) != n || services[0].Ports[0].Target != 8 || services[0].Ports[1].Target != 7 {
+		t.Errorf("got %d Services, want one with %d ports, of which the first leads to the last port of that name", len(services), n)
+	}
+	if got := inv.Summary().Counts.ConfigMapLinks; got != 1 {
+		t.Errorf("got %d links to ConfigMaps, want 1", got)
+	}
+	if got := inv.Findings(inventory.Filter{Reason: inventory.ServicePortName}); len(got) != 1 || got[0].Detail != `port 81 → "none"` {
+		t.Errorf("got %+v, want the port without a target", got)
+	}
+}
