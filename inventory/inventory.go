@@ -94,6 +94,7 @@ type queues struct {
 	namespaces  []*namespaceRec
 	configMaps  []*configMap
 	workloads   []*workload
+	links       []*group    // whose ConfigMaps came or went
 	owners      []*ownerRec // whose Pods' own groups are to be made again
 	replicaSets []*replicaSet
 	services    []*service
@@ -301,6 +302,7 @@ func (inv *Inventory) settle() {
 	drain(&q.workloads, inv.settleWorkload)
 	drain(&q.owners, inv.settleSynthetic)
 	drain(&q.replicaSets, inv.settleReplicaSet)
+	drain(&q.links, inv.relink)
 	drain(&q.services, inv.settleService)
 	if inv.counts.bindings < MaxBindings/2 {
 		for s := range inv.refused {
@@ -462,12 +464,16 @@ func (inv *Inventory) keepConfigMap(c *configMap, keep bool) {
 		return // a link is one to the name, however many there are of it
 	}
 	for g := range inv.links[key] {
-		inv.relink(g)
+		if !g.relinking {
+			g.relinking = true
+			inv.queue.links = append(inv.queue.links, g)
+		}
 	}
 }
 
 // relink finds the ConfigMaps of a live group again.
 func (inv *Inventory) relink(g *group) {
+	g.relinking = false
 	var m mask
 	inv.counts.links -= len(g.links)
 	g.links = g.links[:0]
@@ -478,7 +484,7 @@ func (inv *Inventory) relink(g *group) {
 				m.add(ConfigMapEnv)
 			case len(inv.configMaps[nameKey{g.ns.name, ref.name}]) == 0:
 				m.add(ConfigMapUnknown)
-			case !slices.Contains(g.links, ref.name):
+			default: // each name is there once
 				g.links = append(g.links, ref.name)
 			}
 		}

@@ -39,3 +39,32 @@ func TestLongLists(t *testing.T) {
 		t.Errorf("got %+v, want the port without a target", got)
 	}
 }
+
+// TestManyLinks reports as many ConfigMaps as one workload refers to.
+func TestManyLinks(t *testing.T) {
+	const n = 4000
+	changes := []inventory.Change{
+		{Type: "*version.Info", ID: "v", JSON: []byte(`{"gitVersion":"v1.36.0"}`)},
+		{Type: "*v1.Namespace", ID: "ns", JSON: []byte(`{"metadata":{"uid":"ns","name":"ns"}}`)},
+	}
+	var volumes []string
+	for i := range n {
+		id := fmt.Sprintf("c%d", i)
+		changes = append(changes, inventory.Change{Type: "*v1.ConfigMap", ID: id, JSON: fmt.Appendf(nil, `{"metadata":{"uid":%[1]q,"name":%[1]q,"namespace":"ns"}}`, id)})
+		volumes = append(volumes, fmt.Sprintf(`{"configMap":{"name":%q}}`, id))
+	}
+	inv := inventory.Build(inventory.Options{}, changes[:2])
+	inv.Apply([]inventory.Change{{Type: "*v1.Deployment", ID: "d", JSON: []byte(
+		`{"metadata":{"uid":"d","name":"d","namespace":"ns"},"spec":{"template":{"spec":{"volumes":[` + strings.Join(volumes, ",") + `]}}}}`)}})
+	inv.Apply(changes[2:])
+	if got := inv.Summary().Counts.ConfigMapLinks; got != n {
+		t.Errorf("got %d links to ConfigMaps, want %d", got, n)
+	}
+	for i := range changes[2:] {
+		changes[2+i].JSON = nil
+	}
+	inv.Apply(changes[2:])
+	if got := inv.Summary(); got.Counts.ConfigMapLinks != 0 || got.Dropped[inventory.ConfigMapUnknown] != 1 {
+		t.Errorf("got %d links and %v when the ConfigMaps are gone, want none and a reason", got.Counts.ConfigMapLinks, got.Dropped)
+	}
+}

@@ -140,23 +140,24 @@ type template struct {
 
 // group is what the server calls a pod group: something that Pods and Services are bound to.
 type group struct {
-	uid      string
-	id       string
-	rank     int // the server's order of kinds
-	typ      string
-	kind     string // wire type of the entry it was made of
-	ns       *namespaceRec
-	name     string
-	template *template
-	mode     int // 0: unknown, 1: pod network, 2: host network
-	noPorts  bool
-	live     bool
-	labels   []*labelRec
-	links    []string // names of the reported ConfigMaps
-	services map[*service]struct{}
-	shown    atomic.Pointer[service] // what podService found, until services changes
-	pods     int
-	owner    *object // whose mask tells of the ConfigMaps; nil for groups made of Pods
+	uid       string
+	id        string
+	rank      int // the server's order of kinds
+	typ       string
+	kind      string // wire type of the entry it was made of
+	ns        *namespaceRec
+	name      string
+	template  *template
+	mode      int // 0: unknown, 1: pod network, 2: host network
+	noPorts   bool
+	live      bool
+	relinking bool
+	labels    []*labelRec
+	links     []string // names of the reported ConfigMaps
+	services  map[*service]struct{}
+	shown     atomic.Pointer[service] // what podService found, until services changes
+	pods      int
+	owner     *object // whose mask tells of the ConfigMaps; nil for groups made of Pods
 }
 
 func compareGroups(a, b *group) int {
