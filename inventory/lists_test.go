@@ -68,3 +68,32 @@ func TestManyLinks(t *testing.T) {
 		t.Errorf("got %d links and %v when the ConfigMaps are gone, want none and a reason", got.Counts.ConfigMapLinks, got.Dropped)
 	}
 }
+
+// TestManyNetworks has as many Nodes with networks of their own as Pods.
+func TestManyNetworks(t *testing.T) {
+	const n = 20000
+	changes := []inventory.Change{
+		{Type: "*version.Info", ID: "v", JSON: []byte(`{"gitVersion":"v1.36.0"}`)},
+		{Type: "*v1.Namespace", ID: "ns", JSON: []byte(`{"metadata":{"uid":"ns","name":"ns"}}`)},
+		{Type: "*v1.DaemonSet", ID: "d", JSON: []byte(`{"metadata":{"uid":"d","name":"d","namespace":"ns"}}`)},
+	}
+	for i := range n {
+		id := fmt.Sprintf("n%d", i)
+		changes = append(changes, inventory.Change{Type: "*v1.Node", ID: id, JSON: fmt.Appendf(nil,
+			`{"metadata":{"uid":%[1]q,"name":%[1]q},"spec":{"podCIDR":"2001:db8:%[2]x:1::/64"},"status":{"addresses":[{"type":"InternalIP","address":"2001:db8:%[2]x:2::1"}]}}`, id, i)})
+	}
+	for i := range n {
+		id := fmt.Sprintf("p%d", i)
+		changes = append(changes, inventory.Change{Type: "*v1.Pod", ID: id, JSON: fmt.Appendf(nil,
+			`{"metadata":{"uid":%[1]q,"name":%[1]q,"namespace":"ns","ownerReferences":[{"kind":"DaemonSet","uid":"d"}]},"status":{"hostIP":"2001:db8:%[2]x:2::1","podIP":"2001:db8:%[2]x:1::7"}}`, id, i)})
+	}
+	inv := inventory.Build(inventory.Options{}, changes)
+	if got := inv.Summary().Counts.PodAddresses; got != n {
+		t.Errorf("got %d addresses of Pods, want %d", got, n)
+	}
+	for _, p := range inv.Pods(inventory.Filter{Name: "p7"}) {
+		if len(p.Addresses) != 1 {
+			t.Errorf("got %+v, want its address in the network of its Node", p)
+		}
+	}
+}

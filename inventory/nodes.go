@@ -42,9 +42,11 @@ func (inv *Inventory) removeNode(n *node) {
 
 // networks are the networks that Pod addresses can belong to, and the addresses that belong to none of them.
 type networks struct {
-	pods    []netip.Prefix // the podCIDRs, aggregated
-	nodes   []netip.Prefix // the Nodes' addresses, aggregated
-	orphans [2]orphans     // IPv4, IPv6
+	pods    []netip.Prefix            // the podCIDRs, aggregated
+	nodes   []netip.Prefix            // the Nodes' addresses, aggregated
+	index   map[netip.Prefix]struct{} // of both
+	bits    [2][]int                  // the lengths that there are in index: IPv4, IPv6
+	orphans [2]orphans                // IPv4, IPv6
 }
 
 func (n *networks) init(options Options) {
@@ -53,17 +55,24 @@ func (n *networks) init(options Options) {
 }
 
 func (n *networks) contains(addr netip.Addr) bool {
-	for _, p := range n.pods {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	for _, p := range n.nodes {
-		if p.Contains(addr) {
+	for _, bits := range n.bits[family(addr)] {
+		if _, ok := n.index[netip.PrefixFrom(addr, bits).Masked()]; ok {
 			return true
 		}
 	}
 	return false
+}
+
+// set makes these the networks.
+func (n *networks) set(pods, nodes []netip.Prefix) {
+	n.pods, n.nodes = pods, nodes
+	n.index, n.bits = map[netip.Prefix]struct{}{}, [2][]int{}
+	for _, p := range slices.Concat(pods, nodes) {
+		n.index[p] = struct{}{}
+		if f := family(p.Addr()); !slices.Contains(n.bits[f], p.Bits()) {
+			n.bits[f] = append(n.bits[f], p.Bits())
+		}
+	}
 }
 
 func family(addr netip.Addr) int {
@@ -148,7 +157,7 @@ func (inv *Inventory) settleNodes() {
 	}
 	inv.counts.nodeAddress, inv.counts.taken, inv.counts.addressed = 0, 0, 0
 	inv.networks.init(inv.options)
-	inv.networks.pods, inv.networks.nodes = pods, nodes
+	inv.networks.set(pods, nodes)
 	for addr := range inv.addresses {
 		inv.addShare(addr, inv.share(addr), 1)
 	}
