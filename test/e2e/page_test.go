@@ -433,10 +433,37 @@ func manyServices(n int) []*agent.KubernetesAPIInfo {
 	return list
 }
 
+// TestPageToken opens a cluster without the token that the server wants, and gives it then: the page shows the cluster, live
+// changes included.
+func TestPageToken(t *testing.T) {
+	b := openBrowser(t)
+	const token = "a-token-for-the-page"
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := startServerWith(t, harness.Settings{
+		"store.type": "memory", "access.anonymous": "none",
+		"access.tokens": []map[string]any{{"name": "me", "role": "read", "token_file": file}},
+	})
+	reportObjects(t, s, "d-closed", 1, "", workloads(3, ""))
+	b.do("open the page", chromedp.Navigate(s.HTTP+"/#/c/d-closed/changes"))
+	b.until("the question for the token", `document.querySelector("#auth[open]") && document.querySelector("#live").textContent !== ""`)
+	b.do("give it", chromedp.SetValue("#token", token, chromedp.ByQuery), chromedp.Click("#auth-ok", chromedp.ByQuery))
+	b.until("live changes", `document.querySelector("#live").textContent.startsWith("live")`)
+	reportObjects(t, s, "d-closed", 2, "", workloads(4, ""))
+	b.until("the change", `document.querySelector("main").textContent.includes("version 2")`)
+}
+
 // startServer runs a pseudo-server without an agent.
 func startServer(t *testing.T) *harness.Server {
 	t.Helper()
-	s, err := harness.NewServer(bins, t.TempDir(), "pseudo-server", harness.Settings{"store.type": "memory"})
+	return startServerWith(t, harness.Settings{"store.type": "memory"})
+}
+
+func startServerWith(t *testing.T, settings harness.Settings) *harness.Server {
+	t.Helper()
+	s, err := harness.NewServer(bins, t.TempDir(), "pseudo-server", settings)
 	if err != nil {
 		t.Fatal(err)
 	}
