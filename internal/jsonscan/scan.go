@@ -46,7 +46,7 @@ func SkipValue(buf []byte, i int) (end int, err error) {
 }
 
 // skip returns the offset behind the value at i, which lies within depth arrays and objects. Most of what an apiserver sends
-// is skipped, so this is one loop without calls for the usual case, not a function for each kind of value.
+// is skipped, so this is one loop that remembers what is open, and not a function that calls itself for each value.
 func skip(buf []byte, i, depth int) (int, error) {
 	const most = 64
 	var (
