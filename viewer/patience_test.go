@@ -27,6 +27,7 @@ func TestReadersGiveUp(t *testing.T) {
 }
 
 func readersGiveUp(t *testing.T, running bool) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	backend := &silent{Memory: store.NewMemory(), asked: make(chan struct{}, 1)}
 	kept := store.New(backend, store.Options{Keep: 3})

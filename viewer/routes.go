@@ -223,7 +223,7 @@ func (v *Viewer) refresh(ctx context.Context, c *cluster) error {
 	v.mu.Lock()
 	if v.ending.Err() != nil {
 		v.mu.Unlock()
-		return context.Cause(v.ending)
+		return context.Cause(v.ending) //nolint:contextcheck // the Viewer's own end, not the reader's
 	}
 	v.working.Add(1)
 	v.mu.Unlock()
