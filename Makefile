@@ -43,8 +43,9 @@ unit: ## runs the tests that need no other program
 race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
 	go test -race -short $(TESTFLAGS) ./...
 
-# Tests that mostly wait for elections and leases. They run beside the others, on an apiserver of their own.
-E2E_WAITING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated)
+# Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
+E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
+E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
 E2E := cd test/e2e && go test -count=1 -timeout 30m -v
 
 .PHONY: e2e
@@ -52,18 +53,22 @@ e2e: ## runs the binaries against a real kube-apiserver and etcd; for one test: 
 ifeq ($(TESTFLAGS),)
 	@# The first test builds what all of them need.
 	$(E2E) -run '^TestProductIsNotImported$$' .
-	$(MAKE) --no-print-directory -j2 --output-sync=target e2e-acting e2e-waiting
+	$(MAKE) --no-print-directory -j3 --output-sync=target e2e-acting e2e-electing e2e-losing
 else
 	$(E2E) $(TESTFLAGS) ./...
 endif
 
 .PHONY: e2e-acting
 e2e-acting:
-	$(E2E) -skip '$(E2E_WAITING)' ./...
+	$(E2E) -skip '$(E2E_ELECTING)|$(E2E_LOSING)' ./...
 
-.PHONY: e2e-waiting
-e2e-waiting:
-	$(E2E) -run '$(E2E_WAITING)' .
+.PHONY: e2e-electing
+e2e-electing:
+	$(E2E) -run '$(E2E_ELECTING)' .
+
+.PHONY: e2e-losing
+e2e-losing:
+	$(E2E) -run '$(E2E_LOSING)' .
 
 .PHONY: demo
 demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself
