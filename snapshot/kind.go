@@ -64,11 +64,11 @@ func (k *kind) set(source string, uid resources.UID, e *resources.Entry, at time
 		p = k.addPart(source)
 	}
 	base := find(p.base, uid)
-	now, edited := p.edits[uid]
+	current, edited := p.edits[uid]
 	if !edited {
-		now = base
+		current = base
 	}
-	if same(now, e) {
+	if same(current, e) {
 		return false
 	}
 	if same(base, e) {
