@@ -43,6 +43,11 @@ unit: ## runs the tests that need no other program
 race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
 	go test -race -short $(TESTFLAGS) ./...
 
+.PHONY: histories
+histories: ROUNDS = 20000
+histories: ## plays 20,000 random histories of the watcher election, in about three minutes: make histories ROUNDS=300000
+	PSEUDO_TEST_ROUNDS=$(ROUNDS) go test ./elector -count=1 -timeout 0 -run '^TestSimulation$$'
+
 # Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
 E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
 E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)

@@ -105,6 +105,36 @@ type Lease struct {
 	AgentID uint32        `json:"agent_id"`
 	TTL     time.Duration `json:"ttl"`
 	Since   time.Time     `json:"since,omitzero"` // for people
+	// Told are the processes of the agent that may take themselves for the watcher.
+	Told []Told `json:"told,omitempty"`
+}
+
+// Told is a process that was told to watch. Several of one identity can have been within one lease: a container that
+// starts again keeps its identity, and Syncs of its predecessor may still be under way. Boot times do not say which of
+// them is the later one, because clocks are set back.
+type Told struct {
+	Boot uint32 `json:"boot"`
+	// First and Renewal are the record's Renewals when it was told first and last.
+	First   uint64 `json:"first"`
+	Renewal uint64 `json:"renewal"`
+}
+
+// maxTold bounds the processes kept of a lease: as many restarts, each told to watch, within one TTL.
+const maxTold = 16
+
+// told returns when a process was told first and last.
+func (l *Lease) told(boot uint32) (Told, bool) {
+	i := slices.IndexFunc(l.Told, func(t Told) bool { return t.Boot == boot })
+	if i < 0 {
+		return Told{Boot: boot}, false
+	}
+	return l.Told[i], true
+}
+
+// equal tells whether two leases differ in nothing but when their processes were told last.
+func (l *Lease) equal(o *Lease) bool {
+	return l.Agent == o.Agent && l.Class == o.Class && l.Boot == o.Boot && l.AgentID == o.AgentID && l.TTL == o.TTL && l.Since.Equal(o.Since) &&
+		slices.EqualFunc(l.Told, o.Told, func(a, b Told) bool { return a.Boot == b.Boot })
 }
 
 // Challenger is a candidate that has to get the role next.
@@ -118,7 +148,7 @@ type Challenger struct {
 type Vacated struct {
 	Agent Agent     `json:"agent"`
 	Class Class     `json:"class"`
-	How   string    `json:"how"` // goodbye, stopped, expired, restarted or operator
+	How   string    `json:"how"` // goodbye, stopped, expired or operator
 	At    time.Time `json:"at,omitzero"`
 	// Last makes the agent the last of its class in the next election.
 	Last bool `json:"last,omitempty"`
@@ -143,7 +173,6 @@ const (
 	byGoodbye  = "goodbye"
 	byStop     = "stopped"
 	byExpiry   = "expired"
-	byRestart  = "restarted"
 	byOperator = "operator"
 )
 
@@ -174,14 +203,26 @@ type candidate struct {
 	first, last  instant
 	gone         bool // it said goodbye
 	unregistered bool
-	twins        int // Syncs of an older process with the same identity
-	// stoppedOn is the connection on which this process told it to stop after it had the role, empty if it did not.
-	stoppedOn string
-	match     match
-	class     Class
-	reason    string
-	answer    string // why it was answered as it was
+	twins        int      // Syncs of an older process with the same identity
+	answered     exchange // the last one
+	proven       exchange // the last one whose answer was heard
+	match        match
+	class        Class
+	reason       string
+	answer       string // why it was answered as it was
 }
+
+// exchange is a Sync that this process answered.
+type exchange struct {
+	conn     string // empty: nobody can have heard the answer
+	boot     uint32
+	renewals uint64 // of the record, after the answer
+	stop     bool   // it was told to stop although it had the role
+}
+
+// heard tells whether s proves that the answer was received: an agent sends the next Sync over a connection only after the
+// last one over it was answered.
+func (x exchange) heard(s syncing) bool { return x.conn != "" && x.conn == s.conn && x.boot == s.boot }
 
 // election is one cluster's election as one process sees it. It is not safe for concurrent use.
 type election struct {
@@ -192,6 +233,8 @@ type election struct {
 	// When this process first saw the record's present renewal, challenge and vacancy.
 	renewed, challenged, vacated instant
 	asked                        instant // when it first saw the wish for a new election
+	// toldAt is when this process first saw what Lease.Told says of a process, by its boot time.
+	toldAt map[uint32]instant
 	// vacantSince is when the role was seen to be free, or the cluster for the first time.
 	vacantSince instant
 	known       bool
@@ -204,6 +247,12 @@ func newElection(r rules) election {
 // adopt makes rec the record.
 func (e *election) adopt(now instant, rec Record) {
 	old := e.rec
+	if l := rec.Lease; l != nil && len(l.Told) == 0 { // written by a release that did not keep them
+		lease := *l
+		lease.Told = []Told{{Boot: l.Boot, First: rec.Renewals, Renewal: rec.Renewals}}
+		rec.Lease = &lease
+	}
+	e.noteTold(now, rec)
 	if !e.known || rec.Renewals != old.Renewals {
 		e.renewed = now
 	}
@@ -220,6 +269,41 @@ func (e *election) adopt(now instant, rec Record) {
 		e.asked = now
 	}
 	e.rec, e.known = rec, true
+}
+
+// noteTold notes which processes were told to watch since the present record.
+func (e *election) noteTold(now instant, rec Record) {
+	var before []Told
+	if e.known && e.rec.Lease != nil && e.rec.Term == rec.Term {
+		before = e.rec.Lease.Told
+	}
+	at := map[uint32]instant{}
+	if rec.Lease != nil {
+		for _, t := range rec.Lease.Told {
+			at[t.Boot] = now
+			if slices.Contains(before, t) {
+				at[t.Boot] = e.toldAt[t.Boot]
+			}
+		}
+	}
+	e.toldAt = at
+}
+
+// watching returns the processes of the lease, but for that of s, that may take themselves for the watcher.
+func (e *election) watching(now instant, lease *Lease, a *candidate, s syncing) []Told {
+	var others []Told
+	for _, t := range lease.Told {
+		switch {
+		case t.Boot == s.boot:
+		case now >= e.toldAt[t.Boot]+lease.TTL:
+		case !s.goodbye && a.answered.heard(s) && t.Renewal <= a.answered.renewals:
+			// The process of s lived after the other one had been told, and one follows the other. A goodbye does not
+			// prove it: it is sent without waiting for an answer.
+		default:
+			others = append(others, t)
+		}
+	}
+	return others
 }
 
 // holder returns the lease if it has not expired.
@@ -244,9 +328,10 @@ func (e *election) join(now instant, s syncing) *candidate {
 // under way for long and says nothing about now.
 func (e *election) seen(now instant, a *candidate, s syncing) {
 	returns := now-a.last >= e.ttl
-	// The clock of its node may have been set back; then another replica has given it the role.
-	holds := e.rec.Lease != nil && e.rec.Lease.Agent.Identity == s.info.Identity && e.rec.Lease.Boot == s.boot
-	if s.boot < a.boot && !returns && !holds {
+	if a.answered.heard(s) {
+		a.proven = a.answered
+	}
+	if s.boot < a.boot && !returns && !e.holdsAs(a, s) {
 		a.twins++
 		return
 	}
@@ -263,6 +348,17 @@ func (e *election) seen(now instant, a *candidate, s syncing) {
 		a.conn = s.conn
 	}
 	a.boot, a.last, a.gone, a.unregistered = s.boot, now, false, s.unregistered
+}
+
+// holdsAs tells whether the very process of s was told to watch, and no later one is known to have lived since. One with
+// an earlier boot time may be the later one: the clock of its node was set back, and another replica gave it the role.
+func (e *election) holdsAs(a *candidate, s syncing) bool {
+	l := e.rec.Lease
+	if l == nil || l.Agent.Identity != s.info.Identity {
+		return false
+	}
+	t, ok := l.told(s.boot)
+	return ok && (a.proven.boot <= s.boot || a.proven.renewals < t.First)
 }
 
 // newID returns an id that no other agent of the cluster has. It follows from the identity alone unless that of another
@@ -316,7 +412,10 @@ func (e *election) decide(now instant, a *candidate, s syncing, shared bool) dec
 	case s.boot < a.boot:
 		d.reason = "a later process has the same identity"
 	case s.goodbye:
-		e.goodbye(&d, a, lease, holds, s)
+		if holds {
+			e.release(now, &d, a, lease, s)
+		}
+		e.goodbye(&d, a, s)
 	case a.gone:
 		d.reason = "it said goodbye"
 	case a.class == Excluded:
@@ -329,7 +428,7 @@ func (e *election) decide(now instant, a *candidate, s syncing, shared bool) dec
 			e.challenge(now, &d, a)
 		}
 	default:
-		e.grant(now, &d, a, shared)
+		e.grant(now, &d, a, s, shared)
 	}
 	return d
 }
@@ -342,12 +441,25 @@ func (d *decision) vacate(how string) {
 	d.unchanged, d.vacated = false, how
 }
 
-func (e *election) goodbye(d *decision, a *candidate, lease *Lease, holds bool, s syncing) {
+// release gives the role back for a process that ends, unless another one of its identity may be watching: the goodbye
+// may have been under way for long.
+func (e *election) release(now instant, d *decision, a *candidate, lease *Lease, s syncing) {
+	if _, told := lease.told(s.boot); !told {
+		return
+	}
+	others := e.watching(now, lease, a, s)
+	if len(others) == 0 {
+		d.vacate(byGoodbye)
+		return
+	}
+	next := *lease
+	next.Told = others
+	d.next.Lease, d.unchanged = &next, false
+}
+
+func (e *election) goodbye(d *decision, a *candidate, s syncing) {
 	d.reason = "it says goodbye"
 	a.gone = true
-	if holds && s.boot >= lease.Boot {
-		d.vacate(byGoodbye)
-	}
 	if c := d.next.Challenger; c != nil && c.Agent.Identity == s.info.Identity {
 		d.next.Challenger = nil
 		d.unchanged = false
@@ -357,20 +469,21 @@ func (e *election) goodbye(d *decision, a *candidate, lease *Lease, holds bool, 
 // renew answers the holder.
 func (e *election) renew(now instant, d *decision, a *candidate, lease *Lease, s syncing) {
 	rival, ok := e.rival(now, a)
+	others := e.watching(now, lease, a, s)
 	switch {
 	case !ok:
-		next := Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl, Since: lease.Since}
-		open := d.next.Election && now-e.asked < e.fresh
-		d.renewed = next == *lease && d.next.Election == open && d.next.Challenger == nil
-		d.next.Lease, d.next.Election, d.next.Challenger = &next, open, nil
 		d.next.Renewals++
+		told, again := lease.told(s.boot)
+		if told.Renewal = d.next.Renewals; !again {
+			told.First = told.Renewal
+		}
+		others = others[max(0, len(others)-maxTold+1):]
+		next := Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl, Since: lease.Since, Told: append(others, told)}
+		open := d.next.Election && now-e.asked < e.fresh
+		d.renewed = next.equal(lease) && d.next.Election == open && d.next.Challenger == nil
+		d.next.Lease, d.next.Election, d.next.Challenger = &next, open, nil
 		d.unchanged, d.watch, d.reason = false, true, "it holds the role"
-	case s.boot > lease.Boot:
-		// A process that has just started was told nothing yet.
-		d.vacate(byRestart)
-		d.rival, d.reason = rival, "the role goes to "+rival
-	case a.stoppedOn == s.conn:
-		// It Syncs again on the connection on which it was answered, so it has heard.
+	case a.answered.stop && a.answered.heard(s) && len(others) == 0:
 		d.vacate(byStop)
 		d.rival, d.reason = rival, "the role goes to "+rival
 	default:
@@ -439,7 +552,7 @@ func (e *election) challenge(now instant, d *decision, a *candidate) {
 }
 
 // grant answers a candidate while nobody holds the role.
-func (e *election) grant(now instant, d *decision, a *candidate, shared bool) {
+func (e *election) grant(now instant, d *decision, a *candidate, s syncing, shared bool) {
 	v := d.next.Vacated
 	for _, c := range e.candidates {
 		if c != a && c.class != Excluded && e.isFresh(now, c) && before(c, a, v) {
@@ -460,7 +573,8 @@ func (e *election) grant(now instant, d *decision, a *candidate, shared bool) {
 	}
 	d.next.Term++
 	d.next.Renewals++
-	d.next.Lease = &Lease{Agent: a.info, Class: a.class, Boot: a.boot, AgentID: a.id, TTL: e.ttl}
+	d.next.Lease = &Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl,
+		Told: []Told{{Boot: s.boot, First: d.next.Renewals, Renewal: d.next.Renewals}}}
 	d.next.Challenger, d.next.Election = nil, false
 	if v != nil && v.Last {
 		served := *v

@@ -44,13 +44,10 @@ func play(t *testing.T, shared bool, classes map[string]Class, steps []step) {
 		if d.watch != st.watch || d.granted != st.grant || d.vacated != st.vacated {
 			t.Fatalf("step %d, %s at %v: got watch %v, grant %v, vacated %q (%s), want %+v", i, st.who, now, d.watch, d.granted, d.vacated, d.reason, st)
 		}
-		a.stoppedOn = ""
-		if d.stopping {
-			a.stoppedOn = s.conn
-		}
 		if !d.unchanged {
 			e.adopt(now, d.next)
 		}
+		a.answered = exchange{conn: s.conn, boot: s.boot, renewals: e.rec.Renewals, stop: d.stopping}
 	}
 }
 
@@ -121,10 +118,20 @@ func TestElection(t *testing.T) {
 			{who: "a", watch: true, grant: true}, {who: "a!", vacated: byGoodbye}, {who: "a"}, {who: "b", watch: true, grant: true}, {after: minute, who: "a"},
 		}},
 		{name: "a holder that restarts has the role again", steps: []step{
-			{who: "a+1", watch: true, grant: true}, {after: minute, who: "b"}, {who: "a+9", watch: true}, {who: "a+1"},
+			{who: "a+1", watch: true, grant: true}, {after: minute, who: "b"}, {who: "a+9", watch: true, conn: "1"},
+			{after: minute, who: "a+9", watch: true, conn: "1"}, {who: "a+1"},
 		}},
-		{name: "a holder that restarts gives way at once", steps: []step{
-			{who: "a+1", watch: true, grant: true}, {who: "w"}, {who: "a+9", vacated: byRestart}, {who: "w", watch: true, grant: true},
+		{name: "a holder that restarts gives way after it has heard", steps: []step{
+			{who: "a+1", watch: true, grant: true}, {who: "w"}, {who: "a+9", conn: "1"}, {after: minute, who: "w"},
+			{who: "a+9", conn: "1", vacated: byStop}, {who: "w", watch: true, grant: true},
+		}},
+		{name: "a process that restarted can give the role back once it has Synced twice", steps: []step{
+			{who: "a+1", watch: true, grant: true}, {who: "a+9", watch: true, conn: "1"}, {after: minute, who: "a+9", watch: true, conn: "1"},
+			{who: "a+9!", conn: "1", vacated: byGoodbye}, {who: "b", watch: true, grant: true},
+		}},
+		{name: "a goodbye soon after a restart may be that of the former process", steps: []step{
+			{who: "a+1", watch: true, grant: true}, {who: "a+9", watch: true, conn: "1"},
+			{who: "a+9!", conn: "1"}, {who: "b"}, {after: 10*minute - 1, who: "b"}, {after: 1, who: "b", watch: true, grant: true, vacated: byExpiry},
 		}},
 		{name: "a free role waits for the better one that is there", steps: []step{
 			{who: "v", watch: true, grant: true},

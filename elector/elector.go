@@ -383,10 +383,9 @@ func (e *Elector) decide(ctx context.Context, c *cluster, s syncing) (decision, 
 			}
 		}
 		e.tell(c, a, before, d)
-		// Only what is answered without an error, to somebody who still waits, can be heard.
-		a.stoppedOn = ""
-		if d.stopping && ctx.Err() == nil {
-			a.stoppedOn = s.conn
+		a.answered = exchange{conn: s.conn, boot: s.boot, renewals: c.rec.Renewals, stop: d.stopping}
+		if ctx.Err() != nil {
+			a.answered = exchange{} // nobody waits for the answer any more
 		}
 		return d, a.id, nil
 	}
@@ -485,7 +484,7 @@ func (e *Elector) tell(c *cluster, a *candidate, before Record, d decision) {
 		e.metrics.grants.Inc()
 		c.toldVacant, c.toldExpired = false, false
 		e.log.Info("watcher elected", "cluster", c.id, "agent", a.info.String(), "rank", a.class.String(), "reason", a.reason, "term", c.rec.Term)
-	case d.stopping && a.stoppedOn == "":
+	case d.stopping && !a.answered.stop:
 		e.metrics.stops.Inc()
 		e.log.Info("watcher told to stop, another one ranks higher", "cluster", c.id, "agent", a.info.String(), "for", d.rival)
 	}

@@ -26,11 +26,11 @@ func newMetrics(reg prometheus.Registerer, e *Elector) *metrics {
 		stops: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pseudo_server_elector_stops_total", Help: "How often a watcher was told to stop because another one ranks higher.",
 		}),
-		ends: counter("ends_total", "Watcher roles that became free, by how: goodbye, stopped, expired, restarted, operator.", "how"),
+		ends: counter("ends_total", "Watcher roles that became free, by how: goodbye, stopped, expired, operator.", "how"),
 		reports: counter("foreign_reports_total",
 			"Reports of agents that do not have the watcher role while another one has it, by outcome: accepted, refused.", "outcome"),
 	}
-	for _, how := range []string{byGoodbye, byStop, byExpiry, byRestart, byOperator} {
+	for _, how := range []string{byGoodbye, byStop, byExpiry, byOperator} {
 		m.ends.WithLabelValues(how)
 	}
 	for _, outcome := range []string{"accepted", "refused"} {

@@ -226,7 +226,7 @@ func (e *Elector) info(c *cluster) ClusterInfo {
 			ExpiresInSeconds: (c.renewed + lease.TTL - now).Seconds(),
 		}
 		if a := c.candidates[lease.Agent.Identity]; a != nil {
-			info.Holder.Stopping = a.stoppedOn != ""
+			info.Holder.Stopping = a.answered.stop
 		}
 		if info.Holder.Stopping {
 			info.State = "stopping"
