@@ -46,7 +46,7 @@ race: ## runs the unit tests, the long ones shortened, with the race detector (n
 .PHONY: histories
 histories: ROUNDS = 20000
 histories: ## plays 20,000 random histories of the watcher election, in about three minutes: make histories ROUNDS=300000
-	PSEUDO_TEST_ROUNDS=$(ROUNDS) go test ./elector -count=1 -timeout 0 -run '^TestSimulation$$'
+	PSEUDO_TEST_ROUNDS=$(ROUNDS) go test ./server/elector -count=1 -timeout 0 -run '^TestSimulation$$'
 
 # Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
 E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
@@ -121,7 +121,7 @@ generate-protocol:
 
 .PHONY: generate-docs
 generate-docs:
-	go run ./internal/docgen
+	go run ./tools/docgen
 
 .PHONY: kubernetes
 kubernetes: ## pins the apiserver of the e2e tests to another release: make kubernetes KUBERNETES=v1.35.4
@@ -141,7 +141,7 @@ verify-generated:
 	for f in $$(cd "$$tmp/ours" && find . -type f); do \
 	  diff -u "$$f" "$$tmp/ours/$$f" || { echo "$$f is not what its source says: run make generate" >&2; exit 1; }; \
 	done; \
-	go run ./internal/docgen -check; \
+	go run ./tools/docgen -check; \
 	cp test/e2e/kube/update.sh "$$tmp/kube"; "$$tmp/kube/update.sh" $(KUBERNETES); \
 	for f in go.mod go.sum; do \
 	  diff -u "test/e2e/kube/$$f" "$$tmp/kube/$$f" || { echo "test/e2e/kube/$$f has drifted: run make kubernetes" >&2; exit 1; }; \

@@ -36,7 +36,7 @@ func TestAlertRules(t *testing.T) {
 }
 
 // TestDashboardQueriesAreValid checks their syntax, as that of recording rules. That they name only metrics that exist is
-// a test of internal/docgen.
+// a test of tools/docgen.
 func TestDashboardQueriesAreValid(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 

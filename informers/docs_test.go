@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 )
 
 // costRow is a row of the table of costs in docs/informers.md.

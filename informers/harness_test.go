@@ -18,7 +18,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 )
 
 func TestListAndWatch(t *testing.T) {

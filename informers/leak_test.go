@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
-	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 

@@ -22,7 +22,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 built() { echo "$tmp/bin/${1/\//-}"; }
 
-go build -o "$tmp/sbom" ./internal/sbom
+go build -o "$tmp/sbom" ./tools/sbom
 for platform in $platforms; do
 	mkdir -p "$(built "$platform")"
 	for program in $programs; do

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 

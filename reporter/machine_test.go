@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/faultserver"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 )
 

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
-	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 	"github.com/pseudo-agent/pseudo-agent/snapshot"

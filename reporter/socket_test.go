@@ -15,12 +15,12 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
-	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
-	"github.com/pseudo-agent/pseudo-agent/receiver"
+	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/snapshot"
-	"github.com/pseudo-agent/pseudo-agent/store"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
 // proxy is a TCP proxy that cuts, delays and halves connections while it is bad.

@@ -11,7 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/faultserver"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/faultserver"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 )
 

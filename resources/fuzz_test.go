@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
-	"github.com/pseudo-agent/pseudo-agent/internal/testseed"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 )
 
 func optionsOf(bits byte) Options {

@@ -20,7 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 )
 
 var leases = schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}

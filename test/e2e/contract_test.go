@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/pseudo-agent/pseudo-agent/internal/apisim/contract"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim/contract"
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/sample"
 )
 
@@ -47,7 +47,7 @@ func TestProductIsNotImported(t *testing.T) {
 		own     = product + "test/e2e"
 	)
 	// The contract is for both; the generated messages compute nothing, and let a test send what no agent would.
-	shared := []string{product + "internal/apisim/contract", product + "protocol/agent"}
+	shared := []string{product + "internal/testing/apisim/contract", product + "protocol/agent"}
 	out, err := exec.Command("go", "list", "-deps", "-test", "./...").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -81,7 +81,7 @@ that says something about it, in its new or its legacy form.
 
 {{- /*
 The needs of the selection as a JSON list of {resource, groups, kind}; kind is node, namespace or namespaced. The
-rules are those of resources.Select and internal/rbac; files/catalogue.yaml is generated from the former.
+rules are those of resources.Select and check/rbac; files/catalogue.yaml is generated from the former.
 */ -}}
 {{- define "pseudo-agent.needs" -}}
 {{- $catalogue := (.Files.Get "files/catalogue.yaml" | fromYaml).resources -}}

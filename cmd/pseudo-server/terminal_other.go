@@ -1,8 +1,0 @@
-//go:build !linux
-
-package main
-
-import "os"
-
-// terminalWidth returns 0: every output counts as a file.
-func terminalWidth(*os.File) int { return 0 }

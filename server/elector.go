@@ -1,0 +1,34 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/server/elector"
+	"github.com/pseudo-agent/pseudo-agent/server/reported"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// newElector returns the elector with what is stored of earlier elections.
+func newElector(ctx context.Context, cfg *config.Server, kept *store.Store, log *slog.Logger, reg prometheus.Registerer, beat func()) (*elector.Elector, error) {
+	e := elector.New(elector.Options{
+		Documents: kept.Backend(), Workloads: reported.New(kept, time.Now), TTL: cfg.Elector.TTL, Grace: cfg.Elector.Grace,
+		RefuseOthers: cfg.Elector.RefuseOthers, Designations: designations(cfg.Elector.Designations), MaxClusters: cfg.Limits.MaxClusters,
+		Logger: log, Registerer: reg, Beat: beat,
+	})
+	return e, e.Load(ctx)
+}
+
+func designations(list []config.Designation) map[string][]elector.Designation {
+	byCluster := map[string][]elector.Designation{}
+	for _, d := range list {
+		byCluster[d.ClusterID] = append(byCluster[d.ClusterID], elector.Designation{
+			Workload: d.Workload, AgentGroup: d.AgentGroup, HostPattern: d.HostPattern, Agent: d.Agent,
+		})
+	}
+	return byCluster
+}

@@ -1,0 +1,75 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/operate"
+	"github.com/pseudo-agent/pseudo-agent/server/elector"
+	"github.com/pseudo-agent/pseudo-agent/server/receiver"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/viewer"
+)
+
+// loopLimit is how long a loop may go without a turn. In each step a loop waits for PostgreSQL no longer than
+// store.Patience; a disk may hang for ten minutes, in which the embedded store cannot give up.
+const loopLimit = 15 * time.Minute
+
+// parts are what works upon one storage, and the pulses of their loops.
+type parts struct {
+	receiver *receiver.Receiver
+	elector  *elector.Elector
+	viewer   *viewer.Viewer
+	plugins  *plugin.Registry
+	pulses   []*operate.Pulse
+}
+
+// assemble makes the parts; opts has what does not follow from the configuration.
+func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg prometheus.Registerer, opts receiver.Options) (*parts, error) {
+	cfg := d.cfg
+	p := &parts{}
+	pulse := func(name string) func() {
+		beat := operate.NewPulse(name, loopLimit, nil)
+		p.pulses = append(p.pulses, beat)
+		return beat.Beat
+	}
+	kept := store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor})
+	var err error
+	if p.elector, err = newElector(ctx, cfg, kept, d.log, reg, pulse("elector")); err != nil {
+		return nil, err
+	}
+	if p.viewer, p.plugins, err = newViewer(ctx, cfg, kept, d.log, reg, pulse("viewer")); err != nil {
+		return nil, err
+	}
+	opts.Store, opts.Elector, opts.Version, opts.Logger, opts.Registerer = kept, p.elector, d.build.Version, d.log, reg
+	opts.Limits = limits(cfg.Limits)
+	opts.Retention = receiver.Retention(cfg.Retention)
+	opts.Lenient = cfg.Validation.LenientClusters
+	opts.Suspicion = receiver.SuspicionOptions(cfg.Validation.Suspicion)
+	opts.Beat = pulse("receiver")
+	p.receiver = receiver.New(opts)
+	return p, nil
+}
+
+// run runs the loops until the context ends.
+func (p *parts) run(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return p.receiver.Run(ctx) })
+	g.Go(func() error { return p.elector.Run(ctx) })
+	g.Go(func() error { return p.viewer.Run(ctx) })
+}
+
+// live tells whether the loops turn, nothing else: a storage that is away is no reason for a restart.
+func (p *parts) live() []operate.Check {
+	checks := make([]operate.Check, len(p.pulses))
+	for i, pulse := range p.pulses {
+		checks[i] = pulse.Check()
+	}
+	return checks
+}
+
+// close is called when the loops have ended.
+func (p *parts) close() { p.plugins.Close() }

@@ -1,0 +1,435 @@
+package receiver
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// APIPrefix is the path below which API is served.
+const APIPrefix = "/api/v1"
+
+// Route is one line of the API.
+type Route struct {
+	Method  string
+	Path    string // below APIPrefix, with wildcards as in http.ServeMux
+	Role    Role
+	Summary string
+	// Params are the parameters of the query that there are; a request with another one is refused.
+	Params []string
+	// Answer returns what is sent as JSON, or a Stream, or an error; an *APIError says which status.
+	Answer func(req *http.Request) (any, error)
+}
+
+// Routes returns the routes of the receiver itself; API may be given more.
+func (r *Receiver) Routes() []Route {
+	get := func(path, summary string, answer func(*http.Request) (any, error), params ...string) Route {
+		return Route{Method: http.MethodGet, Path: path, Role: RoleRead, Summary: summary, Params: params, Answer: answer}
+	}
+	return []Route{
+		get("/clusters", "All clusters.", r.apiClusters),
+		get("/clusters/{cluster}", "One cluster.", r.apiCluster),
+		{
+			Method: http.MethodDelete, Path: "/clusters/{cluster}", Role: RoleAdminister,
+			Summary: "Forget a cluster and all that is stored of it.", Answer: r.apiForget,
+		},
+		get("/clusters/{cluster}/versions", "The versions of a cluster that can be read, oldest first.", r.apiVersions),
+		get("/clusters/{cluster}/objects", "Objects of a cluster, decoded.", r.apiObjects,
+			"type", "namespace", "name", "label", "version", "limit", "continue"),
+		{
+			Method: http.MethodPost, Path: "/clusters/{cluster}/suspicion/accept", Role: RoleAdminister,
+			Summary: "Let the next report of a cluster remove what it removes.", Answer: r.apiAccept,
+		},
+		get("/events", "What was forgotten, newest first.", r.apiEvents),
+	}
+}
+
+// Query returns the parameters of a request, or an error if there is one that is not allowed, or one twice.
+func Query(req *http.Request, allowed []string) (url.Values, error) {
+	q, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return nil, badParam("the query is not valid: %v", err)
+	}
+	for name, values := range q {
+		switch {
+		case !slices.Contains(allowed, name) && len(allowed) == 0:
+			return nil, badParam("parameter %q is unknown; there are none", clip(name))
+		case !slices.Contains(allowed, name):
+			return nil, badParam("parameter %q is unknown; there are: %s", clip(name), strings.Join(allowed, ", "))
+		case len(values) > 1:
+			return nil, badParam("parameter %s is given %d times, once is allowed", name, len(values))
+		}
+	}
+	return q, nil
+}
+
+// APIError is an error that the client of the API caused, or can do something about.
+type APIError struct {
+	Status  int    `json:"-"`
+	Message string `json:"error"`
+	Advice  string `json:"advice,omitempty"`
+}
+
+func (e *APIError) Error() string { return e.Message }
+
+// ClusterInfo is a cluster as the API shows it.
+type ClusterInfo struct {
+	ID      string `json:"id"`
+	Version uint64 `json:"version"`
+	// State is "ok", "error" (error_msg is set) or "stale" (no report for longer than Retention.StaleAfter).
+	State       string                 `json:"state"`
+	Stale       bool                   `json:"stale"`
+	FirstReport time.Time              `json:"first_report,omitzero"`
+	LastReport  time.Time              `json:"last_report,omitzero"`
+	AgeSeconds  float64                `json:"age_seconds"` // since LastReport
+	ChangedAt   time.Time              `json:"changed_at,omitzero"`
+	ErrorMsg    string                 `json:"error_msg"`
+	ErrorSince  time.Time              `json:"error_since,omitzero"`
+	Reporter    store.Reporter         `json:"reporter"`
+	Objects     int                    `json:"objects"`
+	Bytes       int64                  `json:"bytes"`     // compressed
+	RawBytes    int64                  `json:"raw_bytes"` // JSON
+	Types       map[string]store.Count `json:"types"`
+	// UnknownTypes are those among Types that no deepflow-server reads.
+	UnknownTypes []string         `json:"unknown_types,omitempty"`
+	Retained     store.Count      `json:"retained"` // entries of all kept versions
+	Suspicion    *store.Suspicion `json:"suspicion,omitempty"`
+}
+
+func (r *Receiver) info(st store.State) ClusterInfo {
+	age := r.now().Sub(st.LastReport)
+	info := ClusterInfo{
+		ID: st.ID, Version: st.Latest.Version, State: "ok", Stale: age > r.opts.Retention.StaleAfter,
+		FirstReport: st.FirstReport, LastReport: st.LastReport, AgeSeconds: age.Seconds(), ChangedAt: st.Latest.ReceivedAt,
+		ErrorMsg: st.ErrorMsg, ErrorSince: st.ErrorSince, Reporter: st.Reporter, Objects: st.Latest.Objects,
+		Bytes: st.Latest.Bytes, RawBytes: st.Latest.RawBytes, Types: st.Latest.Types, UnknownTypes: unknownTypes(st.Latest.Types), Retained: st.Retained, Suspicion: st.Suspicion,
+	}
+	switch {
+	case info.Stale:
+		info.State = "stale"
+	case st.ErrorMsg != "":
+		info.State = "error"
+	}
+	return info
+}
+
+func (r *Receiver) apiClusters(req *http.Request) (any, error) {
+	states, err := r.store.Clusters(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]ClusterInfo, 0, len(states))
+	for _, st := range states {
+		infos = append(infos, r.info(st))
+	}
+	return map[string]any{"clusters": infos}, nil
+}
+
+func (r *Receiver) apiCluster(req *http.Request) (any, error) {
+	view, err := r.view(req)
+	if err != nil {
+		return nil, err
+	}
+	return r.info(view.State), nil
+}
+
+func (r *Receiver) view(req *http.Request) (*store.View, error) {
+	id := req.PathValue("cluster")
+	view, err := r.store.View(req.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, noCluster(id)
+	}
+	return view, err
+}
+
+func noCluster(id string) *APIError {
+	return &APIError{
+		Status: http.StatusNotFound, Message: fmt.Sprintf("no cluster %q is stored", clip(id)),
+		Advice: "GET " + APIPrefix + "/clusters lists all",
+	}
+}
+
+func (r *Receiver) apiVersions(req *http.Request) (any, error) {
+	view, err := r.view(req)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"cluster": view.State.ID, "versions": view.Snapshots}, nil
+}
+
+// Object is an object as the API shows it.
+type Object struct {
+	Type      string          `json:"type"`
+	Namespace string          `json:"namespace,omitempty"`
+	Name      string          `json:"name"`
+	Object    json.RawMessage `json:"object"`
+}
+
+// ObjectList is a page of objects.
+type ObjectList struct {
+	Cluster string   `json:"cluster"`
+	Version uint64   `json:"version"`
+	Total   int      `json:"total"` // objects that match, on all pages; with label those that match but for their labels
+	Objects []Object `json:"objects"`
+	// Continue is given as ?continue= to get the next page; empty on the last one.
+	Continue string `json:"continue,omitempty"`
+}
+
+// Bounds of a page.
+const (
+	defaultPage  = 100
+	maxPage      = 5000
+	maxPageBytes = 8 << 20 // JSON; a page ends early rather than being larger, but has at least one object
+	maxLooked    = 20000   // objects whose labels are looked at for one page
+)
+
+func (r *Receiver) apiObjects(req *http.Request) (any, error) {
+	view, err := r.view(req)
+	if err != nil {
+		return nil, err
+	}
+	q := req.URL.Query()
+	limit, err := intParam(q.Get("limit"), "limit", defaultPage, 1, maxPage)
+	if err != nil {
+		return nil, err
+	}
+	version, offset, err := page(q.Get("version"), q.Get("continue"))
+	if err != nil {
+		return nil, err
+	}
+	snap, entries, err := view.At(version)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &APIError{
+			Status: http.StatusGone, Message: fmt.Sprintf("version %d of cluster %s is not stored", version, view.State.ID),
+			Advice: "GET " + APIPrefix + "/clusters/" + view.State.ID + "/versions lists those that are; begin again without continue",
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	labels, err := parseLabels(q.Get("label"))
+	if err != nil {
+		return nil, err
+	}
+	matching := filter(entries, q)
+	list := &ObjectList{Cluster: view.State.ID, Version: snap.Version, Total: len(matching), Objects: []Object{}}
+	to := min(offset, len(matching))
+	for size, looked := 0, 0; to < len(matching) && len(list.Objects) < limit && looked < maxLooked; {
+		batch := portion(matching[to:], max(limit-len(list.Objects), len(labels)*100), maxPageBytes-size, len(list.Objects) == 0)
+		if len(batch) == 0 {
+			break
+		}
+		objects, err := r.decoded(req, view.State.ID, batch)
+		if err != nil {
+			return nil, err
+		}
+		looked += len(batch)
+		for _, o := range objects {
+			if len(list.Objects) == limit {
+				break
+			}
+			to++
+			if labels.match(o.Object) {
+				list.Objects = append(list.Objects, o)
+				size += len(o.Object)
+			}
+		}
+	}
+	if to < len(matching) {
+		list.Continue = fmt.Sprintf("%d.%d", snap.Version, to)
+	}
+	return list, nil
+}
+
+// portion returns the first entries, not more than most and not larger than size, or at least one if there must be one.
+func portion(entries []*store.Entry, most, size int, one bool) []*store.Entry {
+	n := 0
+	for n < min(most, len(entries)) {
+		if size -= int(entries[n].RawSize); size < 0 && (n > 0 || !one) {
+			break
+		}
+		n++
+	}
+	return entries[:n]
+}
+
+func (r *Receiver) decoded(req *http.Request, id string, entries []*store.Entry) ([]Object, error) {
+	payloads, err := r.store.Payloads(req.Context(), id, entries)
+	if err != nil {
+		return nil, err
+	}
+	objects := make([]Object, 0, len(entries))
+	for i, e := range entries {
+		if payloads[i] == nil {
+			return nil, &APIError{
+				Status: http.StatusGone, Message: "the version was dropped while it was read", Advice: "begin again without continue",
+			}
+		}
+		data, err := e.JSON(payloads[i])
+		if err != nil {
+			return nil, fmt.Errorf("cluster %s, %s: %w", id, describe(e), err)
+		}
+		objects = append(objects, Object{Type: e.Type, Namespace: e.Namespace, Name: e.Name, Object: data})
+	}
+	return objects, nil
+}
+
+// filter returns the entries that match the parameters type, namespace and name. A type may be written without its
+// star, and without its package too.
+func filter(entries []*store.Entry, q map[string][]string) []*store.Entry {
+	get := func(key string) (string, bool) {
+		v, ok := q[key]
+		return strings.Join(v, ","), ok && strings.Join(v, "") != ""
+	}
+	wireType, byType := get("type")
+	namespace, byNamespace := get("namespace")
+	name, byName := get("name")
+	if !byType && !byNamespace && !byName {
+		return entries
+	}
+	var out []*store.Entry
+	for _, e := range entries {
+		if byType && e.Type != wireType && strings.TrimPrefix(e.Type, "*") != wireType && e.Type[strings.LastIndexByte(e.Type, '.')+1:] != wireType ||
+			byNamespace && e.Namespace != namespace || byName && e.Name != name {
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// labels are those that an object must have.
+type labels map[string]string
+
+// maxLabels bounds how many may be asked for.
+const maxLabels = 10
+
+// parseLabels reads key=value,key=value.
+func parseLabels(text string) (labels, error) {
+	if text == "" {
+		return nil, nil
+	}
+	l := labels{}
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, ok := strings.Cut(part, "=")
+		if !ok || key == "" || len(l) == maxLabels {
+			return nil, badParam("label is %q, at most %d of the form key=value,key=value are allowed", clip(text), maxLabels)
+		}
+		l[key] = value
+	}
+	return l, nil
+}
+
+// match tells whether an object's JSON has all labels.
+func (l labels) match(object []byte) bool {
+	if len(l) == 0 {
+		return true
+	}
+	var o struct {
+		Metadata struct {
+			Labels map[string]string `json:"labels"`
+		} `json:"metadata"`
+	}
+	if json.Unmarshal(object, &o) != nil {
+		return false
+	}
+	for key, value := range l {
+		if got, ok := o.Metadata.Labels[key]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+func intParam(s, name string, def, least, most int) (int, error) {
+	if s == "" {
+		return def, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < least || n > most {
+		return 0, badParam("%s is %q, a number from %d to %d is allowed", name, clip(s), least, most)
+	}
+	return n, nil
+}
+
+func badParam(format string, args ...any) *APIError {
+	return &APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...), Advice: "docs/api.md describes the parameters"}
+}
+
+// page reads the parameters version and continue; the latter is VERSION.OFFSET.
+func page(version, token string) (uint64, int, error) {
+	offset := 0
+	if token != "" {
+		v, o, ok := strings.Cut(token, ".")
+		n, err := strconv.Atoi(o)
+		if !ok || err != nil || n < 0 {
+			return 0, 0, badParam("continue is %q, which no answer contained", clip(token))
+		}
+		version, offset = v, n
+	}
+	if version == "" {
+		return 0, offset, nil
+	}
+	v, err := strconv.ParseUint(version, 10, 64)
+	if err != nil {
+		return 0, 0, badParam("version is %q, a number is needed", clip(version))
+	}
+	return v, offset, nil
+}
+
+func (r *Receiver) apiForget(req *http.Request) (any, error) {
+	id := req.PathValue("cluster")
+	tx, err := r.store.Begin(req.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Close()
+	st := tx.View().State
+	if st.Revision == 0 {
+		return nil, noCluster(id)
+	}
+	if err := tx.Forget(req.Context()); err != nil {
+		return nil, err
+	}
+	r.forgot(req.Context(), st, "operator", "deleted by "+User(req).Name)
+	return map[string]any{"forgotten": id}, nil
+}
+
+func (r *Receiver) apiAccept(req *http.Request) (any, error) {
+	id := req.PathValue("cluster")
+	tx, err := r.store.Begin(req.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Close()
+	st := tx.View().State
+	if st.Revision == 0 {
+		return nil, noCluster(id)
+	}
+	if st.Suspicion == nil {
+		return nil, &APIError{Status: http.StatusConflict, Message: fmt.Sprintf("no report of cluster %s is under suspicion", id)}
+	}
+	accepted := *st.Suspicion
+	accepted.AcceptedUntil = r.now().Add(acceptance)
+	accepted.AcceptedBy = User(req).Name
+	if err := tx.Suspect(req.Context(), &accepted); err != nil {
+		return nil, err
+	}
+	return r.info(tx.View().State), nil
+}
+
+func (r *Receiver) apiEvents(req *http.Request) (any, error) {
+	events, err := r.events(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"events": events}, nil
+}

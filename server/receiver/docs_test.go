@@ -1,0 +1,44 @@
+package receiver
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestDocs looks for every rule and every route in docs/receiver.md, and for nothing else there.
+func TestDocs(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/receiver.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(raw)
+	_, section, ok := strings.Cut(doc, "## Refusals")
+	if !ok {
+		t.Fatal("docs/receiver.md has no section Refusals")
+	}
+	section, _, _ = strings.Cut(section, "### Suspicion")
+	documented := map[string]bool{}
+	for line := range strings.Lines(section) {
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") {
+			documented[name] = true
+		}
+	}
+	for _, r := range rules {
+		if !documented[string(r)] {
+			t.Errorf("rule %s is not in docs/receiver.md", r)
+		}
+		delete(documented, string(r))
+	}
+	for name := range documented {
+		t.Errorf("docs/receiver.md has the rule %q, which does not exist", name)
+	}
+	recv := New(Options{Logger: slog.New(slog.DiscardHandler)})
+	for _, route := range recv.Routes() {
+		if line := fmt.Sprintf("| `%s %s` |", route.Method, route.Path); !strings.Contains(doc, line) {
+			t.Errorf("docs/receiver.md has no line %s", line)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package receiver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// maxAPIRequests is how many API requests are answered at once; each holds at most a page.
+const maxAPIRequests = 8
+
+// How long an API request may take. Whoever looks is told soon that the storage hangs; changes may take longer.
+const (
+	readTimeout   = 15 * time.Second
+	changeTimeout = 30 * time.Second
+)
+
+// API returns the handler of the API: the receiver's own routes and more, which other parts add.
+func (r *Receiver) API(more ...Route) http.Handler {
+	mux := http.NewServeMux()
+	slots := make(chan struct{}, maxAPIRequests)
+	for _, route := range append(r.Routes(), more...) {
+		mux.Handle(route.Method+" "+APIPrefix+route.Path, r.route(route, slots))
+	}
+	mux.HandleFunc(APIPrefix+"/", func(w http.ResponseWriter, req *http.Request) {
+		r.answer(w, "", nil, &APIError{
+			Status: http.StatusNotFound, Message: req.Method + " " + clip(req.URL.Path) + " is no part of the API",
+			Advice: "docs/receiver.md lists the routes",
+		})
+	})
+	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+type userKey struct{}
+
+// User returns who sent a request of the API.
+func User(req *http.Request) APIUser {
+	u, _ := req.Context().Value(userKey{}).(APIUser)
+	return u
+}
+
+func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		user, err := r.opts.Access.authorise(req, route.Role)
+		if err != nil {
+			r.metrics.refusals.WithLabelValues(string(ruleAPI)).Inc()
+			r.audit.refusedAPI(user, req, err)
+			if err.Status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="pseudo-server"`)
+			}
+			r.answer(w, route.Path, nil, err)
+			return
+		}
+		v, answerErr := r.called(w, req, route, slots, user)
+		if stream, ok := v.(Stream); ok && answerErr == nil {
+			r.metrics.api.WithLabelValues(route.Path, strconv.Itoa(http.StatusOK)).Inc()
+			r.whileAllowed(req, route.Role, func(req *http.Request) { stream(w, req) })
+			return
+		}
+		r.answer(w, route.Path, v, answerErr)
+	})
+}
+
+// askAgain is how often the right to read a stream is looked at again.
+const askAgain = 15 * time.Second
+
+// whileAllowed calls stream with a request that ends when its sender loses the right to it, for example because the token
+// was replaced.
+func (r *Receiver) whileAllowed(req *http.Request, need Role, stream func(*http.Request)) {
+	ctx, cancel := context.WithCancel(req.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(askAgain)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if user, err := r.opts.Access.authorise(req, need); err != nil {
+				r.metrics.refusals.WithLabelValues(string(ruleAPI)).Inc()
+				r.audit.refusedAPI(user, req, err)
+				cancel()
+				return
+			}
+		}
+	}()
+	stream(req.WithContext(ctx))
+	cancel()
+	<-ended
+}
+
+// Stream is what a Route's Answer returns to send an answer of its own, which may take as long as it likes: it counts
+// neither among the requests answered at once nor has it their timeout. It must end with the request's context.
+type Stream func(w http.ResponseWriter, req *http.Request)
+
+// called calls a route's Answer within the bounds of time and number.
+func (r *Receiver) called(w http.ResponseWriter, req *http.Request, route Route, slots chan struct{}, user APIUser) (any, error) {
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		return nil, &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"}
+	}
+	limit := changeTimeout
+	if route.Role == RoleRead {
+		limit = readTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(req.Context(), userKey{}, user), limit)
+	defer cancel()
+	req = req.WithContext(ctx)
+	var v any
+	_, err := Query(req, route.Params)
+	if err == nil {
+		v, err = route.Answer(req)
+	}
+	if route.Role == RoleAdminister {
+		r.audit.administered(user, req, err)
+	}
+	return v, err
+}
+
+// answer sends v, or the error, as JSON.
+func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) {
+	code := http.StatusOK
+	if err != nil {
+		var apiErr *APIError
+		switch {
+		case errors.As(err, &apiErr):
+		case errors.Is(err, store.ErrConflict):
+			apiErr = &APIError{Status: http.StatusConflict, Message: "the cluster was written meanwhile", Advice: "try again"}
+		case errors.Is(err, context.DeadlineExceeded):
+			r.log.Debug("API request took too long", "path", path, "error", err)
+			apiErr = &APIError{
+				Status: http.StatusServiceUnavailable, Message: "no answer in time: the storage hangs, a report of the cluster is being stored, or too much is asked for",
+				Advice: "try again in some seconds; /status says whether the storage works",
+			}
+		default:
+			r.noteStorage(err)
+			r.log.Debug("API request failed", "path", path, "error", err)
+			apiErr = &APIError{Status: http.StatusServiceUnavailable, Message: "the storage cannot be read or written now", Advice: "see the log of pseudo-server"}
+		}
+		code, v = apiErr.Status, apiErr
+	}
+	r.metrics.api.WithLabelValues(path, strconv.Itoa(code)).Inc()
+	body, err := json.Marshal(v)
+	if err != nil {
+		r.log.Error("API answer cannot be encoded", "path", path, "error", err)
+		code, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if code == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", "5")
+	}
+	w.WriteHeader(code)
+	// Whoever went away gets nothing; there is nobody left to tell.
+	_, _ = w.Write(append(body, '\n'))
+}

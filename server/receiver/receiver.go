@@ -1,0 +1,199 @@
+// Package receiver is the server side of KubernetesAPISync and GetKubernetesClusterID, and the HTTP API over what it
+// holds.
+//
+// It holds the rules of docs/protocol.md, section 3: what is answered, what is stored, what is refused. It relies on
+// store for durability and on an Elector for Sync. It promises that a version is acknowledged only after it is
+// durable, that a refused request changes nothing that is stored, that a refusal names the entry, the rule and the
+// way out, and that its memory is bounded by Limits whatever clients send.
+package receiver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// Options of a Receiver. Store and Logger are required.
+type Options struct {
+	Store   *store.Store
+	Elector Elector // nil: nobody is told whether to watch
+	// Version is this server's, told to every client in the header "pseudo-server".
+	Version    string
+	Limits     Limits
+	Retention  Retention
+	Suspicion  SuspicionOptions
+	Lenient    []string // ids of clusters whose arrays and Lists are split
+	Access     Access
+	Logger     *slog.Logger
+	Audit      *slog.Logger // nil: Logger
+	Registerer prometheus.Registerer
+	Now        func() time.Time // nil: time.Now
+	// Beat is called on every turn of Run's loop, and between its steps; nil: nobody wants to know.
+	Beat func()
+}
+
+// Limits bound what clients can make the server do. Zero values are replaced by those of DefaultLimits.
+type Limits struct {
+	MaxMessageSize        int           // bytes of one request
+	MaxEntrySize          int64         // bytes of one object, decompressed
+	MaxSnapshotSize       int64         // bytes of one report, decompressed
+	MaxEntries            int           // objects of one report
+	MaxClusters           int           // clusters in the store
+	MaxRetained           int           // entries of all kept versions of all clusters
+	MaxConcurrentRequests int           // requests received or worked on at once
+	MaxWaitingRequests    int           // requests that wait for that, each with at most 64 KiB received
+	MaxConnections        int           // gRPC connections
+	RequestsPerMinute     int           // sustained, of one cluster
+	RequestTimeout        time.Duration // from the first byte of a request to its answer
+}
+
+// DefaultLimits are those of a server that nobody configured.
+func DefaultLimits() Limits {
+	return Limits{
+		MaxMessageSize: 100 << 20, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 1000,
+		MaxRetained: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
+		RequestTimeout: time.Minute,
+	}
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	orDefault(&l.MaxMessageSize, d.MaxMessageSize)
+	orDefault(&l.MaxEntrySize, d.MaxEntrySize)
+	orDefault(&l.MaxSnapshotSize, d.MaxSnapshotSize)
+	orDefault(&l.MaxEntries, d.MaxEntries)
+	orDefault(&l.MaxClusters, d.MaxClusters)
+	orDefault(&l.MaxRetained, d.MaxRetained)
+	orDefault(&l.MaxConcurrentRequests, d.MaxConcurrentRequests)
+	orDefault(&l.MaxWaitingRequests, d.MaxWaitingRequests)
+	orDefault(&l.MaxConnections, d.MaxConnections)
+	orDefault(&l.RequestsPerMinute, d.RequestsPerMinute)
+	orDefault(&l.RequestTimeout, d.RequestTimeout)
+	return l
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Retention says what becomes of a cluster after its last report. Zero values mean 24 hours and 7 days.
+type Retention struct {
+	StaleAfter time.Duration
+	GoneAfter  time.Duration
+}
+
+// Receiver receives reports. It is safe for concurrent use.
+type Receiver struct {
+	opts    Options
+	store   *store.Store
+	log     *slog.Logger
+	now     func() time.Time
+	metrics *metrics
+	slots   chan struct{}
+	lenient map[string]bool
+	audit   *auditLog
+	// listening is since when reports can be stored; only Run uses it.
+	listening time.Time
+
+	mu       sync.Mutex
+	limiters map[string]*rate.Limiter
+	waiting  int
+	storage  storageState
+	clusters int // stored
+	retained int // entries stored, of all versions
+}
+
+// storageState remembers since when the storage fails, so that it is told once and not for each request.
+type storageState struct {
+	since   time.Time
+	err     error
+	checked bool // Check has failed since then
+}
+
+// New returns a Receiver; NewGRPCServer and API put it on the network, Run does its housekeeping.
+func New(opts Options) *Receiver {
+	opts.Limits = opts.Limits.withDefaults()
+	orDefault(&opts.Retention.StaleAfter, 24*time.Hour)
+	orDefault(&opts.Retention.GoneAfter, 7*24*time.Hour)
+	if opts.Elector == nil {
+		opts.Elector = noElector{}
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Beat == nil {
+		opts.Beat = func() {}
+	}
+	if opts.Audit == nil {
+		opts.Audit = opts.Logger
+	}
+	r := &Receiver{
+		opts: opts, store: opts.Store, log: opts.Logger, now: opts.Now, metrics: newMetrics(opts.Registerer),
+		slots:    make(chan struct{}, opts.Limits.MaxConcurrentRequests),
+		lenient:  map[string]bool{},
+		limiters: map[string]*rate.Limiter{},
+		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
+	}
+	for _, id := range opts.Lenient {
+		r.lenient[id] = true
+	}
+	if opts.Registerer != nil {
+		opts.Registerer.MustRegister(newClusterMetrics(r))
+	}
+	return r
+}
+
+// Check returns an error if reports cannot be stored now. It is the readiness check.
+func (r *Receiver) Check(ctx context.Context) error {
+	err := r.store.Backend().Check(ctx)
+	if err != nil {
+		r.noteStorage(err)
+	}
+	r.mu.Lock()
+	failed := r.storage.checked
+	r.storage.checked = err != nil && r.storage.err != nil
+	r.mu.Unlock()
+	if err == nil && failed {
+		// Otherwise it is a failure that only a write can find, such as a full disk.
+		r.noteStorage(nil)
+	}
+	return err
+}
+
+// storageError is what the storage fails with now, nil if it works.
+func (r *Receiver) storageError() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.storage.err
+}
+
+// noteStorage logs when the storage begins to fail, fails in another way, and works again.
+func (r *Receiver) noteStorage(err error) {
+	if err != nil && !errors.Is(err, store.ErrUnavailable) {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.storage
+	switch {
+	case err == nil && before.err != nil:
+		r.storage = storageState{}
+		r.log.Info("storage works again", "failed_for", r.now().Sub(before.since).Round(time.Second))
+	case err != nil && before.err == nil:
+		r.storage = storageState{since: r.now(), err: err}
+		r.log.Error("storage fails: reports are refused until it works again, nothing is acknowledged that is not stored", "error", err)
+	case err != nil && before.err.Error() != err.Error():
+		r.storage.err = err
+		r.log.Error("storage fails in another way", "error", err)
+	}
+}

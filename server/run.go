@@ -1,0 +1,292 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/internal/logging"
+	"github.com/pseudo-agent/pseudo-agent/operate"
+	"github.com/pseudo-agent/pseudo-agent/server/receiver"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// stopTimeout is how long requests under way may take when the daemon is told to stop.
+const stopTimeout = 10 * time.Second
+
+// gcPercent keeps the memory for a large report below twice its size. Most of such a report is bytes, which cost the
+// garbage collector nothing; docs/receiver.md has the figures.
+const gcPercent = 15
+
+func newRunCommand(build operate.Build) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Runs the daemon",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			loaded, err := config.LoadServer(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			cfg := &loaded.Config
+			log, level, err := logging.New(os.Stderr, cfg.Log.Format, cfg.Log.Level)
+			if err != nil {
+				return err
+			}
+			d := &daemon{cfg: cfg, build: build, log: log, level: level}
+			return d.run(cmd.Context(), func(ctx context.Context) {
+				config.WatchServer(ctx, cmd.Flags(), loaded, d.reload)
+			})
+		},
+	}
+	config.ServerFlags(cmd.Flags())
+	return cmd
+}
+
+// daemon is a running pseudo-server.
+type daemon struct {
+	cfg   *config.Server
+	build operate.Build
+	log   *slog.Logger
+	level *slog.LevelVar
+}
+
+// run is the daemon from its configuration to its end. It calls watch, which follows the configuration until its
+// context ends.
+func (d *daemon) run(ctx context.Context, watch func(context.Context)) error {
+	if _, err := operate.LimitMemory(gcPercent, d.log); err != nil {
+		d.log.Warn("no memory limit", "error", err)
+	}
+	backend, err := openBackend(ctx, d.cfg.Store)
+	if err != nil {
+		return err
+	}
+	err = d.serve(ctx, backend, watch)
+	return errors.Join(err, backend.Close())
+}
+
+func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(context.Context)) error {
+	cfg := d.cfg
+	audit, err := openAudit(cfg.Access.AuditFile, d.log)
+	if err != nil {
+		return err
+	}
+	defer audit.close()
+	who, err := access(cfg.Access, d.log)
+	if err != nil {
+		return err
+	}
+	registry := operate.NewRegistry("pseudo_server", d.build)
+	parts, err := d.assemble(ctx, backend, registry, receiver.Options{Audit: audit.log, Access: who})
+	if err != nil {
+		return err
+	}
+	defer parts.close()
+	recv, elect, view := parts.receiver, parts.elector, parts.viewer
+	web := operate.New(operate.Options{
+		Program: "pseudo-server", Build: d.build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: d.log,
+		Live:  parts.live(),
+		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
+		Parts: []operate.Part{
+			{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems}, //nolint:contextcheck // a status belongs to no request
+			{Name: "elector", Status: func() any { return elect.Status() }, Problems: elect.Problems},
+			{Name: "viewer", Status: func() any { return view.Status() }, Problems: view.Problems},
+		},
+		Extra: handlers(recv.API(append(elect.Routes(), view.Routes()...)...)),
+	})
+	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
+	if err != nil {
+		return err
+	}
+	grpcListener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen.GRPC)
+	if err != nil {
+		return fmt.Errorf("listen.grpc: %w", err)
+	}
+	httpListener, err := listenHTTP(ctx, cfg.Listen.HTTP, cfg.HTTP.TLS, d.log)
+	if err != nil {
+		return errors.Join(err, grpcListener.Close())
+	}
+	d.log.Info("pseudo-server runs", "version", d.build.Version, "grpc", grpcListener.Addr().String(), "tls", cfg.TLS.Enabled,
+		"http", httpListener.Addr().String(), "http_tls", cfg.HTTP.TLS.Enabled, "store", cfg.Store.Type)
+
+	g, ctx := errgroup.WithContext(ctx)
+	server := recv.NewGRPCServer(creds) //nolint:contextcheck // each request brings its own
+	g.Go(func() error { return server.Serve(recv.LimitConnections(grpcListener)) })
+	g.Go(func() error {
+		<-ctx.Done()
+		stop(server)
+		return nil
+	})
+	g.Go(func() error { return web.Serve(ctx, httpListener) })
+	parts.run(ctx, g)
+	g.Go(func() error {
+		watch(ctx)
+		return nil
+	})
+	err = g.Wait()
+	d.log.Info("pseudo-server ends", "error", err)
+	return err
+}
+
+// reload takes over a changed configuration file: what can change while running at once, everything else is named and
+// holds from the next start. A file that is wrong changes nothing.
+func (d *daemon) reload(loaded *config.Loaded[config.Server], err error) {
+	if err == nil {
+		err = logging.SetLevel(d.level, loaded.Config.Log.Level)
+	}
+	if err != nil {
+		d.log.Error("configuration file refused; the former configuration stays in force", "error", err)
+		return
+	}
+	for _, c := range config.ServerChanges(d.cfg, &loaded.Config) {
+		d.log.Info("configuration changed", "change", c.String(), "from_next_start", !c.Live)
+	}
+}
+
+// stop lets requests under way end, but not for ever.
+func stop(server *grpc.Server) {
+	timer := time.AfterFunc(stopTimeout, server.Stop)
+	defer timer.Stop()
+	server.GracefulStop()
+}
+
+func openBackend(ctx context.Context, cfg config.ServerStore) (store.Backend, error) {
+	switch cfg.Type {
+	case "memory":
+		return store.NewMemory(), nil
+	case "postgres":
+		dsn := cfg.DSN
+		if cfg.DSNFile != "" {
+			b, err := os.ReadFile(cfg.DSNFile)
+			if err != nil {
+				return nil, fmt.Errorf("store.dsn_file: %w", err)
+			}
+			dsn = strings.TrimSpace(string(b))
+		}
+		return asBackend(store.OpenPostgres(ctx, dsn, cfg.MaxConnections))
+	default:
+		if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
+			return nil, fmt.Errorf("store.path: %w", err)
+		}
+		return asBackend(store.OpenEmbedded(cfg.Path))
+	}
+}
+
+// asBackend keeps a nil pointer from becoming a Backend that is not nil.
+func asBackend[B store.Backend](b B, err error) (store.Backend, error) {
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return b, nil
+}
+
+func grpcCredentials(cfg config.ServerTLS, recv *receiver.Receiver, log *slog.Logger) (credentials.TransportCredentials, error) {
+	if !cfg.Enabled {
+		return nil, nil //nolint:nilnil // plain text
+	}
+	tlsConfig, err := receiver.ServerTLS(log, tlsFiles(cfg), "h2")
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return recv.Credentials(tlsConfig), nil
+}
+
+func tlsFiles(cfg config.ServerTLS) receiver.TLSFiles {
+	return receiver.TLSFiles{
+		CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, ClientCAFile: cfg.ClientCAFile, RequireClientCert: cfg.RequireClientCert,
+	}
+}
+
+func listenHTTP(ctx context.Context, address string, cfg config.ServerTLS, log *slog.Logger) (net.Listener, error) {
+	var tlsConfig *tls.Config
+	if cfg.Enabled {
+		var err error
+		if tlsConfig, err = receiver.ServerTLS(log, tlsFiles(cfg), "http/1.1"); err != nil {
+			return nil, fmt.Errorf("http.tls: %w", err)
+		}
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen.http: %w", err)
+	}
+	if tlsConfig != nil {
+		l = tls.NewListener(l, tlsConfig)
+	}
+	return l, nil
+}
+
+// access reads the files that the configuration names. All mistakes are told at once.
+func access(cfg config.ServerAccess, log *slog.Logger) (receiver.Access, error) {
+	a := receiver.Access{Teams: cfg.TeamIDs, OnlyBound: cfg.OnlyBound, Clusters: map[string]receiver.Binding{}}
+	var errs []error
+	var err error
+	if a.Anonymous, err = receiver.ParseRole(cfg.Anonymous); err != nil {
+		errs = append(errs, fmt.Errorf("access.anonymous: %w", err))
+	}
+	for i, c := range cfg.Clusters {
+		b := receiver.Binding{CertificateNames: c.CertificateNames}
+		if c.TokenFile != "" {
+			if b.Token, err = receiver.NewToken(log, c.TokenFile); err != nil {
+				errs = append(errs, fmt.Errorf("access.clusters[%d]: %w", i, err))
+			}
+		}
+		a.Clusters[c.ClusterID] = b
+	}
+	for i, t := range cfg.Tokens {
+		u := receiver.APIUser{Name: t.Name}
+		if u.Role, err = receiver.ParseRole(t.Role); err != nil {
+			errs = append(errs, fmt.Errorf("access.tokens[%d]: %w", i, err))
+		}
+		if u.Token, err = receiver.NewToken(log, t.TokenFile); err != nil {
+			errs = append(errs, fmt.Errorf("access.tokens[%d]: %w", i, err))
+		}
+		a.Users = append(a.Users, u)
+	}
+	return a, errors.Join(errs...)
+}
+
+// audit is where refusals and administration are recorded.
+type audit struct {
+	log  *slog.Logger
+	file *os.File // nil: the daemon's log
+}
+
+func openAudit(path string, log *slog.Logger) (*audit, error) {
+	if path == "" {
+		return &audit{log: log}, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("access.audit_file: %w", err)
+	}
+	return &audit{log: slog.New(slog.NewJSONHandler(f, nil)), file: f}, nil
+}
+
+func (a *audit) close() {
+	if a.file != nil {
+		// Every line was written by itself; there is nothing left to lose.
+		_ = a.file.Close()
+	}
+}
+
+func limits(l config.ServerLimits) receiver.Limits {
+	return receiver.Limits{
+		MaxMessageSize: int(l.MaxMessageSize), MaxEntrySize: l.MaxEntrySize, MaxSnapshotSize: l.MaxSnapshotSize, MaxEntries: l.MaxEntries,
+		MaxClusters: l.MaxClusters, MaxRetained: l.MaxRetainedEntries, MaxConcurrentRequests: l.MaxConcurrentRequests,
+		MaxWaitingRequests: l.MaxWaitingRequests, MaxConnections: l.MaxConnections, RequestsPerMinute: l.RequestsPerMinute,
+		RequestTimeout: l.RequestTimeout,
+	}
+}

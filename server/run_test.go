@@ -1,0 +1,271 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zlib"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/server/receiver"
+)
+
+// logLines is a log that can be waited for.
+type logLines struct {
+	mu    sync.Mutex
+	lines []map[string]any
+	came  chan struct{}
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	var line map[string]any
+	if err := json.Unmarshal(p, &line); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+	close(l.came)
+	l.came = make(chan struct{})
+	return len(p), nil
+}
+
+// wait returns the first line with a message that has not been waited for before.
+func (l *logLines) wait(t *testing.T, msg string) map[string]any {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	for {
+		l.mu.Lock()
+		for i, line := range l.lines {
+			if line["msg"] == msg {
+				l.lines = l.lines[i+1:]
+				l.mu.Unlock()
+				return line
+			}
+		}
+		came := l.came
+		l.mu.Unlock()
+		select {
+		case <-came:
+		case <-deadline:
+			t.Fatalf("no log line %q", msg)
+		}
+	}
+}
+
+// start runs the daemon with a configuration; stop ends it and waits.
+func start(t *testing.T, cfg *config.Server, watch func(context.Context)) (log *logLines, d *daemon, stop func()) {
+	t.Helper()
+	log = &logLines{came: make(chan struct{})}
+	d = &daemon{cfg: cfg, log: slog.New(slog.NewJSONHandler(log, nil)), level: new(slog.LevelVar)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	running := d
+	go func() { done <- running.run(ctx, watch) }()
+	return log, d, func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: got %v, want nil", err)
+		}
+	}
+}
+
+func testConfig(t *testing.T) *config.Server {
+	t.Helper()
+	cfg := config.DefaultServer()
+	cfg.Listen.GRPC, cfg.Listen.HTTP = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Store.Path = filepath.Join(t.TempDir(), "below", "test.db")
+	return &cfg
+}
+
+func sync1(t *testing.T, address string, version uint64, withEntries bool) uint64 {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	req := &agent.KubernetesAPISyncRequest{ClusterId: new("d-test"), Version: new(version), AgentId: proto.Uint32(1)}
+	if withEntries {
+		var b bytes.Buffer
+		w := zlib.NewWriter(&b)
+		_, _ = w.Write([]byte(`{"gitVersion":"v1.36.0"}`))
+		_ = w.Close()
+		req.Entries = []*agent.KubernetesAPIInfo{{Type: new("*version.Info"), CompressedInfo: b.Bytes()}}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	resp, err := agent.NewSynchronizerClient(conn).KubernetesAPISync(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetVersion()
+}
+
+func text(v any) string {
+	s, _ := v.(string)
+	return s
+}
+
+// TestDaemon runs the whole daemon twice on one database: it answers the stored version after a restart, serves its
+// API, follows its configuration, and leaves no goroutine behind.
+func TestDaemon(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	cfg := testConfig(t)
+	dir := t.TempDir()
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("a-token-for-the-test"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Access.Anonymous = "none"
+	cfg.Access.Tokens = []config.TokenAccess{{Name: "me", Role: "administer", TokenFile: token}}
+	cfg.Access.AuditFile = filepath.Join(dir, "audit.log")
+	none := func(ctx context.Context) { <-ctx.Done() }
+
+	log, d, stop := start(t, cfg, none)
+	line := log.wait(t, "pseudo-server runs")
+	if got := sync1(t, text(line["grpc"]), 7, true); got != 7 {
+		t.Errorf("report: got %d, want 7", got)
+	}
+	changed := *cfg
+	changed.Log.Level = "debug"
+	changed.Limits.MaxClusters = 5
+	d.reload(&config.Loaded[config.Server]{Config: changed}, nil)
+	if d.level.Level() != slog.LevelDebug {
+		t.Errorf("got log level %v, want debug", d.level.Level())
+	}
+	for range 2 {
+		c := log.wait(t, "configuration changed")
+		if atRestart := strings.Contains(text(c["change"]), "max_clusters"); c["from_next_start"] != atRestart {
+			t.Errorf("got %v, want from_next_start %v", c, atRestart)
+		}
+	}
+	stop()
+
+	log, _, stop = start(t, cfg, none)
+	line = log.wait(t, "pseudo-server runs")
+	if got := sync1(t, text(line["grpc"]), 8, false); got != 7 {
+		t.Errorf("probe after the restart: got %d, want the stored version 7", got)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	ask := func(path, secret string) (int, string) {
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+text(line["http"])+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if secret != "" {
+			req.Header.Set("Authorization", "Bearer "+secret)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	for _, c := range []struct {
+		path, secret string
+		code         int
+		contains     string
+	}{
+		{"/api/v1/clusters", "", 401, "token"},
+		{"/api/v1/clusters", "a-token-for-the-test", 200, `"version":7`},
+		{"/healthz/ready", "", 200, "storage"},
+		{"/healthz/live", "", 200, ""},
+		{"/metrics", "", 200, "pseudo_server_refusals_total"},
+		{"/status", "", 200, `"clusters": 1`},
+	} {
+		code, body := ask(c.path, c.secret)
+		if code != c.code || !strings.Contains(body, c.contains) {
+			t.Errorf("GET %s: got %d, want %d with %q in it:\n%.500s", c.path, code, c.code, c.contains, body)
+		}
+	}
+	stop()
+	audit, err := os.ReadFile(cfg.Access.AuditFile)
+	if err != nil || !strings.Contains(string(audit), `"status":401`) {
+		t.Errorf("audit log: got %q, %v, want the refusal", audit, err)
+	}
+}
+
+// TestLimits: each key of limits reaches the receiver, and an unconfigured server has the receiver's own limits.
+func TestLimits(t *testing.T) {
+	if got, want := limits(config.DefaultServer().Limits), receiver.DefaultLimits(); got != want {
+		t.Errorf("by default: got %+v, want %+v", got, want)
+	}
+	var cfg config.ServerLimits
+	v := reflect.ValueOf(&cfg).Elem()
+	for i := range v.NumField() {
+		v.Field(i).SetInt(int64(i + 1))
+	}
+	got := reflect.ValueOf(limits(cfg))
+	seen := map[int64]string{}
+	for i := range got.NumField() {
+		name, n := got.Type().Field(i).Name, got.Field(i).Int()
+		if n == 0 || seen[n] != "" {
+			t.Errorf("limit %s has no key of its own (%q has it)", name, seen[n])
+		}
+		seen[n] = name
+	}
+	if len(seen) != v.NumField() {
+		t.Errorf("got %d limits for %d keys", len(seen), v.NumField())
+	}
+}
+
+// TestMistakes starts with configurations that cannot work: each error names the key.
+func TestMistakes(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*config.Server)
+		want   []string
+	}{
+		"tokens": {func(c *config.Server) {
+			c.Access.Tokens = []config.TokenAccess{{Name: "a", Role: "boss", TokenFile: "/none/a"}}
+			c.Access.Clusters = []config.ClusterAccess{{ClusterID: "d-a", TokenFile: "/none/b"}}
+		}, []string{"access.tokens[0]", `"boss"`, "/none/a", "access.clusters[0]", "/none/b"}},
+		"tls":     {func(c *config.Server) { c.TLS.Enabled, c.TLS.CertFile = true, "/none/cert" }, []string{"tls", "/none/cert"}},
+		"http":    {func(c *config.Server) { c.HTTP.TLS.Enabled, c.HTTP.TLS.CertFile = true, "/none/cert" }, []string{"http.tls", "/none/cert"}},
+		"address": {func(c *config.Server) { c.Listen.GRPC = "256.0.0.1:1" }, []string{"listen.grpc"}},
+		"dsn":     {func(c *config.Server) { c.Store.Type, c.Store.DSN = "postgres", "postgres://u:secret@127.0.0.1:1/x" }, []string{"store", "PostgreSQL"}},
+		"dsnfile": {func(c *config.Server) { c.Store.Type, c.Store.DSNFile = "postgres", "/none/dsn" }, []string{"store.dsn_file", "/none/dsn"}},
+		"audit":   {func(c *config.Server) { c.Access.AuditFile = "/none/audit" }, []string{"access.audit_file"}},
+	} {
+		cfg := testConfig(t)
+		c.change(cfg)
+		d := &daemon{cfg: cfg, log: slog.New(slog.DiscardHandler), level: new(slog.LevelVar)}
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		err := d.run(ctx, func(context.Context) {})
+		cancel()
+		if err == nil {
+			t.Errorf("%s: got no error", name)
+			continue
+		}
+		for _, part := range c.want {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: got %q, want %q in it", name, err, part)
+			}
+		}
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: the message %q contains the password", name, err)
+		}
+	}
+}

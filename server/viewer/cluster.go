@@ -1,0 +1,260 @@
+package viewer
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
+	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// cluster is the inventory of one cluster.
+type cluster struct {
+	id   string
+	seen mark                      // only follow uses it
+	lock chan struct{}             // held while catching up
+	made atomic.Pointer[published] // nil: there is no inventory
+
+	use   *semaphore.Weighted  // each reader holds 1; all are held while inv is between two versions
+	inv   *inventory.Inventory // nil: not made yet
+	state store.State          // of which inv is the inventory
+	asked uint64               // Viewer.answers when the plugins were asked
+
+	// Only the holder of lock uses these.
+	entries []*store.Entry
+	uids    map[store.Key]string
+}
+
+// readers is the weight of cluster.use, more than there are requests at once.
+const readers = 1 << 30
+
+// published is what is known of a finished inventory while the next one is being made, which may take long: who looks at
+// it waits for nobody.
+type published struct {
+	version version
+	asked   uint64 // as cluster.asked
+	summary inventory.Summary
+}
+
+// publish tells of the inventory as it is now. All of c.use is held.
+func (c *cluster) publish() {
+	if c.inv == nil {
+		c.made.Store(nil)
+		return
+	}
+	c.made.Store(&published{version: versionOf(c.state), asked: c.asked, summary: c.inv.Summary()})
+}
+
+// version identifies the content of a cluster.
+type version struct {
+	born     string // as store.State
+	seq      uint64
+	received int64 // in nanoseconds; in a database that lost its last versions their numbers come again
+}
+
+func versionOf(st store.State) version {
+	return version{born: st.Born, seq: st.Latest.Seq, received: st.Latest.ReceivedAt.UnixNano()}
+}
+
+// isAt tells whether the inventory is that of the latest version.
+func (c *cluster) isAt(st store.State) bool {
+	p := c.made.Load()
+	return p != nil && p.version == versionOf(st)
+}
+
+// hasAsked tells whether the plugins have been asked since their answers changed last.
+func (c *cluster) hasAsked(answers uint64) bool {
+	p := c.made.Load()
+	return p != nil && p.asked == answers
+}
+
+// unheard is the beat of work that no loop does.
+func unheard() {}
+
+// catchUp makes the inventory that of the latest stored version, and calls beat between its steps.
+func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
+	beat()
+	patient, cancel := store.Patiently(ctx)
+	defer cancel()
+	if err := wait(patient, c.lock, "the inventory of cluster "+c.id); err != nil {
+		return err
+	}
+	defer func() { <-c.lock }()
+	view, err := v.opts.Store.View(patient, c.id)
+	if err != nil {
+		return err
+	}
+	if view.State.Latest.Seq == 0 || c.isAt(view.State) {
+		return nil
+	}
+	begun := time.Now()
+	work, done := v.detached(ctx)
+	defer done()
+	if c.inv == nil || c.state.Born != view.State.Born {
+		err = v.build(work, c, view, beat)
+	} else {
+		err = v.update(work, c, view, beat)
+	}
+	if err != nil {
+		return fmt.Errorf("work out the inventory of cluster %s: %w", c.id, err)
+	}
+	v.metrics.seconds.Observe(time.Since(begun).Seconds())
+	return nil
+}
+
+// build makes the inventory from scratch. Until it is made the former one is shown.
+func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat func()) error {
+	asked := v.answers.Load()
+	inv := inventory.New(v.options())
+	uids := make(map[store.Key]string, len(view.Entries))
+	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries), beat); err != nil {
+		return err
+	}
+	if err := c.use.Acquire(ctx, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
+	defer c.publish()
+	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
+	return nil
+}
+
+// update takes over what differs.
+func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View, beat func()) error {
+	differences := Compare(c.entries, view.Entries)
+	if err := c.use.Acquire(ctx, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
+	defer c.publish()
+	if err := v.apply(ctx, c.id, c.inv, c.uids, differences, beat); err != nil {
+		// It is now neither the one nor the other version.
+		c.inv = nil
+		return err
+	}
+	c.state, c.entries = view.State, view.Entries
+	return nil
+}
+
+// again applies the Pods once more, because plugins may answer otherwise.
+func (v *Viewer) again(ctx context.Context, c *cluster, beat func()) error {
+	beat()
+	patient, cancel := store.Patiently(ctx)
+	defer cancel()
+	if err := wait(patient, c.lock, "the inventory of cluster "+c.id); err != nil {
+		return err
+	}
+	defer func() { <-c.lock }()
+	if err := c.use.Acquire(patient, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
+	answers := v.answers.Load()
+	if c.inv == nil || c.asked == answers {
+		return nil
+	}
+	defer c.publish()
+	work, done := v.detached(ctx)
+	defer done()
+	var pods []Difference
+	for _, e := range c.entries {
+		if e.Type == podType {
+			pods = append(pods, Difference{Before: e, After: e})
+		}
+	}
+	if err := v.apply(work, c.id, c.inv, c.uids, pods, beat); err != nil {
+		c.inv = nil
+		return fmt.Errorf("ask plugins about the Pods of cluster %s: %w", c.id, err)
+	}
+	c.asked = answers
+	return nil
+}
+
+const podType = "*v1.Pod"
+
+// What is decompressed at once.
+const (
+	batchEntries = 1000
+	batchBytes   = 16 << 20
+)
+
+// apply applies differences to an inventory, in portions.
+func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference, beat func()) error {
+	var gone []inventory.Change
+	for _, d := range differences {
+		if d.After == nil {
+			gone = append(gone, inventory.Change{Type: d.Before.Type, ID: uids[d.Before.Key]})
+			delete(uids, d.Before.Key)
+		}
+	}
+	inv.Apply(gone)
+	var batch []*store.Entry
+	size := 0
+	flush := func() error {
+		beat()
+		changes, err := v.read(ctx, id, batch)
+		if err != nil {
+			return err
+		}
+		for i, e := range batch {
+			uids[e.Key] = changes[i].ID
+		}
+		inv.Apply(changes)
+		batch, size = batch[:0], 0
+		return nil
+	}
+	for _, d := range differences {
+		if d.After == nil {
+			continue
+		}
+		if len(batch) > 0 && (len(batch) == batchEntries || size+int(d.After.RawSize) > batchBytes) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch = append(batch, d.After)
+		size += int(d.After.RawSize)
+	}
+	if len(batch) == 0 {
+		return nil
+	}
+	return flush()
+}
+
+// read returns entries as changes of an inventory.
+func (v *Viewer) read(ctx context.Context, id string, entries []*store.Entry) ([]inventory.Change, error) {
+	ctx, cancel := store.Patiently(ctx)
+	defer cancel()
+	payloads, err := v.opts.Store.Payloads(ctx, id, entries)
+	if err != nil {
+		return nil, err
+	}
+	var tree jsonscan.Tree
+	changes := make([]inventory.Change, len(entries))
+	for i, e := range entries {
+		if payloads[i] == nil {
+			return nil, fmt.Errorf("%s %s/%s: dropped while it was read: %w", e.Type, e.Namespace, e.Name, store.ErrNotFound)
+		}
+		data, err := e.JSON(payloads[i])
+		if err != nil {
+			return nil, fmt.Errorf("%s %s/%s: %w", e.Type, e.Namespace, e.Name, err)
+		}
+		uid := ""
+		if _, err := tree.Parse(data, 0, uidFilter); err == nil {
+			uid = string(tree.Root().Get("metadata").Get("uid").Text())
+		}
+		changes[i] = inventory.Change{Type: e.Type, ID: uid, JSON: data}
+	}
+	return changes, nil
+}
+
+var uidFilter = func() *jsonscan.Filter {
+	f := jsonscan.NewFilter()
+	f.Add("metadata", "uid")
+	return f
+}()

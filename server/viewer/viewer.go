@@ -1,0 +1,254 @@
+// Package viewer is what people look at: the API over what deepflow-server would make of each cluster, over what
+// differs between versions, and over plugins.
+//
+// It holds an inventory of every stored cluster. It relies on store for the reports, which it looks for in regular
+// intervals, on inventory for the rules and on plugin for the scripts. It promises that an answer belongs to one
+// version, which it names; that a new version costs in proportion to what changed; and that neither lists nor streams
+// grow without bound, whatever is asked for.
+package viewer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// Options of a Viewer. Store, Plugins and Logger are required.
+type Options struct {
+	Store      *store.Store
+	Plugins    *plugin.Registry
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: metrics are not registered
+	// Poll is how often new versions are looked for; 0 is a second.
+	Poll time.Duration
+	// Beat is called on every turn of Run's loop, and between its steps; nil: nobody wants to know.
+	Beat func()
+	// MaxStreams is how many change streams there may be at once; 0 is 64.
+	MaxStreams int
+}
+
+// Viewer keeps the inventories up to date. It is safe for concurrent use.
+type Viewer struct {
+	opts    Options
+	log     *slog.Logger
+	metrics *metrics
+	streams chan struct{}
+	// answers counts how often the answers of the plugins may have changed.
+	answers atomic.Uint64
+	// ending ends with Run's context: then streams and catching up end, too.
+	ending context.Context //nolint:containedctx // the life of the Viewer
+	end    context.CancelFunc
+	// working counts what readers have begun; Run waits for it.
+	working sync.WaitGroup
+
+	mu       sync.Mutex
+	clusters map[string]*cluster
+	changed  chan struct{} // closed and replaced when a cluster changes
+	failing  string        // what following the clusters failed with last
+	last     *listing      // nil: none
+}
+
+// New returns a Viewer. Run must be called.
+func New(opts Options) *Viewer {
+	opts.Poll = cmp.Or(opts.Poll, time.Second)
+	opts.MaxStreams = cmp.Or(opts.MaxStreams, 64)
+	if opts.Beat == nil {
+		opts.Beat = func() {}
+	}
+	v := &Viewer{
+		opts: opts, log: opts.Logger, metrics: newMetrics(opts.Registerer), streams: make(chan struct{}, opts.MaxStreams),
+		clusters: map[string]*cluster{}, changed: make(chan struct{}),
+	}
+	v.ending, v.end = context.WithCancel(context.Background())
+	return v
+}
+
+// refreshPlugins is how often plugins are looked for that another replica created or deleted.
+const refreshPlugins = 10 * time.Second
+
+// Run follows the clusters and the plugins until the context ends. It returns nil.
+func (v *Viewer) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, v.end)
+	defer stop()
+	defer v.join()
+	poll := time.NewTicker(v.opts.Poll)
+	defer poll.Stop()
+	refresh := time.NewTicker(refreshPlugins)
+	defer refresh.Stop()
+	for {
+		v.follow(ctx)
+		v.forgetListing()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		case <-v.opts.Plugins.Changed():
+			v.answers.Add(1)
+			v.remap(ctx)
+		case <-refresh.C:
+			if v.opts.Store.Backend().Shared() {
+				v.note(ctx, v.step(ctx, v.opts.Plugins.Refresh))
+			}
+		}
+	}
+}
+
+// join ends and waits for what readers have begun; nothing is begun any more.
+func (v *Viewer) join() {
+	v.mu.Lock()
+	v.end()
+	v.mu.Unlock()
+	v.working.Wait()
+}
+
+// mark identifies what is stored of a cluster.
+type mark struct {
+	born     string
+	revision uint64
+}
+
+// follow brings every cluster up to date once.
+func (v *Viewer) follow(ctx context.Context) {
+	var states []store.State
+	err := v.step(ctx, func(ctx context.Context) (err error) {
+		states, err = v.opts.Store.Clusters(ctx)
+		return err
+	})
+	v.note(ctx, err)
+	if err != nil {
+		return
+	}
+	stored := make(map[string]bool, len(states))
+	news := false
+	for _, st := range states {
+		stored[st.ID] = true
+		if st.Latest.Seq == 0 {
+			continue
+		}
+		c := v.cluster(st.ID)
+		if seen := (mark{st.Born, st.Revision}); c.seen != seen {
+			c.seen, news = seen, true
+		}
+		if !c.isAt(st) {
+			v.note(ctx, v.catchUp(ctx, c, v.opts.Beat))
+		}
+	}
+	v.mu.Lock()
+	for id := range v.clusters {
+		if !stored[id] {
+			delete(v.clusters, id)
+			news = true
+		}
+	}
+	if news {
+		close(v.changed)
+		v.changed = make(chan struct{})
+	}
+	v.mu.Unlock()
+	if news {
+		v.measure()
+	}
+}
+
+// step does one step of Run's loop.
+func (v *Viewer) step(ctx context.Context, do func(context.Context) error) error {
+	v.opts.Beat()
+	ctx, cancel := store.Patiently(ctx)
+	defer cancel()
+	return do(ctx)
+}
+
+// note logs when following begins to fail, fails in another way, and works again.
+func (v *Viewer) note(ctx context.Context, err error) {
+	if ctx.Err() != nil || errors.Is(err, store.ErrNotFound) {
+		return
+	}
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	v.mu.Lock()
+	before := v.failing
+	v.failing = text
+	v.mu.Unlock()
+	switch text {
+	case before:
+	case "":
+		v.log.Info("clusters are followed again")
+	default:
+		v.log.Warn("a cluster cannot be followed; what is shown of it may be old", "error", text)
+	}
+}
+
+// remap asks the plugins again about the Pods of every cluster.
+func (v *Viewer) remap(ctx context.Context) {
+	for _, c := range v.all() {
+		v.note(ctx, v.again(ctx, c, v.opts.Beat))
+	}
+	v.measure()
+}
+
+func (v *Viewer) all() []*cluster {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	list := make([]*cluster, 0, len(v.clusters))
+	for _, c := range v.clusters {
+		list = append(list, c)
+	}
+	return list
+}
+
+// cluster returns what is held of a stored cluster.
+func (v *Viewer) cluster(id string) *cluster {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := v.clusters[id]
+	if c == nil {
+		c = &cluster{id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers)}
+		v.clusters[id] = c
+	}
+	return c
+}
+
+// news is closed when a cluster changes after the call.
+func (v *Viewer) news() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.changed
+}
+
+// options are those of every inventory.
+func (v *Viewer) options() inventory.Options { return inventory.Options{Mapper: v.opts.Plugins} }
+
+// detached returns a context for work that a request began and others profit from: it ends with the Viewer, not with
+// the request.
+func (v *Viewer) detached(ctx context.Context) (context.Context, func()) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(v.ending, cancel)
+	return work, func() {
+		stop()
+		cancel()
+	}
+}
+
+// wait takes a lock or gives up with the context.
+func wait(ctx context.Context, lock chan struct{}, what string) error {
+	select {
+	case lock <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))
+	}
+}
