@@ -19,8 +19,8 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
-	"github.com/pseudo-agent/pseudo-agent/snapshot"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/snapshot"
 )
 
 // proxy is a TCP proxy that cuts, delays and halves connections while it is bad.

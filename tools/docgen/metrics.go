@@ -17,18 +17,18 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"k8s.io/client-go/rest"
 
-	"github.com/pseudo-agent/pseudo-agent/server/elector"
-	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/check/advisor"
+	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/internal/leader"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/operate"
-	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/relations"
 	"github.com/pseudo-agent/pseudo-agent/reporter"
-	"github.com/pseudo-agent/pseudo-agent/snapshot"
+	"github.com/pseudo-agent/pseudo-agent/server/elector"
+	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
+	"github.com/pseudo-agent/pseudo-agent/snapshot"
 )
 
 // metric is one line of the document.

@@ -15,9 +15,9 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
