@@ -38,7 +38,7 @@ type daemon struct {
 	registry *prometheus.Registry
 
 	access     *rest.Config                 // nil if nothing is watched
-	reread     func() (*rest.Config, error) // reads access anew
+	reread     func() (*rest.Config, error) // rereads access
 	projection resources.Options
 	fold       *snapshot.Fold
 	relations  *relations.Relations
@@ -60,7 +60,7 @@ type daemon struct {
 	group    *config.KubernetesResources // of the agent group, with config_from_server
 	selected []resources.Selected
 	watched  map[string]bool // ids that may have entries
-	working  time.Time       // when this replica began to work; zero: it stands by
+	working  time.Time       // when this replica began to work; zero: it is on standby
 	grouped  bool            // the agent group's configuration has been heard
 	refused  *refusal
 	restart  []string // keys whose new values hold from the next start

@@ -154,7 +154,7 @@ func (d *daemon) reporterProblems() []operate.Problem {
 		out = append(out, operate.Problem{
 			Severity: operate.Failure, Since: st.Since,
 			What:   "the server keeps old data of the whole cluster, because it is told: " + st.ErrorMsg,
-			Advice: "mend what the text names; see the informers",
+			Advice: "fix what the text names; see the informers",
 		})
 	}
 	if st.Conflict.Active {

@@ -14,7 +14,7 @@ import (
 // maxMistakes bounds how many mistakes are told: more of them are one mistake, such as a wrong file.
 const maxMistakes = 200
 
-// Mistake is one thing that is wrong with a configuration, told so that an operator can mend it.
+// Mistake is one thing that is wrong with a configuration, told so that an operator can fix it.
 type Mistake struct {
 	// Key is the dotted key, with [n] for the n-th element of a list (from 0). Empty if a file cannot be read at all.
 	Key string

@@ -79,7 +79,7 @@ func TestRotatedToken(t *testing.T) {
 		r.wantComplete(true)
 		write(t, file, "second")
 		r.sim.SetToken("second")
-		r.net.SetDown(true) // all watches are opened anew
+		r.net.SetDown(true) // all watches are reopened
 		r.net.SetDown(false)
 		r.pass(20 * time.Second)
 		r.wantState("pods", Synced)

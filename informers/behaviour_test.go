@@ -962,7 +962,7 @@ func TestReportedAs(t *testing.T) {
 			t.Errorf("after: got %s, want a Deployment as owner", c)
 		}
 		if calls := r.sink.reset(); !slices.Equal(calls, []string{"replace rollouts.argoproj.io", "upsert pods"}) {
-			t.Errorf("calls: got %v, want the one Pod anew", calls)
+			t.Errorf("calls: got %v, want the one Pod again", calls)
 		}
 		r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r"))
 		r.pass(time.Second)

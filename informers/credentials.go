@@ -39,7 +39,7 @@ type secrets struct{ ca, cert, key, token []byte }
 
 // HTTPClient returns a client of the apiserver of cfg, with its credentials. A file that cfg names and that is replaced is
 // used at once when the apiserver refuses what was there before, and within half a minute otherwise. The same goes for what
-// reload returns, which reads cfg anew and may be nil. Redirections are not followed: they would take the token elsewhere.
+// reload returns, which rereads cfg and may be nil. Redirections are not followed: they would take the token elsewhere.
 func HTTPClient(cfg *rest.Config, reload func() (*rest.Config, error), logger *slog.Logger) (*http.Client, error) {
 	c := &credentials{cfg: cfg, reload: reload, logger: logger, checked: time.Now()}
 	var err error

@@ -249,7 +249,7 @@ func TestReplacedKubeconfig(t *testing.T) {
 	write(t, path, "{")
 	want("broken", classUnauthorized)
 	kubeconfig(server.URL, second, "t3", "two")
-	want("mended", classNone)
+	want("fixed", classNone)
 	if !strings.Contains(logged.String(), "other.example:6443") {
 		t.Errorf("got the log\n%s\nwant a line about the other apiserver", logged)
 	}

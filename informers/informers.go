@@ -61,7 +61,7 @@ type Options struct {
 	IdleTimeout time.Duration
 	// StreamIdleTimeout is how long a streaming list may stand still before list and watch are used instead. Default 15 s.
 	StreamIdleTimeout time.Duration
-	// SilentWatch is how long a watch may deliver neither event nor bookmark before it is opened anew. Apiservers send a
+	// SilentWatch is how long a watch may deliver neither event nor bookmark before it is reopened. Apiservers send a
 	// bookmark about every minute. Default 3 min.
 	SilentWatch time.Duration
 	// Beat, if given, is called by the loop as long as it is not stuck, for a liveness probe: every second, and while the

@@ -112,7 +112,7 @@ func (g *game) play() {
 		}
 	}
 	g.calm()
-	g.r.pass(25 * time.Minute) // two relists, for faults that only those can mend
+	g.r.pass(25 * time.Minute) // two relists, for faults that only those can fix
 	for _, id := range []string{"pods", "nodes", "namespaces", "replicasets", "clonesets"} {
 		g.compare(id)
 	}

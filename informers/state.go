@@ -140,7 +140,7 @@ func (r *record) gone(now time.Time) (remove bool) {
 	return true
 }
 
-// reselected: other objects are wanted of the resource than those that were listed. It begins anew, but for its entries.
+// reselected: other objects are wanted of the resource than those that were listed. It starts over, but for its entries.
 func (r *record) reselected(now time.Time) {
 	r.phase, r.synced, r.settled, r.added = Pending, false, false, now
 	r.watchOpened = time.Time{}

@@ -362,7 +362,7 @@ func company() *cluster {
 	return c
 }
 
-// TestCompany compares with numbers and lists that were worked out by hand from the generator above.
+// TestCompany compares with numbers and lists that were computed by hand from the generator above.
 func TestCompany(t *testing.T) {
 	c := company()
 	if len(c.entries) < 200 {
@@ -547,17 +547,17 @@ func TestCompanyFailures(t *testing.T) {
 		if sum.OK || len(sum.Failures) != 1 || sum.Failures[0].Reason != x.reason || sum.Failures[0].Scope != x.scope {
 			t.Errorf("%s: got OK %v, failures %+v", x.reason, sum.OK, sum.Failures)
 		}
-		var mend []inventory.Change
+		var fix []inventory.Change
 		for _, s := range x.spoil {
 			old, ok := byID[s.Type+" "+s.ID]
 			if !ok {
 				old = inventory.Change{Type: s.Type, ID: s.ID}
 			}
-			mend = append(mend, old)
+			fix = append(fix, old)
 		}
-		inv.Apply(mend)
+		inv.Apply(fix)
 		if d := cmp.Diff(before, stateOf(inv)); d != "" {
-			t.Errorf("%s: mending leaves a difference (-before +after):\n%s", x.reason, d)
+			t.Errorf("%s: fixing leaves a difference (-before +after):\n%s", x.reason, d)
 		}
 	}
 	if f := inventory.New(inventory.Options{}).Summary().Failures; len(f) != 1 || f[0].Reason != inventory.NoEntries {

@@ -9,7 +9,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/snapshot"
 )
 
-// state names what the machine is about. It is never stored as a decision: each step finds it anew in the table, from
+// state names what the machine is about. It is never stored as a decision: each step looks it up again in the table, from
 // what is known.
 type state string
 
@@ -653,7 +653,7 @@ func hintWrong(version uint64) string {
 }
 
 // exchanged notes that the server works as it should and nothing follows that could still fail: only then the backoff
-// begins anew. Otherwise a server that takes small requests and refuses large ones would be asked without pause.
+// starts over. Otherwise a server that takes small requests and refuses large ones would be asked without pause.
 func (m *machine) exchanged(now time.Time) {
 	m.exchangedAt, m.proven, m.failures, m.retryAt = now, true, 0, time.Time{}
 	m.trouble.over(now, m.log)

@@ -74,7 +74,7 @@ type Options struct {
 	Service string
 	// TLS switches encryption on; nil means plain text.
 	TLS *TLS
-	// TokenFile holds the bearer token of each request, read anew every time; empty: none. It needs TLS.
+	// TokenFile holds the bearer token of each request, reread every time; empty: none. It needs TLS.
 	TokenFile string
 	// SourceIP is told to the server instead of the connection's local address.
 	SourceIP string

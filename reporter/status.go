@@ -68,7 +68,7 @@ var explanations = map[state][2]string{
 	stateNaming:     {"the server is asked for the cluster id", "configure cluster_id if this takes long"},
 	stateIdle:       {"the server does not want this agent to watch", ""},
 	stateProbing:    {"the server is asked what it holds", ""},
-	stateTelling:    {"errors keep the cluster's content from being reported; the server keeps what it has", "mend what error_msg names"},
+	stateTelling:    {"errors keep the cluster's content from being reported; the server keeps what it has", "fix what error_msg names"},
 	stateWaiting:    {"not every selected resource is listed completely yet", "see the resources' states"},
 	stateReporting:  {"the server does not hold the current snapshot yet", ""},
 	stateSynced:     {"the server holds the current snapshot", ""},

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// TLS says how to speak to the server encrypted. The files are read anew for each connection, so that rotated ones are
+// TLS says how to speak to the server encrypted. The files are reread for each connection, so that rotated ones are
 // used without a restart.
 type TLS struct {
 	// CAFile holds the certificates that may have signed the server's; empty: the system's.

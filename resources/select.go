@@ -52,7 +52,7 @@ type Selected struct {
 	As bool
 }
 
-// Mistake is one thing that is wrong with an api_resources entry, told so that an operator can mend it.
+// Mistake is one thing that is wrong with an api_resources entry, told so that an operator can fix it.
 type Mistake struct {
 	// Key is the place, for example "api_resources[2].name" or "kubernetes_namespace".
 	Key string

@@ -351,7 +351,7 @@ func TestWrongCommands(t *testing.T) {
 	}
 }
 
-// TestPluginsSurvive restarts the daemon: the plugin is there, and the inventory is worked out with it.
+// TestPluginsSurvive restarts the daemon: the plugin is there, and the inventory is computed with it.
 func TestPluginsSurvive(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.Access.Anonymous = "administer"

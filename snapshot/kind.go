@@ -189,7 +189,7 @@ func (k *kind) merge() (time.Time, bool) {
 	return at, true
 }
 
-// mergeAll makes merged anew from all parts and tells whether it differs from before.
+// mergeAll rebuilds merged from all parts and tells whether it differs from before.
 func (k *kind) mergeAll() bool {
 	var next []*resources.Entry
 	switch len(k.parts) {

@@ -13,7 +13,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		pods: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "pseudo_agent", Subsystem: "advisor", Name: "pods",
 			Help: "Pods by what becomes of them on the server: bound to a workload, static, bare, job (left out by design), " +
-				"settling (the owner is about to appear) or dropped (mend the configuration).",
+				"settling (the owner is about to appear) or dropped (fix the configuration).",
 		}, []string{"fate"}),
 		findings: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "pseudo_agent", Subsystem: "advisor", Name: "objects",

@@ -52,7 +52,7 @@ func checkApiserver(ctx context.Context, o *Options, r *Report) *apiserver {
 	k, err := connect(o.REST, o.RequestTimeout)
 	if err != nil {
 		r.Apiserver.What = err.Error()
-		r.Apiserver.Advice = "mend the kubeconfig: `kubectl config view` shows it"
+		r.Apiserver.Advice = "fix the kubeconfig: `kubectl config view` shows it"
 		return nil
 	}
 	gitVersion, err := k.version(ctx)
@@ -80,7 +80,7 @@ func checkApiserver(ctx context.Context, o *Options, r *Report) *apiserver {
 func Reach(ctx context.Context, cfg *rest.Config, timeout time.Duration) error {
 	k, err := connect(cfg, timeout)
 	if err != nil {
-		return fmt.Errorf("%w; mend the kubeconfig", err)
+		return fmt.Errorf("%w; fix the kubeconfig", err)
 	}
 	if _, err := k.version(ctx); err != nil {
 		_, advice := explainApiserver(err)

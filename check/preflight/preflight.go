@@ -157,7 +157,7 @@ func checkObjects(ctx context.Context, o *Options, k *apiserver, r *Report) {
 	entries, err := o.Collect(ctx)
 	if err != nil {
 		r.Objects.Verdict, r.Objects.What = Unknown, "could not be collected: "+err.Error()
-		r.Objects.Advice = "mend what is said above about the resources; what happens to Pods is not checked until then"
+		r.Objects.Advice = "fix what is said above about the resources; what happens to Pods is not checked until then"
 		return
 	}
 	r.Objects.Verdict, r.Objects.What = OK, "collected as they would be reported"

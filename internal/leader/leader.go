@@ -75,7 +75,7 @@ func New(opts Options) *Election {
 		opts: opts,
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "pseudo_agent_leader",
-			Help: "Whether this replica holds the leader's lease (1) or stands by (0).",
+			Help: "Whether this replica holds the leader's lease (1) or is on standby (0).",
 		}),
 		status: Status{
 			State:    "Standby",

@@ -163,7 +163,7 @@ func TestOneReplicaWorksAndTheOtherStandsBy(t *testing.T) {
 			t.Errorf("got status %+v of the standby", st)
 		}
 		for m, want := range map[*member]string{first: "1", second: "0"} {
-			text := "# HELP pseudo_agent_leader Whether this replica holds the leader's lease (1) or stands by (0).\n" +
+			text := "# HELP pseudo_agent_leader Whether this replica holds the leader's lease (1) or is on standby (0).\n" +
 				"# TYPE pseudo_agent_leader gauge\npseudo_agent_leader " + want + "\n"
 			if err := testutil.GatherAndCompare(m.reg, strings.NewReader(text)); err != nil {
 				t.Error(err)

@@ -77,7 +77,7 @@ type Options struct {
 // maxAgentsPerCluster is how many ids there are: a deepflow-agent keeps its id in 16 bits.
 const maxAgentsPerCluster = 64000
 
-// maxConflicts is how often a decision is made anew because another replica wrote meanwhile.
+// maxConflicts is how often a decision is made again because another replica wrote meanwhile.
 const maxConflicts = 10
 
 // forgetAfter is how long a cluster without a lease and without designations is remembered after its last Sync.

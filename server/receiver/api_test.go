@@ -207,14 +207,14 @@ func TestSuspicion(t *testing.T) {
 		{time.Minute, all, ok},               //
 		{time.Minute, all[:3], refused},      //
 		{9 * time.Minute, all[:3], refused},  // not yet
-		{time.Minute, all[:4], refused},      // other objects: begins anew
+		{time.Minute, all[:4], refused},      // other objects: starts over
 		{0, all[:3], refused},                // and again
 		{9 * time.Minute, all[:3], refused},  //
 		{time.Minute, relabelled, ok},        // the same objects, whatever their labels
 		{0, all, ok},                         // back again
 		{0, all[:2], refused},                //
 		{time.Minute, all, ok},               // a harmless report ends the suspicion
-		{20 * time.Minute, all[:2], refused}, // so that it begins anew
+		{20 * time.Minute, all[:2], refused}, // so that it starts over
 	} {
 		now = now.Add(step.wait)
 		if got := send(step.entries...); got != step.code {

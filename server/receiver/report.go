@@ -26,7 +26,7 @@ const (
 	maxShortField = 128
 )
 
-// maxConflicts is how often a report is decided anew because another replica wrote meanwhile.
+// maxConflicts is how often a report is decided again because another replica wrote meanwhile.
 const maxConflicts = 5
 
 // kubernetesAPISync answers a report by the rules of docs/protocol.md, section 3.

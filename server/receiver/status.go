@@ -92,7 +92,7 @@ func (r *Receiver) Problems() []operate.Problem {
 	}{
 		{s.Stale, "has not reported for long", "see whether its pseudo-agent runs and reaches this server"},
 		{s.Erroneous, "reports an error, its objects stay as they are", "read error_msg of the cluster and the log of its pseudo-agent"},
-		{s.Suspected, "sent a report that would remove too much, which was refused", "look at the cluster, then accept it or mend its sender"},
+		{s.Suspected, "sent a report that would remove too much, which was refused", "look at the cluster, then accept it or fix its sender"},
 	} {
 		for _, id := range p.ids {
 			out = append(out, operate.Problem{Severity: operate.Warning, Part: part, What: "cluster " + id + " " + p.what, Advice: p.advice})

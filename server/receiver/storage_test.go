@@ -104,7 +104,7 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
-// checkBulk opens the store anew and looks for both versions.
+// checkBulk reopens the store and looks for both versions.
 func checkBulk(t *testing.T, spec string) {
 	t.Helper()
 	s, err := openStore(spec)

@@ -290,7 +290,7 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) erro
 }
 
 // continues tells whether what is stored now, with these snapshots, came after what old is. It does not if the cluster was
-// forgotten and reported anew since; if it is so far ahead that entries have been dropped whose end we never saw; or if
+// forgotten and reported again since; if it is so far ahead that entries have been dropped whose end we never saw; or if
 // the database lost what old knows, because a standby that lagged behind or a backup took its place.
 func continues(old, now State, snapshots []Snapshot) bool {
 	if old.Born != now.Born || old.Latest.Seq < now.Oldest || old.Oldest > now.Oldest {

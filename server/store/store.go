@@ -221,7 +221,7 @@ type Backend interface {
 	// Documents returns all documents of a kind, ordered by key.
 	Documents(ctx context.Context, kind string) ([]Document, error)
 	// PutDocument writes a document whose present revision is d.Revision (0: there is none yet) and returns the new
-	// revision, or ErrConflict. A nil value removes it; revisions of a document that was removed begin anew.
+	// revision, or ErrConflict. A nil value removes it; revisions of a document that was removed start over.
 	PutDocument(ctx context.Context, kind string, d Document) (uint64, error)
 	// Check returns an error if the backend cannot be used now.
 	Check(ctx context.Context) error

@@ -17,7 +17,7 @@ import (
 // pluginKind is the kind of the documents that hold plugins.
 const pluginKind = "plugin"
 
-// maxConflicts is how often a plugin is written anew because another replica wrote meanwhile.
+// maxConflicts is how often a plugin is written again because another replica wrote meanwhile.
 const maxConflicts = 5
 
 type pluginStore struct {

@@ -176,7 +176,7 @@ func paged(rows []row, token string, limit int) (page, error) {
 	return p, nil
 }
 
-// readPatience is how long a reader waits for an inventory that is being worked out, or for the storage.
+// readPatience is how long a reader waits for an inventory that is being computed, or for the storage.
 const readPatience = 10 * time.Second
 
 // reading calls f with a cluster that has the inventory of the latest version and does not change meanwhile.
@@ -186,7 +186,7 @@ func (v *Viewer) reading(ctx context.Context, id string, f func(c *cluster) erro
 	err := v.upToDate(ctx, id, f)
 	if err != nil && ctx.Err() != nil {
 		return &receiver.APIError{
-			Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being worked out, or the storage does not answer", clip(id)),
+			Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being computed, or the storage does not answer", clip(id)),
 			Advice: "try again in some seconds; /status says whether the storage works",
 		}
 	}

@@ -329,7 +329,7 @@ func (s *stream) tell(req *http.Request) bool {
 	if s.reset || behind || view.State.Born != s.born || len(view.Snapshots) > 0 && s.seq != 0 && s.seq < view.Snapshots[0].Seq {
 		reason := "the version is not stored any more"
 		if view.State.Born != s.born {
-			reason = "the cluster was forgotten and reported anew"
+			reason = "the cluster was forgotten and reported again"
 		}
 		s.reset, s.born, s.seq = false, view.State.Born, latest.Seq
 		if s.event("reset", strconv.FormatUint(latest.Version, 10), ResetEvent{Cluster: s.id, Version: latest.Version, Reason: reason}) != nil {

@@ -119,7 +119,7 @@ func newReplicas(t *testing.T, settings harness.Settings) (*pair, *ledger, []*re
 	return p, l, replicas
 }
 
-// elect starts the replicas one after the other, so that the first one leads and the second one stands by.
+// elect starts the replicas one after the other, so that the first one leads and the second one is on standby.
 func (p *pair) elect(l *ledger, replicas []*replica) {
 	p.t.Helper()
 	first, second := replicas[0], replicas[1]
@@ -128,7 +128,7 @@ func (p *pair) elect(l *ledger, replicas []*replica) {
 	p.eventually(time.Minute, "the first replica leads", func() error { return first.leads(p.ctx) })
 	p.must(second.Start(p.ctx))
 	p.synced(time.Minute)
-	p.eventually(time.Minute, "the second replica stands by and is ready", func() error {
+	p.eventually(time.Minute, "the second replica is on standby and is ready", func() error {
 		if err := second.Ready(p.ctx); err != nil {
 			return err
 		}

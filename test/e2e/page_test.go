@@ -273,7 +273,7 @@ func (p *pair) keyboard(b *browser) {
 		b.until(what, want)
 	}
 	const selected = `document.querySelector('[role=treeitem][aria-selected=true]')`
-	b.do("open the tree anew", chromedp.Evaluate(`location.hash="#/"`, nil))
+	b.do("open the tree again", chromedp.Evaluate(`location.hash="#/"`, nil))
 	b.until("the list of clusters", `document.querySelector('main td a') !== null`)
 	b.do("focus the cluster", chromedp.Focus("main td a", chromedp.ByQuery))
 	press("Enter opens the cluster", `document.querySelector('[role=treeitem]') !== null`, kb.Enter)
@@ -335,7 +335,7 @@ func TestLargePage(t *testing.T) {
 	reportObjects(t, s, "d-large", 1, "", workloads(pods, ""))
 	b.do("open the page", chromedp.Navigate(s.HTTP+"/"))
 	b.until("the list of clusters", `document.querySelector('main td a') !== null`)
-	// The inventory is worked out once after the report; that is not the page's time.
+	// The inventory is computed once after the report; that is not the page's time.
 	for range 60 {
 		if _, err := s.Status(t.Context()); err != nil {
 			t.Fatal(err)

@@ -485,7 +485,7 @@ async function longTable(signal, path, caption, head, key, texts, open) {
   const draw = () => {
     const from = Math.max(0, Math.min(shown.length, Math.floor(box.scrollTop / rowHeight) - 8));
     const to = Math.min(shown.length, Math.ceil((box.scrollTop + box.clientHeight) / rowHeight) + 8);
-    // The row with the focus is made anew, too.
+    // The row with the focus is made again, too.
     const focused = body.contains(document.activeElement) ? document.activeElement.closest("tr").getAttribute("aria-rowindex") : null;
     body.replaceChildren(gap(from), ...shown.slice(from, to).map((item, i) => row(item, from + i)), gap(shown.length - to));
     if (focused) (body.querySelector('tr[aria-rowindex="' + focused + '"] button') || box).focus({ preventScroll: true });

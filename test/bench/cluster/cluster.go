@@ -1,7 +1,7 @@
 // Package cluster makes up Kubernetes clusters for benchmarks: Pods of about 7 KB of JSON and the other kinds in
 // natural proportion, all different, all made from a seed.
 //
-// An object is made anew whenever it is asked for, always the same for the same seed, index and number of changes, so
+// An object is made again whenever it is asked for, always the same for the same seed, index and number of changes, so
 // that a cluster of any size costs no memory by itself. It relies on k8s.io/api for the encodings. It promises that
 // references hold (owners, nodes, selectors, backends) and that its Pods are no easier to compress than real ones; its
 // tests state the ratio.

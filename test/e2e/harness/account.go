@@ -65,7 +65,7 @@ func (a *Account) RotateToken(ctx context.Context) error {
 	return os.Rename(tmp, a.tokenFile)
 }
 
-// RevokeTokens makes every token issued so far invalid, by making the account anew. Permissions go by its name and stay.
+// RevokeTokens makes every token issued so far invalid, by recreating the account. Permissions go by its name and stay.
 func (a *Account) RevokeTokens(ctx context.Context) error {
 	if err := a.cluster.Client.CoreV1().ServiceAccounts(accountNamespace).Delete(ctx, a.Name, metav1.DeleteOptions{}); err != nil {
 		return err

@@ -104,7 +104,7 @@ func NewAgent(bins Binaries, dir, name, kubeconfig, server, clusterID string, se
 	return a, a.Configure(all, settings)
 }
 
-// Configure changes settings and writes the configuration file anew. A running program sees the file change.
+// Configure changes settings and rewrites the configuration file. A running program sees the file change.
 func (d *Daemon) Configure(changes ...Settings) error {
 	if d.settings == nil {
 		d.settings = Settings{}
