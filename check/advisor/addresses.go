@@ -35,64 +35,79 @@ type netFacts struct {
 // lostAddresses finds out whether the server can find a subnet for the Pod addresses that are in no Node's podCIDR: it
 // can if they have one common /16 (docs/protocol.md, section 6). Only IPv4 is looked at.
 func (a *Advisor) lostAddresses(v view) []Finding {
-	cidrs := map[netip.Prefix]struct{}{}
-	lengths := map[int]struct{}{}
-	without := 0
-	for _, e := range v.nodes {
-		p := a.facts[e].podCIDR
-		if !p.IsValid() || !p.Addr().Is4() {
-			without++
-			continue
-		}
-		cidrs[p] = struct{}{}
-		lengths[p.Bits()] = struct{}{}
-	}
-	covered := func(ip netip.Addr) bool {
-		for n := range lengths {
-			if p, err := ip.Prefix(n); err == nil {
-				if _, ok := cidrs[p]; ok {
-					return true
-				}
-			}
-		}
-		return false
-	}
-
+	nets := a.podNets(v.nodes)
 	st := &a.addresses
-	if st.nets == nil || !maps.Equal(st.cidrs, cidrs) {
-		*st = addressState{cidrs: cidrs, nets: map[netip.Prefix]*netFacts{}}
+	if st.nets == nil || !maps.Equal(st.cidrs, nets.cidrs) {
+		*st = addressState{cidrs: nets.cidrs, nets: map[netip.Prefix]*netFacts{}}
 	}
 	for _, e := range a.nextPods(v.pods) {
-		name, ip, ok := podAddress(e)
-		if !ok || covered(ip) {
-			continue
-		}
-		net, err := ip.Prefix(16)
-		if err != nil {
-			continue
-		}
-		if st.nets[net] == nil {
-			if len(st.nets) >= maxNets {
-				continue
-			}
-			st.nets[net] = &netFacts{}
-		}
-		f := st.nets[net]
-		if f.round != st.round || f.example == "" {
-			f.round, f.count, f.example = st.round, 0, name
-		}
-		f.count++
-	}
-	for net, f := range st.nets {
-		// What was not seen in the last whole round, nor in this one, is gone.
-		if f.round < st.round-1 {
-			delete(st.nets, net)
+		if name, ip, ok := podAddress(e); ok && !nets.cover(ip) {
+			st.add(name, ip)
 		}
 	}
+	st.expire()
 	if len(st.nets) < 2 {
 		return nil
 	}
-	return []Finding{st.finding(without, len(v.nodes))}
+	return []Finding{st.finding(nets.without, len(v.nodes))}
+}
+
+// podNets is the podCIDRs of all Nodes.
+type podNets struct {
+	cidrs   map[netip.Prefix]struct{}
+	lengths map[int]struct{} // of the prefixes
+	without int              // Nodes without one
+}
+
+func (a *Advisor) podNets(nodes []*resources.Entry) podNets {
+	p := podNets{cidrs: map[netip.Prefix]struct{}{}, lengths: map[int]struct{}{}}
+	for _, e := range nodes {
+		cidr := a.facts[e].podCIDR
+		if !cidr.IsValid() || !cidr.Addr().Is4() {
+			p.without++
+			continue
+		}
+		p.cidrs[cidr] = struct{}{}
+		p.lengths[cidr.Bits()] = struct{}{}
+	}
+	return p
+}
+
+// cover tells whether an address is in some Node's podCIDR.
+func (p podNets) cover(ip netip.Addr) bool {
+	for n := range p.lengths {
+		if cidr, err := ip.Prefix(n); err == nil {
+			if _, ok := p.cidrs[cidr]; ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// add counts a Pod address that no podCIDR covers.
+func (st *addressState) add(name string, ip netip.Addr) {
+	net, err := ip.Prefix(16)
+	if err != nil {
+		return
+	}
+	f := st.nets[net]
+	if f == nil {
+		if len(st.nets) >= maxNets {
+			return
+		}
+		f = &netFacts{}
+		st.nets[net] = f
+	}
+	if f.round != st.round || f.example == "" {
+		f.round, f.count, f.example = st.round, 0, name
+	}
+	f.count++
+}
+
+// expire drops the networks that were not seen in the last whole round, nor in this one.
+func (st *addressState) expire() {
+	maps.DeleteFunc(st.nets, func(_ netip.Prefix, f *netFacts) bool { return f.round < st.round-1 })
 }
 
 func (st *addressState) finding(without, nodes int) Finding {

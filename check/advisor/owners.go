@@ -126,36 +126,54 @@ func (s selection) owner(ctx context.Context, resolver Resolver, apiVersion, kin
 	if group, _, ok := strings.Cut(apiVersion, "/"); ok {
 		o.group = group
 	}
+	if !o.findRow() {
+		o.resolve(ctx, resolver)
+	}
+	o.selected = slices.ContainsFunc(s.selected, o.isWatchedAs)
+	return o
+}
+
+// findRow looks for the owner's kind in the catalogue.
+func (o *owner) findRow() bool {
+	names := plurals(o.kind)
 	for _, k := range resources.Catalogue() {
+		if k.OwnerKind == "" {
+			continue
+		}
 		for _, c := range k.Served {
-			if k.OwnerKind != "" && c.Group == o.group && slices.Contains(plurals(kind), c.Resource) {
+			if c.Group == o.group && slices.Contains(names, c.Resource) {
 				o.row, o.resource = k, c.Resource
 			}
 		}
 	}
-	if o.row == nil {
-		ok := false
-		if resolver != nil && kind != "" {
-			o.resource, ok = resolver.Resolve(ctx, apiVersion, kind)
+	return o.row != nil
+}
+
+// resolve asks the apiserver what the resource of the owner's kind is called, and guesses if that gives nothing.
+func (o *owner) resolve(ctx context.Context, resolver Resolver) {
+	ok := false
+	if resolver != nil && o.kind != "" {
+		o.resource, ok = resolver.Resolve(ctx, o.apiVersion, o.kind)
+	}
+	if !ok {
+		o.resource, o.guessed = plurals(o.kind)[0], true
+	}
+}
+
+// isWatchedAs tells whether a selected resource is that of the owner's kind.
+func (o *owner) isWatchedAs(sel resources.Selected) bool {
+	if sel.Kind.OwnerKind == "" {
+		return false // such objects own no Pods as far as the server is concerned
+	}
+	for _, c := range sel.Candidates {
+		if c.Group == o.group && c.Resource == o.resource {
+			return true
 		}
-		if !ok {
-			o.resource, o.guessed = plurals(kind)[0], true
+		if c.Group == "" || c.Group == "apps" {
+			return false // always served, so the later candidates are never watched
 		}
 	}
-	for _, sel := range s.selected {
-		if sel.Kind.OwnerKind == "" {
-			continue // such objects own no Pods as far as the server is concerned
-		}
-		for _, c := range sel.Candidates {
-			if c.Group == o.group && c.Resource == o.resource {
-				o.selected = true
-			}
-			if c.Group == "" || c.Group == "apps" {
-				break // always served, so the later candidates are never watched
-			}
-		}
-	}
-	return o
+	return false
 }
 
 // plurals are what a kind's resource is usually called, likeliest first.

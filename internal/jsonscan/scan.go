@@ -46,8 +46,9 @@ func SkipValue(buf []byte, i int) (end int, err error) {
 }
 
 // skip returns the offset behind the value at i, which lies within depth arrays and objects. Most of what an apiserver sends
-// is skipped, so this is one loop that remembers what is open, and not a function that calls itself for each value.
-func skip(buf []byte, i, depth int) (int, error) {
+// is skipped, so this is one loop that remembers what is open, and not a function that calls itself for each value. Split into
+// steps that pass on what is open, projecting a Pod takes 8 % longer.
+func skip(buf []byte, i, depth int) (int, error) { //nolint:gocognit // the innermost loop of the program, see above
 	const most = 64
 	var (
 		open   int    // arrays and objects that have begun since
@@ -285,7 +286,7 @@ func special(w uint64) uint64 {
 }
 
 // scanString reads a string whose opening quote is before i and returns the offset behind the closing quote.
-func scanString(buf []byte, i int) (end int, flags uint8, err error) {
+func scanString(buf []byte, i int) (end int, flags uint8, err error) { //nolint:gocognit // split in two, projecting takes 3 % longer
 	var nonASCII uint64
 	for {
 		for {

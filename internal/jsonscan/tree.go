@@ -203,57 +203,75 @@ func (t *Tree) object(n int32, i int, f *Filter, depth int) (int, error) {
 	if i < len(t.buf) && t.buf[i] == '}' {
 		return i + 1, nil
 	}
-	for {
-		if i >= len(t.buf) {
-			return i, io.ErrUnexpectedEOF
-		}
-		if t.buf[i] != '"' {
-			return i, syntaxError(i, "invalid beginning of an object key")
-		}
-		end, flags, err := scanString(t.buf, i+1)
+	for more := true; more; {
+		k, end, err := t.memberKey(i)
 		if err != nil {
 			return end, err
 		}
-		key, keyStart, inText := t.buf[i+1:end-1], i+1, false
-		if flags != 0 && !standsForItself(key, flags) {
-			keyStart, inText = len(t.text), true
-			t.text = appendText(t.text, key)
-			key = t.text[keyStart:]
-		}
-		keyEnd := keyStart + len(key)
-		if i, err = scanColon(t.buf, end); err != nil {
+		if i, err = t.member(k, end, f, depth); err != nil {
 			return i, err
 		}
-		sub, wanted := (*Filter)(nil), true
-		if f != nil {
-			sub, wanted = f.find(key)
-		}
-		if wanted {
-			var c int32
-			if c, i, err = t.value(i, sub, depth); err != nil {
-				return i, err
-			}
-			x := &t.nodes[c]
-			x.keyStart, x.keyEnd, x.keyInText = int32(keyStart), int32(keyEnd), inText
-			t.members = append(t.members, c)
-		} else {
-			if inText {
-				t.text = t.text[:keyStart]
-			}
-			if i, err = skip(t.buf, i, depth); err != nil {
-				return i, err
-			}
-		}
-		var more bool
 		if i, more, err = scanMore(t.buf, i, '}'); err != nil {
 			return i, err
 		}
-		if !more {
-			t.link(n, t.members[base:])
-			t.members = t.members[:base]
-			return i, nil
-		}
 	}
+	t.link(n, t.members[base:])
+	t.members = t.members[:base]
+	return i, nil
+}
+
+// memberKey is where the decoded key of a member lies: in buf, or in text.
+type memberKey struct {
+	start, end int
+	inText     bool
+}
+
+// memberKey reads the key at i and the colon, and returns where the value begins.
+func (t *Tree) memberKey(i int) (k memberKey, value int, err error) {
+	if i >= len(t.buf) {
+		return k, i, io.ErrUnexpectedEOF
+	}
+	if t.buf[i] != '"' {
+		return k, i, syntaxError(i, "invalid beginning of an object key")
+	}
+	end, flags, err := scanString(t.buf, i+1)
+	if err != nil {
+		return k, end, err
+	}
+	k = memberKey{start: i + 1, end: end - 1}
+	if raw := t.buf[k.start:k.end]; flags != 0 && !standsForItself(raw, flags) {
+		k.start, k.inText = len(t.text), true
+		t.text = appendText(t.text, raw)
+		k.end = len(t.text)
+	}
+	value, err = scanColon(t.buf, end)
+	return k, value, err
+}
+
+// member reads the value at i, and keeps it if the filter wants it.
+func (t *Tree) member(k memberKey, i int, f *Filter, depth int) (int, error) {
+	sub, wanted := (*Filter)(nil), true
+	if f != nil {
+		from := t.buf
+		if k.inText {
+			from = t.text
+		}
+		sub, wanted = f.find(from[k.start:k.end])
+	}
+	if !wanted {
+		if k.inText {
+			t.text = t.text[:k.start]
+		}
+		return skip(t.buf, i, depth)
+	}
+	c, i, err := t.value(i, sub, depth)
+	if err != nil {
+		return i, err
+	}
+	x := &t.nodes[c]
+	x.keyStart, x.keyEnd, x.keyInText = int32(k.start), int32(k.end), k.inText
+	t.members = append(t.members, c)
+	return i, nil
 }
 
 // link makes the members the children of n, sorted by key; of equal keys the last wins.

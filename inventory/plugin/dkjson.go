@@ -225,15 +225,9 @@ func (r *jsonReader) table(what string, closing byte, meta lua.LValue, depth int
 			return lua.LNil, r.unterminated(what, start)
 		}
 		if r.text[r.at] == ':' {
-			if first == lua.LNil {
-				return lua.LNil, "cannot use nil as table index (at " + r.location(r.at) + ")"
-			}
-			r.at++
-			second, message := r.value(depth + 1)
-			if message != "" {
+			if message := r.field(t, first, depth); message != "" {
 				return lua.LNil, message
 			}
-			t.RawSet(first, second)
 			if !r.white() {
 				return lua.LNil, r.unterminated(what, start)
 			}
@@ -247,6 +241,19 @@ func (r *jsonReader) table(what string, closing byte, meta lua.LValue, depth int
 			r.at++
 		}
 	}
+}
+
+// field reads the value behind the colon at r.at and puts it into the table under key.
+func (r *jsonReader) field(t *lua.LTable, key lua.LValue, depth int) string {
+	if key == lua.LNil {
+		return "cannot use nil as table index (at " + r.location(r.at) + ")"
+	}
+	r.at++
+	value, message := r.value(depth + 1)
+	if message == "" {
+		t.RawSet(key, value)
+	}
+	return message
 }
 
 var jsonEscapes = map[byte]string{'b': "\b", 'f': "\f", 'n': "\n", 'r': "\r", 't': "\t"}

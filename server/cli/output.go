@@ -164,8 +164,32 @@ func (t table) text(width int, coloured bool) string {
 	if t.header != nil {
 		cells = slices.Insert(slices.Clone(t.rows), 0, t.header)
 	}
-	var widths []int
-	lines := make([][]string, len(cells))
+	lines, widths := measure(cells)
+	shrink(widths, width)
+	var b strings.Builder
+	for i, row := range lines {
+		isHeader := i == 0 && t.header != nil
+		for j, cell := range row {
+			if utf8.RuneCountInString(cell) > widths[j] {
+				cell = string([]rune(cell)[:widths[j]-1]) + "…"
+			}
+			pad := strings.Repeat(" ", widths[j]-utf8.RuneCountInString(cell)+gap)
+			if j == len(row)-1 {
+				pad = ""
+			}
+			if coloured && !isHeader && j == t.colour {
+				cell = inColour(cell)
+			}
+			b.WriteString(cell + pad)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// measure returns the cells as they are shown, and the width of each column.
+func measure(cells [][]string) (lines [][]string, widths []int) {
+	lines = make([][]string, len(cells))
 	for i, row := range cells {
 		row = slices.Clone(row)
 		for j := range row {
@@ -179,25 +203,15 @@ func (t table) text(width int, coloured bool) string {
 		}
 		lines[i] = row
 	}
-	shrink(widths, width)
-	var b strings.Builder
-	for i, row := range lines {
-		for j, cell := range row {
-			if utf8.RuneCountInString(cell) > widths[j] {
-				cell = string([]rune(cell)[:widths[j]-1]) + "…"
-			}
-			pad := strings.Repeat(" ", widths[j]-utf8.RuneCountInString(cell)+gap)
-			if j == len(row)-1 {
-				pad = ""
-			}
-			if colour := colours[cell]; coloured && (i > 0 || t.header == nil) && j == t.colour && colour != "" {
-				cell = "\x1b[" + colour + "m" + cell + "\x1b[0m"
-			}
-			b.WriteString(cell + pad)
-		}
-		b.WriteByte('\n')
+	return lines, widths
+}
+
+func inColour(cell string) string {
+	colour := colours[cell]
+	if colour == "" {
+		return cell
 	}
-	return b.String()
+	return "\x1b[" + colour + "m" + cell + "\x1b[0m"
 }
 
 // narrowest is the least width of a column that is cut.

@@ -220,47 +220,57 @@ func (e *Elector) info(c *cluster) ClusterInfo {
 	}
 	lease := c.holder(now)
 	if lease != nil {
-		info.State = "held"
-		info.Holder = &HolderInfo{
-			Agent: lease.Agent, Name: lease.Agent.String(), Class: lease.Class, AgentID: lease.AgentID, Since: lease.Since,
-			ExpiresInSeconds: (c.renewed + lease.TTL - now).Seconds(),
-		}
-		if a := c.candidates[lease.Agent.Identity]; a != nil {
-			info.Holder.Stopping = a.answered.stop
-		}
-		if info.Holder.Stopping {
-			info.State = "stopping"
-		}
+		info.held(c, lease, now)
 	} else {
-		info.VacantSeconds = (now - c.vacantAt()).Seconds()
-		if info.Reason = c.without(now, 0); info.Reason != "" {
-			info.State = "without_candidate"
-		}
-	}
-	for _, a := range c.ranked(now) {
-		info.Candidates = append(info.Candidates, e.candidateInfo(c, a, lease, now))
+		info.vacant(c, now)
 	}
 	rank := 0
-	for i := range info.Candidates {
-		if s := info.Candidates[i].State; s == "holder" || s == "candidate" {
+	for _, a := range c.ranked(now) {
+		ci := e.candidateInfo(c, a, lease, now)
+		if ci.State == "holder" || ci.State == "candidate" {
 			rank++
-			info.Candidates[i].Rank = rank
+			ci.Rank = rank
 		}
+		info.Candidates = append(info.Candidates, ci)
 	}
 	for i, d := range e.designations(c) {
-		di := DesignationInfo{Designation: d, Source: "configuration"}
-		if i >= len(e.opts.Designations[c.id]) {
-			di.Source = "api"
-		}
-		for _, a := range c.candidates {
-			if a.match.ok && a.match.by == d.String() && c.isFresh(now, a) {
-				di.FulfilledBy++
-				di.Provisional = di.Provisional || a.match.provisional
-			}
-		}
-		info.Designations = append(info.Designations, di)
+		info.Designations = append(info.Designations, e.designationInfo(c, i, d, now))
 	}
 	return info
+}
+
+func (info *ClusterInfo) held(c *cluster, lease *Lease, now instant) {
+	info.State = "held"
+	info.Holder = &HolderInfo{
+		Agent: lease.Agent, Name: lease.Agent.String(), Class: lease.Class, AgentID: lease.AgentID, Since: lease.Since,
+		ExpiresInSeconds: (c.renewed + lease.TTL - now).Seconds(),
+	}
+	if a := c.candidates[lease.Agent.Identity]; a != nil && a.answered.stop {
+		info.Holder.Stopping = true
+		info.State = "stopping"
+	}
+}
+
+func (info *ClusterInfo) vacant(c *cluster, now instant) {
+	info.VacantSeconds = (now - c.vacantAt()).Seconds()
+	if info.Reason = c.without(now, 0); info.Reason != "" {
+		info.State = "without_candidate"
+	}
+}
+
+// designationInfo describes the designation with number i in the order of Elector.designations.
+func (e *Elector) designationInfo(c *cluster, i int, d Designation, now instant) DesignationInfo {
+	di := DesignationInfo{Designation: d, Source: "configuration"}
+	if i >= len(e.opts.Designations[c.id]) {
+		di.Source = "api"
+	}
+	for _, a := range c.candidates {
+		if a.match.ok && a.match.by == d.String() && c.isFresh(now, a) {
+			di.FulfilledBy++
+			di.Provisional = di.Provisional || a.match.provisional
+		}
+	}
+	return di
 }
 
 func (e *Elector) candidateInfo(c *cluster, a *candidate, lease *Lease, now instant) CandidateInfo {

@@ -55,58 +55,80 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 	if r := v.types(raw); r != nil {
 		return nil, r
 	}
-	const chunk = 256
-	// Each entry has its place, so that nothing has to be put together in the end; only arrays and Lists, which are
-	// split where that is allowed, give more than one.
-	all := make([]store.Incoming, len(raw))
-	var next atomic.Int64
-	// The message names the first bad entry, so that the same request always gets the same answer.
-	var mu sync.Mutex
-	first := len(raw)
-	var firstErr error
-	splits := map[int][]store.Incoming{}
+	b := batch{v: v, raw: raw, all: make([]store.Incoming, len(raw)), first: len(raw), splits: map[int][]store.Incoming{}}
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(runtime.GOMAXPROCS(0), (len(raw)+chunk-1)/chunk) {
-		g.Go(func() error {
-			d := decoder{namespaces: map[string]string{}}
-			for ctx.Err() == nil {
-				from := int(next.Add(chunk)) - chunk
-				if from >= len(raw) {
-					return nil
-				}
-				for i := from; i < min(from+chunk, len(raw)); i++ {
-					found, err := v.entry(&d, i, raw[i])
-					if err != nil {
-						mu.Lock()
-						if i < first {
-							first, firstErr = i, err
-						}
-						mu.Unlock()
-						// Earlier entries are with other goroutines, which end their chunks; later ones are not begun.
-						next.Store(int64(len(raw)))
-						return nil
-					}
-					if found.split != nil {
-						mu.Lock()
-						splits[i] = found.split
-						mu.Unlock()
-					}
-					all[i] = found.one
-				}
-			}
-			return context.Cause(ctx)
-		})
+		g.Go(func() error { return b.work(ctx) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	if firstErr != nil {
-		return nil, firstErr
+	if b.err != nil {
+		return nil, b.err
 	}
-	if len(splits) > 0 {
-		all = inPlace(all, splits)
+	if len(b.splits) > 0 {
+		b.all = inPlace(b.all, b.splits)
 	}
-	return v.whole(all)
+	return v.whole(b.all)
+}
+
+// batch is the entries of one report while several goroutines check them.
+type batch struct {
+	v    *validator
+	raw  []rawEntry
+	next atomic.Int64 // the first entry that no goroutine has begun
+	// all has a place for each entry, so that nothing has to be put together in the end; only arrays and Lists, which are
+	// split where that is allowed, give more than one.
+	all []store.Incoming
+
+	mu     sync.Mutex
+	splits map[int][]store.Incoming
+	// first is the first bad entry, which the message names, so that the same request always gets the same answer.
+	first int
+	err   error
+}
+
+// chunk is how many entries a goroutine of a batch takes at a time.
+const chunk = 256
+
+// work checks chunks of entries until none is left, or one is bad.
+func (b *batch) work(ctx context.Context) error {
+	d := decoder{namespaces: map[string]string{}}
+	for ctx.Err() == nil {
+		from := int(b.next.Add(chunk)) - chunk
+		if from >= len(b.raw) {
+			return nil
+		}
+		for i := from; i < min(from+chunk, len(b.raw)); i++ {
+			f, err := b.v.entry(&d, i, b.raw[i])
+			if err != nil {
+				b.fail(i, err)
+				return nil
+			}
+			if f.split != nil {
+				b.split(i, f.split)
+			}
+			b.all[i] = f.one
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// fail notes a bad entry and ends the batch: earlier entries are with other goroutines, which end their chunks; later ones
+// are not begun.
+func (b *batch) fail(i int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i < b.first {
+		b.first, b.err = i, err
+	}
+	b.next.Store(int64(len(b.raw)))
+}
+
+func (b *batch) split(i int, items []store.Incoming) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.splits[i] = items
 }
 
 // inPlace puts the objects of arrays and Lists where these stood, so that the same request is always the same report.

@@ -94,50 +94,65 @@ func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
 		}
 		switch {
 		case num == 10 && typ == protowire.BytesType:
-			b, err := c.bytes()
-			if err != nil {
-				return nil, fmt.Errorf("entry %d: %w", len(r.entries), err)
-			}
-			e, err := parseEntry(b, types)
-			if err != nil {
-				return nil, fmt.Errorf("entry %d: %w", len(r.entries), err)
-			}
-			r.entries = append(r.entries, e)
+			err = r.addEntry(&c, types)
 		case (num == 2 || num == 4) && typ == protowire.VarintType:
-			v, err := c.varint()
-			if err != nil {
-				return nil, err
-			}
-			if num == 2 {
-				r.version = v
-			} else {
-				r.agentID = uint32(v)
-			}
+			err = r.setNumber(&c, num)
 		case (num == 1 || num == 3 || num == 5 || num == 6) && typ == protowire.BytesType:
-			b, err := c.bytes()
-			if err != nil {
-				return nil, err
-			}
-			if len(b) > maxHeaderString {
-				return nil, fmt.Errorf("field %d has %d bytes, at most %d are allowed", num, len(b), maxHeaderString)
-			}
-			switch num {
-			case 1:
-				r.clusterID = string(b)
-			case 3:
-				r.errorMsg = string(b)
-			case 5:
-				r.sourceIP = string(b)
-			case 6:
-				r.teamID = string(b)
-			}
+			err = r.setText(&c, num)
 		default:
-			if err := c.skip(num, typ); err != nil {
-				return nil, err
-			}
+			err = c.skip(num, typ)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return &r, nil
+}
+
+func (r *request) addEntry(c *cursor, types map[string]string) error {
+	b, err := c.bytes()
+	if err == nil {
+		var e rawEntry
+		if e, err = parseEntry(b, types); err == nil {
+			r.entries = append(r.entries, e)
+			return nil
+		}
+	}
+	return fmt.Errorf("entry %d: %w", len(r.entries), err)
+}
+
+func (r *request) setNumber(c *cursor, num protowire.Number) error {
+	v, err := c.varint()
+	if err != nil {
+		return err
+	}
+	if num == 2 {
+		r.version = v
+	} else {
+		r.agentID = uint32(v)
+	}
+	return nil
+}
+
+func (r *request) setText(c *cursor, num protowire.Number) error {
+	b, err := c.bytes()
+	if err != nil {
+		return err
+	}
+	if len(b) > maxHeaderString {
+		return fmt.Errorf("field %d has %d bytes, at most %d are allowed", num, len(b), maxHeaderString)
+	}
+	switch num {
+	case 1:
+		r.clusterID = string(b)
+	case 3:
+		r.errorMsg = string(b)
+	case 5:
+		r.sourceIP = string(b)
+	case 6:
+		r.teamID = string(b)
+	}
+	return nil
 }
 
 // countEntries passes over a request, so that its entries are then collected without memory being wasted.
@@ -161,6 +176,7 @@ func countEntries(data mem.BufferSlice, maxEntries int) (int, error) {
 	return n, nil
 }
 
+// parseEntry reads a KubernetesAPIInfo. Wire types that are in types already take no memory of their own.
 func parseEntry(b []byte, types map[string]string) (rawEntry, error) {
 	var e rawEntry
 	for len(b) > 0 {
@@ -169,36 +185,34 @@ func parseEntry(b []byte, types map[string]string) (rawEntry, error) {
 			return e, protowire.ParseError(n)
 		}
 		b = b[n:]
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return e, protowire.ParseError(n)
+		}
 		if typ == protowire.BytesType && (num == 1 || num == 3) {
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return e, protowire.ParseError(n)
-			}
-			b = b[n:]
+			v, _ := protowire.ConsumeBytes(b)
 			if num == 3 {
 				e.payload = v
-				continue
-			}
-			if len(v) > maxTypeLength {
+			} else if len(v) > maxTypeLength {
 				return e, fmt.Errorf("its type has %d bytes, at most %d are allowed", len(v), maxTypeLength)
+			} else {
+				e.wireType = internType(types, v)
 			}
-			t, ok := types[string(v)]
-			if !ok {
-				t = string(v)
-				if len(types) < maxTypes {
-					types[t] = t
-				}
-			}
-			e.wireType = t
-			continue
-		}
-		n = protowire.ConsumeFieldValue(num, typ, b)
-		if n < 0 {
-			return e, protowire.ParseError(n)
 		}
 		b = b[n:]
 	}
 	return e, nil
+}
+
+// internType returns the one string of each wire type, of which there are few.
+func internType(types map[string]string, v []byte) string {
+	t, ok := types[string(v)]
+	if !ok {
+		t = string(v)
+		if len(types) < maxTypes {
+			types[t] = t
+		}
+	}
+	return t
 }
 
 // cursor reads protobuf records from a sequence of buffers. It copies only what lies across a border.
