@@ -3,7 +3,6 @@ package inventory
 import (
 	"cmp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -249,59 +248,6 @@ var ownerWires = []string{
 	wireReplicaSet, wireDeployment, wireStatefulSet, wireOpenGauss, wireDaemonSet, wireCloneSet, wireReplication,
 }
 
-func (inv *Inventory) explainIngress(i *ingress, report func(r Reason, detail string)) {
-	var taken []string
-	for s := range i.referred {
-		if first := s.ingressOf(); first != i {
-			taken = append(taken, qualified(s.ns, s.name)+" shows "+qualified(first.ns, first.name))
-		}
-	}
-	if len(taken) > 0 {
-		slices.Sort(taken)
-		report(IngressTaken, strings.Join(taken, "; "))
-	}
-}
-
-func (inv *Inventory) explainPod(p *pod, report func(r Reason, detail string)) {
-	if !p.kept {
-		return
-	}
-	if p.hostIP.Value() != "" && p.host.node() == nil {
-		report(PodNodeUnknown, "hostIP "+p.hostIP.Value())
-	}
-	switch r := inv.fate(p); r {
-	case PodNodeIP:
-		report(r, p.ip.String()+" of "+inv.hosts[p.ip].node().name)
-	case PodIPTaken:
-		winner := inv.addresses[p.ip]
-		report(r, p.ip.String()+" goes to "+qualified(winner.ns, winner.name))
-	case PodIPOutside:
-		report(r, p.ip.String())
-	default: // it has an address, or its mask tells that it has none
-	}
-	if p.identity != "" {
-		if first := inv.identities[p.identity][0]; first != p {
-			report(PodIdentity, "same as "+first.name)
-		}
-	}
-}
-
-// fate says why a kept Pod has no address; "" if it has one.
-func (inv *Inventory) fate(p *pod) Reason {
-	switch {
-	case !p.ip.IsValid():
-		return PodNoIP
-	case inv.hosts[p.ip].node() != nil:
-		return PodNodeIP
-	case inv.addresses[p.ip] != p:
-		return PodIPTaken
-	case inv.networks.contains(p.ip), inv.networks.orphans[family(p.ip)].fit():
-		return ""
-	default:
-		return PodIPOutside
-	}
-}
-
 // detail says what exactly a reason is about.
 func detail(e entity, r Reason) string {
 	if r == NamespaceUnknown {
@@ -322,75 +268,4 @@ func detail(e entity, r Reason) string {
 		return ingressDetail(e, r)
 	}
 	return ""
-}
-
-func nodeDetail(n *node, r Reason) string {
-	switch r {
-	case NodeIPInvalid, CrashNodeIP:
-		return strconv.Quote(n.address)
-	case PodCIDRInvalid:
-		return strconv.Quote(n.podCIDR)
-	default:
-		return ""
-	}
-}
-
-func ingressDetail(i *ingress, r Reason) string {
-	switch r {
-	case IngressService:
-		return "Service " + strings.Join(compact(slices.Clone(i.unknown)), ", ")
-	case IngressPort:
-		return strings.Join(compact(slices.Clone(i.unknownPorts)), ", ")
-	case RoutePort:
-		return "Service " + i.route.service
-	default:
-		return ""
-	}
-}
-
-func podDetail(p *pod, r Reason) string {
-	switch r {
-	case CrashPodIP:
-		return strconv.Quote(p.ipText)
-	case PodOwnerKind, PodOwnerNotFirst, PodOwnerUnknown, PodOwnerDropped:
-		return "owner " + p.ownerKind.Value() + " " + p.ownerUID.Value()
-	default:
-		return ""
-	}
-}
-
-func refDetail(g *group, r Reason) string {
-	var names []string
-	for _, ref := range g.template.refs {
-		switch {
-		case r == ConfigMapEnv && ref.env, r == ConfigMapUnknown && !ref.env && !slices.Contains(g.links, ref.name):
-			names = append(names, ref.name)
-		}
-	}
-	if names == nil {
-		return ""
-	}
-	return "ConfigMap " + strings.Join(names, ", ")
-}
-
-func serviceDetail(s *service, r Reason) string {
-	switch r {
-	case ClusterIPInvalid:
-		return strconv.Quote(s.clusterIP)
-	case ServiceType:
-		return "type " + strconv.Quote(s.typ)
-	case ServiceNoWorkload:
-		return "selector " + s.rendered
-	case ServicePortName, ServicePortString, ServicePortTarget, ServicePortWorkload:
-		var ports []string
-		t := targetsOf(s, s.groups)
-		for _, p := range s.ports {
-			if len(t.of(p)) == 0 && t.unbound(p) == r {
-				ports = append(ports, strconv.Itoa(p.port)+" → "+strconv.Quote(p.targetName))
-			}
-		}
-		return "port " + strings.Join(ports, ", ")
-	default:
-		return ""
-	}
 }

@@ -1,9 +1,195 @@
 package inventory
 
 import (
+	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 )
+
+// MaxBindings is how many relations of Services to workloads an inventory follows. Each Service can select every workload,
+// so that a small report could have more of them than fit into any memory. Which ones are followed depends on their order.
+const MaxBindings = 2_000_000
+
+// targets are the container ports, by name, that the ports of a Service name.
+type targets struct {
+	found map[string][]int
+	// lost are those of workloads to which the server binds no named port.
+	lost map[string]bool
+}
+
+type servicePort struct {
+	name, protocol string
+	port, nodePort int
+	targetName     string
+	targetNumber   int
+	hasTarget      bool
+}
+
+type boundPort struct {
+	name, protocol         string
+	port, nodePort, target int
+}
+
+type service struct {
+	object
+	rule      bool // a ServiceRule
+	selector  []string
+	rendered  string
+	typ       string
+	clusterIP string
+	external  []string
+	ports     []servicePort
+	openGauss string // value of the selector's key opengauss.cluster
+	gauss     bool
+	rancher   []string // workloads named by the annotation
+	decoding  mask
+
+	selected  []*labelRec
+	gaussRec  *labelRec
+	rancherRe []*labelRec
+
+	kept      bool
+	groups    []*group
+	bound     []boundPort
+	ingresses map[*ingress]struct{}
+	shown     atomic.Pointer[ingress] // what ingressOf found, until ingresses changes
+	queued    bool
+}
+
+// ServicePort is a port of a Service that the server keeps.
+type ServicePort struct {
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"`
+	Port     int    `json:"port"`
+	Target   int    `json:"target_port"`
+	NodePort int    `json:"node_port"`
+}
+
+// Service is a Service or ServiceRule that the server keeps.
+type Service struct {
+	UID       string        `json:"uid"`
+	Namespace string        `json:"namespace"`
+	Name      string        `json:"name"`
+	Type      string        `json:"type"`
+	ClusterIP string        `json:"cluster_ip"`
+	External  string        `json:"external_ip"` // joined by ", "
+	Selector  string        `json:"selector"`
+	Ports     []ServicePort `json:"ports"`
+	Workloads []string      `json:"workloads"` // Type/namespace/name
+	Ingress   string        `json:"ingress"`   // namespace/name
+}
+
+func (d *decoder) service(rule bool) entity {
+	s := &service{rule: rule}
+	var selector []label
+	if bad := d.top(true, func(key []byte) {
+		switch string(key) {
+		case "spec":
+			d.scanner.object(func(key []byte) {
+				switch string(key) {
+				case "selector":
+					selector, _ = readLabels(&d.scanner)
+				case "type":
+					s.typ = d.text()
+				case "clusterIP":
+					s.clusterIP = d.text()
+				case "ports":
+					d.array(func(int) { s.ports = append(s.ports, d.servicePort()) })
+				default:
+					d.skip()
+				}
+			})
+		case "status":
+			d.loadBalancer(s)
+		default:
+			d.skip()
+		}
+	}); bad != nil {
+		return bad
+	}
+	s.object = d.object
+	s.rendered = render(selector)
+	for _, l := range selector {
+		if l.key == openGaussSelector {
+			s.gauss, s.openGauss = true, l.value
+		}
+	}
+	s.selector = compact(selectable(nil, selector, true))
+	if s.clusterIP == "None" {
+		s.clusterIP = ""
+	}
+	if s.clusterIP != "" && !parseNetwork(s.clusterIP).IsValid() && strings.ContainsAny(s.clusterIP, ".:") {
+		s.decoding.add(ClusterIPInvalid)
+	}
+	if d.meta.hasRancher && d.meta.rancher != "[]" && d.meta.rancher != "null" {
+		if !json.Valid([]byte(d.meta.rancher)) {
+			s.decoding.add(ServiceAnnotation)
+		} else {
+			list := scanner{b: []byte(d.meta.rancher)}
+			list.array(func(int) { s.rancher = append(s.rancher, list.text()) })
+			s.rancher = compact(s.rancher)
+		}
+	}
+	return s
+}
+
+func (d *decoder) servicePort() servicePort {
+	var p servicePort
+	d.scanner.object(func(key []byte) {
+		switch string(key) {
+		case "name":
+			p.name = d.text()
+		case "protocol":
+			p.protocol = strings.ToUpper(d.text())
+		case "port":
+			p.port = d.integer()
+		case "nodePort":
+			p.nodePort = d.integer()
+		case "targetPort":
+			if d.next() == '"' {
+				p.targetName = d.text()
+				p.hasTarget = true
+				return
+			}
+			p.targetNumber = d.integer()
+			p.hasTarget = p.targetNumber != 0
+		default:
+			d.skip()
+		}
+	})
+	return p
+}
+
+func (d *decoder) loadBalancer(s *service) {
+	d.scanner.object(func(key []byte) {
+		if string(key) != "loadBalancer" {
+			d.skip()
+			return
+		}
+		d.scanner.object(func(key []byte) {
+			if string(key) != "ingress" {
+				d.skip()
+				return
+			}
+			d.array(func(int) {
+				ip := ""
+				d.scanner.object(func(key []byte) {
+					if string(key) == "ip" {
+						ip = d.text()
+						return
+					}
+					d.skip()
+				})
+				if ip == "" {
+					s.decoding.add(LoadBalancerHost)
+				}
+				s.external = append(s.external, ip)
+			})
+		})
+	})
+}
 
 // compareServices is the server's order: Services before ServiceRules.
 func compareServices(a, b *service) int {
@@ -15,8 +201,6 @@ func compareServices(a, b *service) int {
 	}
 	return compareObjects(&a.object, &b.object)
 }
-
-func compareIngresses(a, b *ingress) int { return compareObjects(&a.object, &b.object) }
 
 func (inv *Inventory) queueService(s *service) {
 	if !s.queued {
@@ -165,10 +349,6 @@ func (inv *Inventory) groupsOf(s *service) ([]*group, mask) {
 	return nil, m
 }
 
-// MaxBindings is how many relations of Services to workloads an inventory follows. Each Service can select every workload,
-// so that a small report could have more of them than fit into any memory. Which ones are followed depends on their order.
-const MaxBindings = 2_000_000
-
 // mostGroups is a bound of the groups that selectGroups returns.
 func mostGroups(s *service) int {
 	n := 0
@@ -246,13 +426,6 @@ func bindPorts(s *service, groups []*group) ([]boundPort, mask) {
 	return bound, m
 }
 
-// targets are the container ports, by name, that the ports of a Service name.
-type targets struct {
-	found map[string][]int
-	// lost are those of workloads to which the server binds no named port.
-	lost map[string]bool
-}
-
 func targetsOf(s *service, groups []*group) targets {
 	t := targets{}
 	for _, p := range s.ports {
@@ -303,213 +476,52 @@ func (t targets) unbound(p servicePort) Reason {
 	return ServicePortName
 }
 
-func (inv *Inventory) queueIngress(i *ingress) {
-	if !i.queued {
-		i.queued = true
-		inv.queue.ingresses = append(inv.queue.ingresses, i)
-	}
-}
-
-func (inv *Inventory) insertIngress(i *ingress) {
-	i.ns.ingresses[i] = struct{}{}
-	i.referred = map[*service]struct{}{}
-	for _, r := range i.rules {
-		for _, b := range r.backends {
-			i.names = append(i.names, b.service)
-		}
-	}
-	if i.fallback != nil {
-		i.names = append(i.names, i.fallback.service)
-	}
-	if i.route != nil {
-		i.names = append(i.names, i.route.service)
-	}
-	i.names = compact(i.names)
-	for _, name := range i.names {
-		key := nameKey{i.ns.name, name}
-		if inv.referrers[key] == nil {
-			inv.referrers[key] = map[*ingress]struct{}{}
-		}
-		inv.referrers[key][i] = struct{}{}
-	}
-	inv.queueIngress(i)
-}
-
-func (inv *Inventory) removeIngress(i *ingress) {
-	inv.unresolve(i)
-	for _, name := range i.names {
-		key := nameKey{i.ns.name, name}
-		delete(inv.referrers[key], i)
-		if len(inv.referrers[key]) == 0 {
-			delete(inv.referrers, key)
-		}
-	}
-	delete(i.ns.ingresses, i)
-}
-
-// settleFamily finds out which Ingress family is read and queues everything if it is another one than before.
-func (inv *Inventory) settleFamily() {
-	family := 0
-	for family < 2 && inv.families[family] == 0 {
-		family++
-	}
-	if family == inv.family {
-		return
-	}
-	inv.family = family
-	for wire := range ingressFamilies {
-		for _, e := range inv.entries[wire] {
-			if i, ok := e.(*ingress); ok {
-				inv.queueIngress(i)
-			}
-		}
-	}
-}
-
-// unresolve undoes what settleIngress did.
-func (inv *Inventory) unresolve(i *ingress) {
-	if !i.kept {
-		return
-	}
-	i.kept = false
-	inv.counts.ingresses--
-	inv.counts.rules -= len(i.resolved)
-	inv.counts.backends -= i.backends
-	for s := range i.referred {
-		delete(s.ingresses, i)
-		s.shown.Store(nil)
-		if len(s.ingresses) < 2 {
-			delete(inv.contested, s)
-		}
-	}
-	clear(i.referred)
-	i.resolved, i.backends, i.unknown, i.unknownPorts = nil, 0, nil, nil
-}
-
-func (inv *Inventory) settleIngress(i *ingress) {
-	i.queued = false
-	if i.dead {
-		return
-	}
-	inv.unresolve(i)
-	var m mask
-	switch {
-	case i.family != inv.family:
-		m.add(IngressNotRead)
-	case !i.ns.reported:
-		m.add(NamespaceUnknown)
-	}
-	if m != 0 {
-		inv.setMask(&i.object, m)
-		return
-	}
-	i.kept = true
-	inv.resolve(i, &m)
-	inv.counts.ingresses++
-	inv.counts.rules += len(i.resolved)
-	inv.counts.backends += i.backends
-	inv.setMask(&i.object, m)
-}
-
-// resolve makes rules and backends in the server's order, which matters: a fallback that cannot be resolved ends the
-// work on this Ingress.
-func (inv *Inventory) resolve(i *ingress, m *mask) {
-	for _, r := range i.rules {
-		rule := IngressRule{Host: r.host, Protocol: "HTTP"}
-		for _, b := range r.backends {
-			if !b.present {
-				m.add(IngressNoBackend)
-				continue
-			}
-			inv.addBackend(i, &rule, b, m)
-		}
-		i.resolved = append(i.resolved, rule)
-	}
-	if i.fallback != nil {
-		rule := IngressRule{Protocol: "HTTP"}
-		b := *i.fallback
-		b.path = ""
-		ok := inv.addBackend(i, &rule, b, m)
-		i.resolved = append(i.resolved, rule)
-		if !ok {
-			return
-		}
-	}
-	if i.route == nil {
-		return
-	}
-	rule := IngressRule{Host: i.route.host, Protocol: "HTTP"}
-	s := inv.refer(i, i.route.service, m)
-	if s != nil {
-		last := s.last()
-		port := 0
-		if i.route.hasPort {
-			port = i.route.number
-			if i.route.port == last.name {
-				port = last.port
-			}
-		}
-		if port == 0 {
-			m.add(RoutePort)
-		} else {
-			rule.Backends = append(rule.Backends, Backend{Service: qualified(s.ns, s.name), Port: port})
-			i.backends++
-		}
-	}
-	i.resolved = append(i.resolved, rule)
-}
-
-func (inv *Inventory) addBackend(i *ingress, rule *IngressRule, b backend, m *mask) bool {
-	s := inv.refer(i, b.service, m)
-	if s == nil {
-		return false
-	}
-	last := s.last()
-	port := b.number
-	if b.portName == last.name {
-		port = last.port
-	}
-	if port == 0 {
-		m.add(IngressPort)
-		i.unknownPorts = append(i.unknownPorts, b.service+":"+b.portName)
-		return false
-	}
-	rule.Backends = append(rule.Backends, Backend{Path: b.path, Service: qualified(s.ns, s.name), Port: port})
-	i.backends++
-	return true
-}
-
-// refer finds a Service that the Ingress names and ties the two together; nil if the server does not find it.
-func (inv *Inventory) refer(i *ingress, name string, m *mask) *service {
-	list := inv.services[nameKey{i.ns.name, name}]
-	if len(list) == 0 {
-		m.add(IngressService)
-		i.unknown = append(i.unknown, name)
-		return nil
-	}
-	s := list[len(list)-1]
-	i.referred[s] = struct{}{}
-	s.ingresses[i] = struct{}{}
-	s.shown.Store(nil)
-	if len(s.ingresses) > 1 {
-		inv.contested[s] = struct{}{}
-	}
-	return s
-}
-
-// ingressOf is the Ingress that the Service shows: the first one.
-func (s *service) ingressOf() *ingress {
-	if shown := s.shown.Load(); shown != nil {
-		return shown
-	}
-	var first *ingress
-	for i := range s.ingresses {
-		if first == nil || compareIngresses(i, first) < 0 {
-			first = i
-		}
-	}
-	s.shown.Store(first)
-	return first
-}
-
 func qualified(ns *namespaceRec, name string) string { return ns.name + "/" + name }
+
+// last is the only port that the server finds by name.
+func (s *service) last() boundPort { return s.bound[len(s.bound)-1] }
+
+// Services returns the kept Services and ServiceRules.
+func (inv *Inventory) Services(f Filter) []Service {
+	return list(inv, f, []string{wireService, wireServiceRule}, func(s *service) (Service, bool) {
+		if !s.kept {
+			return Service{}, false
+		}
+		out := Service{
+			UID: s.uid, Namespace: s.ns.name, Name: s.name, Type: s.typ, ClusterIP: s.clusterIP, External: strings.Join(s.external, ", "),
+			Selector: s.rendered, Ports: []ServicePort{}, Workloads: []string{},
+		}
+		for _, b := range s.bound {
+			out.Ports = append(out.Ports, ServicePort{Name: b.name, Protocol: b.protocol, Port: b.port, Target: b.target, NodePort: b.nodePort})
+		}
+		for _, g := range s.groups {
+			out.Workloads = append(out.Workloads, g.ref())
+		}
+		if i := s.ingressOf(); i != nil {
+			out.Ingress = qualified(i.ns, i.name)
+		}
+		return out, true
+	})
+}
+
+func serviceDetail(s *service, r Reason) string {
+	switch r {
+	case ClusterIPInvalid:
+		return strconv.Quote(s.clusterIP)
+	case ServiceType:
+		return "type " + strconv.Quote(s.typ)
+	case ServiceNoWorkload:
+		return "selector " + s.rendered
+	case ServicePortName, ServicePortString, ServicePortTarget, ServicePortWorkload:
+		var ports []string
+		t := targetsOf(s, s.groups)
+		for _, p := range s.ports {
+			if len(t.of(p)) == 0 && t.unbound(p) == r {
+				ports = append(ports, strconv.Itoa(p.port)+" → "+strconv.Quote(p.targetName))
+			}
+		}
+		return "port " + strings.Join(ports, ", ")
+	default:
+		return ""
+	}
+}

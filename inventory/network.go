@@ -5,41 +5,6 @@ import (
 	"slices"
 )
 
-func (inv *Inventory) insertNode(n *node) {
-	inv.nodes = insertSorted(inv.nodes, n, compareNodes)
-	inv.setMask(&n.object, n.decoding)
-	inv.queue.nodes = true
-	if !n.addr.IsValid() {
-		return
-	}
-	inv.changeAddress(n.addr, func() {
-		h := inv.hostOf(n.addr)
-		if len(h.nodes) == 0 {
-			inv.counts.noNode -= h.pods
-		}
-		h.nodes = insertSorted(h.nodes, n, compareNodes)
-	})
-}
-
-func compareNodes(a, b *node) int { return compareObjects(&a.object, &b.object) }
-
-func (inv *Inventory) removeNode(n *node) {
-	i, _ := slices.BinarySearchFunc(inv.nodes, n, compareNodes)
-	inv.nodes = slices.Delete(inv.nodes, i, i+1)
-	inv.queue.nodes = true
-	if !n.addr.IsValid() {
-		return
-	}
-	inv.changeAddress(n.addr, func() {
-		h := inv.hostOf(n.addr)
-		h.nodes = removeSorted(h.nodes, n)
-		if len(h.nodes) == 0 {
-			inv.counts.noNode += h.pods
-		}
-		inv.dropHost(h)
-	})
-}
-
 // networks are the networks that Pod addresses can belong to, and the addresses that belong to none of them.
 type networks struct {
 	pods    []netip.Prefix            // the podCIDRs, aggregated
@@ -47,6 +12,35 @@ type networks struct {
 	index   map[netip.Prefix]struct{} // of both
 	bits    [2][]int                  // the lengths that there are in index: IPv4, IPv6
 	orphans [2]orphans                // IPv4, IPv6
+}
+
+// orphans are the addresses outside every network. The server gives them one network if they all fit into one prefix
+// of at least the configured length; else they are all lost.
+type orphans struct {
+	bits    int
+	buckets map[netip.Prefix]int // by prefix of the configured length
+	count   int
+}
+
+// share is what one address contributes to the sums.
+type share struct {
+	nodeAddress, taken, addressed, orphan int
+}
+
+func isPrefix(text string) bool {
+	_, err := netip.ParsePrefix(text)
+	return err == nil
+}
+
+// parseNetwork reads a network or a single address; the result is invalid for everything else.
+func parseNetwork(text string) netip.Prefix {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Masked()
+	}
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(a.WithZone(""), a.BitLen())
+	}
+	return netip.Prefix{}
 }
 
 func (n *networks) init(options Options) {
@@ -82,14 +76,6 @@ func family(addr netip.Addr) int {
 	return 1
 }
 
-// orphans are the addresses outside every network. The server gives them one network if they all fit into one prefix
-// of at least the configured length; else they are all lost.
-type orphans struct {
-	bits    int
-	buckets map[netip.Prefix]int // by prefix of the configured length
-	count   int
-}
-
 func (o *orphans) add(addr netip.Addr, n int) {
 	if n == 0 {
 		return
@@ -103,11 +89,6 @@ func (o *orphans) add(addr netip.Addr, n int) {
 }
 
 func (o *orphans) fit() bool { return len(o.buckets) == 1 }
-
-// share is what one address contributes to the sums.
-type share struct {
-	nodeAddress, taken, addressed, orphan int
-}
 
 func (inv *Inventory) share(addr netip.Addr) share {
 	n := 0
