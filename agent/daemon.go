@@ -136,7 +136,7 @@ func (d *daemon) openCluster() error {
 func projectionOptions(p config.AgentProjection, access *rest.Config) (resources.Options, error) {
 	opts := resources.Options{
 		PodEnv: p.PodEnv, ConfigMapData: p.ConfigMapData, LiteralEnv: p.LiteralEnv, GenerateName: p.GenerateName,
-		AnnotationLimit: p.AnnotationLimit,
+		AnnotationLimit: p.AnnotationLimit, Annotations: p.Annotations,
 	}
 	if p.HashKeyFile != "" {
 		key, err := os.ReadFile(p.HashKeyFile)

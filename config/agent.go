@@ -151,6 +151,8 @@ type AgentProjection struct {
 	LiteralEnv bool `mapstructure:"literal_env" usage:"report literal env values of workloads instead of hashes"`
 	// GenerateName reports generateName of Pods. deepflow-server then confuses Pods whose names begin alike.
 	GenerateName bool `mapstructure:"generate_name" usage:"report generateName of Pods (harmful, see docs)"`
+	// Annotations say which annotations are reported, by resource.
+	Annotations []resources.AnnotationRule `mapstructure:"annotations" usage:"which annotations to report, as a YAML list"`
 	// AnnotationLimit is the longest annotation value that is reported, in bytes.
 	AnnotationLimit int `mapstructure:"annotation_limit" min:"1" max:"262144" usage:"longest annotation value to report, in bytes"`
 	// HashKeyFile holds the key of the hashes that stand for literal env values. Empty: derived from the apiserver's CA.

@@ -87,17 +87,24 @@ func checkAgent(a *Agent, ls layers) []*Mistake {
 	}
 	ms = append(ms, checkClientTLS("server.tls", a.Server.TLS, ls)...)
 	ms = append(ms, checkResources(&a.Inputs.Resources.Kubernetes, ls)...)
+	ms = append(ms, mistakesOf(resources.CheckAnnotations(a.Projection.Annotations), "projection", "projection.annotations", ls)...)
 	return append(ms, checkLease(a.HighAvailability, ls)...)
 }
 
 // checkResources applies the selection's rules.
 func checkResources(k *KubernetesResources, ls layers) []*Mistake {
 	_, err := resources.Select(k.APIResources, k.KubernetesNamespace)
+	return mistakesOf(err, keyKubernetes, keyAPIResources, ls)
+}
+
+// mistakesOf are the *resources.Mistake of err, whose keys are relative to the key at; any other error is about the key
+// otherwise.
+func mistakesOf(err error, at, otherwise string, ls layers) []*Mistake {
 	var ms []*Mistake
 	for _, e := range split(err) {
-		m := &Mistake{Key: keyAPIResources, Problem: e.Error()}
+		m := &Mistake{Key: otherwise, Problem: e.Error()}
 		if r := (*resources.Mistake)(nil); errors.As(e, &r) {
-			m = &Mistake{Key: keyKubernetes + "." + r.Key, Value: r.Value, Problem: r.Reason}
+			m = &Mistake{Key: at + "." + r.Key, Value: r.Value, Problem: r.Reason}
 		}
 		m.Source = ls.source(m.Key)
 		ms = append(ms, m)

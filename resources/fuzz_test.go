@@ -30,6 +30,9 @@ func optionsOf(bits byte) Options {
 			return ""
 		}
 	}
+	if bits&64 != 0 {
+		o.Annotations = []AnnotationRule{{Allow: []string{"a*", "x", "field.cattle.io/*"}, Deny: []string{"ab*"}}}
+	}
 	return o
 }
 
@@ -94,6 +97,8 @@ var odd = []string{
 	`{"metadata":{"name":"a","uid":"u"},"status":{"phase":"Failed","podIP":"1.2.3.4","podNetworks":[1],"containerStatuses":[{"containerID":""},{},{"containerID":"x"}],"conditions":[{"type":"Ready"},{"type":"Ready","status":"True"}]}}`,
 	"{\"metadata\":{\"name\":\"\xff\",\"uid\":\"\xfe\",\"labels\":{\"\xfd\":\"\xfc\"}},\"data\":{\"\u2028\":\"\\u2029\"}}",
 	`{"metadata":{"name":"a","uid":"u","name":null}}`, `{"metadata":[],"spec":[],"status":[]}`, `{"metadata":{"name":7,"uid":"u"}}`,
+	`{"metadata":{"name":"a","uid":"u","annotations":{"a":"[1,2,3,4,5,6,7]","x":"[1,2,3,4,5,6,7]","ab":"1","b":"1","a2":"{not json, really}",` +
+		`"field.cattle.io/targetWorkloadIds":"[\"deployment:a:b\"]","k8s.v1.cni.cncf.io/network-status":"[{\"name\":\"x\"}]"}}}`,
 	`{"metadata":{"name":"a"}}`, `{}`, `[]`, `null`, `7`, `"x"`, ``, `{"metadata":`,
 	`{"metadata":{"name":"a","uid":"u"},"spec":` + strings.Repeat(`[`, 9000) + strings.Repeat(`]`, 9000) + `}`,
 	`{"metadata":{"name":"a","uid":"u"},"x":` + strings.Repeat(`[`, 20000),
@@ -118,7 +123,7 @@ func FuzzProject(f *testing.F) {
 func TestOddDocuments(t *testing.T) {
 	for _, k := range catalogue {
 		for _, s := range odd {
-			for _, bits := range []byte{0, 63} {
+			for _, bits := range []byte{0, 63, 127} {
 				compare(t, k, optionsOf(bits), []byte(s))
 			}
 		}
@@ -279,7 +284,7 @@ func TestRandomDocumentsAgreeWithReference(t *testing.T) {
 		kind := selected(t, s.req).Kind
 		for range rounds {
 			v := mutate(rnd, decoded(t, data), 0)
-			compare(t, kind, optionsOf(byte(rnd.UintN(64))), scramble(rnd, nil, v))
+			compare(t, kind, optionsOf(byte(rnd.UintN(128))), scramble(rnd, nil, v))
 		}
 	}
 }

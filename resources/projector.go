@@ -26,8 +26,10 @@ type Options struct {
 	// GenerateName reports metadata.generateName of Pods. It makes the server confuse Pods whose names begin alike.
 	GenerateName bool
 	// AnnotationLimit is the greatest length of an annotation's value in bytes; a longer one is replaced by its length and
-	// keyed hash. 0 means DefaultAnnotationLimit.
+	// keyed hash or, if it is JSON, left out. 0 means DefaultAnnotationLimit.
 	AnnotationLimit int
+	// Annotations say which annotations are sent; the first rule that applies to a resource counts. Without one all are.
+	Annotations []AnnotationRule
 	// HashKey keys the hash (HMAC-SHA256) that stands for what is not sent. It should be secret, and the same in every
 	// replica and after every restart: otherwise one version could have two contents.
 	HashKey []byte
@@ -85,6 +87,8 @@ type Projector struct {
 	filter   *jsonscan.Filter
 	root     *field
 	reported func(jsonscan.Value) bool
+	// annotations may be nil.
+	annotations *AnnotationRule
 
 	tree    jsonscan.Tree
 	enc     *Encoder
@@ -110,6 +114,8 @@ func NewProjector(sel Selected, opts Options) *Projector {
 		enc:      NewEncoder(),
 		mac:      hmac.New(sha256.New, opts.HashKey),
 		strings:  map[string]string{},
+
+		annotations: ruleFor(opts.Annotations, sel.Kind.Name),
 	}
 	t := tables[sel.Kind.project]
 	p.filter, p.root = compile(t.rows, &p.opts)

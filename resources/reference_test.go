@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math/big"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,14 +193,21 @@ func (r referenceProjection) annotations(in doc) doc {
 			"objectset.rio.cattle.io/applied", "control-plane.alpha.kubernetes.io/leader":
 			continue
 		}
-		if strings.Contains(k, "last-applied") {
+		if strings.Contains(k, "last-applied") || !r.wanted(k) {
 			continue
 		}
 		limit := r.opts.AnnotationLimit
 		if limit <= 0 {
 			limit = 4096
 		}
-		if s, ok := v.(string); ok && len(s) > limit {
+		whole := regexp.MustCompile(`^(field\.cattle\.io/targetWorkloadIds|k8s\.v1\.cni\.cncf\.io/network(s|-status|s-status)|k8s\.ovn\.org/pod-networks|`+
+			`k8s\.aliyun\.com/pod-networks|vpc\.amazonaws\.com/pod-(eni|ips)|tke\.cloud\.tencent\.com/networks-status|cni\.projectcalico\.org/ipAddrs|`+
+			`ipam\.spidernet\.io/ippools|yangtse\.io/pod-networks)$`).MatchString(k) || r.opts.Annotations != nil && slices.Contains(r.opts.Annotations[0].Allow, k)
+		if s, ok := v.(string); ok && len(s) > limit && !whole {
+			var parsed any
+			if err := json.Unmarshal([]byte(s), &parsed); err == nil && (asDoc(parsed) != nil || asList(parsed) != nil) {
+				continue
+			}
 			v = fmt.Sprintf("%d bytes, %s", len(s), r.hash(s))
 		} else {
 			v = r.free(v)
@@ -207,6 +215,21 @@ func (r referenceProjection) annotations(in doc) doc {
 		out[k] = v
 	}
 	return out
+}
+
+// wanted tells whether the one rule that optionsOf makes lets the annotation pass.
+func (r referenceProjection) wanted(key string) bool {
+	if len(r.opts.Annotations) == 0 {
+		return true
+	}
+	in := func(patterns []string) bool {
+		return slices.ContainsFunc(patterns, func(p string) bool {
+			ok, err := regexp.MatchString("^"+strings.ReplaceAll(regexp.QuoteMeta(p), `\*`, "(?s:.*)")+"$", key)
+			return ok && err == nil
+		})
+	}
+	rule := r.opts.Annotations[0]
+	return !in(rule.Deny) && (len(rule.Allow) == 0 || in(rule.Allow))
 }
 
 func (r referenceProjection) hash(s string) string {

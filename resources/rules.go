@@ -40,48 +40,6 @@ func labelsOrEmpty(p *Projector, v jsonscan.Value) bool {
 	return true
 }
 
-// neverSent are annotations that repeat the object as its author wrote it, or that change all the time without meaning.
-func neverSent(key []byte) bool {
-	switch string(key) {
-	case "kapp.k14s.io/original", "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
-		"objectset.rio.cattle.io/applied", leaderAnnotation:
-		return true
-	}
-	return bytes.Contains(key, []byte("last-applied"))
-}
-
-const leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
-
-func annotations(p *Projector, v jsonscan.Value) bool {
-	if v.Kind() != jsonscan.ObjectKind {
-		return false
-	}
-	p.out = append(p.out, '{')
-	first := true
-	for m := v.First(); m.Kind() != jsonscan.Absent; m = m.Next() {
-		if !m.Exists() || neverSent(m.Key()) {
-			continue
-		}
-		if !first {
-			p.out = append(p.out, ',')
-		}
-		first = false
-		p.out = append(m.AppendKey(p.out), ':')
-		if m.Kind() == jsonscan.StringKind && 3*len(m.Raw()) > p.opts.AnnotationLimit && len(m.Text()) > p.opts.AnnotationLimit {
-			value := m.Text()
-			p.out = append(p.out, '"')
-			p.out = strconv.AppendInt(p.out, int64(len(value)), 10)
-			p.out = append(p.out, " bytes, "...)
-			p.appendHash(value)
-			p.out = append(p.out, '"')
-			continue
-		}
-		p.appendFree(m)
-	}
-	p.out = append(p.out, '}')
-	return !first
-}
-
 // appendHash appends "hash:" and eight hexadecimal digits that stand for a value that is not sent.
 func (p *Projector) appendHash(value []byte) {
 	p.mac.Reset()

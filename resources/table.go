@@ -63,8 +63,8 @@ var (
 
 	annotationsRow = row{
 		path: "metadata.annotations", rule: annotations,
-		note: "without last-applied configurations and leader-election records; a value longer than annotation_limit " +
-			"is replaced by its length and keyed hash",
+		note: "as projection.annotations says, without last-applied configurations and leader-election records; a value longer than " +
+			"annotation_limit is replaced by its length and keyed hash or, if it is JSON, left out; what the server or a network plugin parses is whole",
 	}
 
 	ownersRow = row{

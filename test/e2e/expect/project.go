@@ -3,6 +3,7 @@ package expect
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"math"
 	"net/netip"
@@ -103,6 +104,10 @@ func annotations(in map[string]any) map[string]any {
 		s, _ := value.(string)
 		switch {
 		case strings.Contains(key, "last-applied"), key == leaderAnnotation:
+		case len(s) > annotationLimit && json.Valid([]byte(s)) && strings.ContainsAny(s[:1], "{["):
+			if key == "field.cattle.io/targetWorkloadIds" || strings.HasPrefix(key, "k8s.v1.cni.cncf.io/network") {
+				out[key] = s
+			}
 		case len(s) > annotationLimit:
 			out[key] = fmt.Sprintf("%d bytes, %s", len(s), hash(s))
 		default:
