@@ -46,6 +46,8 @@ type table struct {
 	rows []row
 	// reported tells whether the object is reported at all; nil means always.
 	reported func(root jsonscan.Value) bool
+	// unreported says why an object may not be reported.
+	unreported string
 }
 
 // meta returns the rows that every kind has, and extra ones.
@@ -140,7 +142,8 @@ var tables = map[projection]table{
 				note: "as inside a workload's spec; taken away again when the owner is reported",
 			},
 		),
-		reported: hasReplicasAndOwner,
+		reported:   hasReplicasAndOwner,
+		unreported: "it has 0 replicas or no owner, and deepflow-server skips those",
 	},
 	ingressProjection: {rows: meta(labelsRow,
 		row{path: "spec.rules", of: "host http.paths.path http.paths.backend", rule: nonEmpty, note: "host, path and backend; port names are replaced by the Service's port numbers"},
@@ -162,7 +165,8 @@ var tables = map[projection]table{
 				note: "only with projection.configmap_data",
 			},
 		),
-		reported: isConfiguration,
+		reported:   isConfiguration,
+		unreported: "it is the platform's bookkeeping (kube-root-ca.crt or a record of a leader election)",
 	},
 	ipPoolProjection: {rows: meta(labelsRow, row{path: "spec", rule: workloadSpec, note: "the whole"})},
 }

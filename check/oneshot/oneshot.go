@@ -7,6 +7,7 @@ package oneshot
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,41 @@ type Options struct {
 	// that is still being listed is waited for until the context ends.
 	Patience time.Duration
 	Log      *slog.Logger // nil: discarded
+	// Over is put in the place of the listed object of the same name; nil: nothing is.
+	Over *Object
+}
+
+// Object is an object that need not exist.
+type Object struct {
+	ID    string // of the selected resource
+	Key   resources.Key
+	Entry *resources.Entry
+}
+
+// overlay puts one object over what is listed.
+type overlay struct {
+	informers.Sink
+	over *Object
+}
+
+// Replace passes on the list with the object in the place of the one of its name. A list is all that is ever seen: the
+// informers end with it.
+func (o overlay) Replace(id string, entries []*resources.Entry) {
+	if id == o.over.ID {
+		entries = append(slices.DeleteFunc(slices.Clone(entries), o.same), o.over.Entry)
+	}
+	o.Sink.Replace(id, entries)
+}
+
+func (o overlay) same(e *resources.Entry) bool {
+	if e.UID() == o.over.Entry.UID() {
+		return true
+	}
+	doc, err := e.JSON()
+	var id struct {
+		Metadata struct{ Namespace, Name string }
+	}
+	return err == nil && json.Unmarshal(doc, &id) == nil && resources.KeyOf(id.Metadata.Namespace, id.Metadata.Name) == o.over.Key
 }
 
 // Result is what was collected.
@@ -53,13 +89,17 @@ func Collect(ctx context.Context, o Options) (*Result, error) {
 		o.Patience = 5 * time.Second
 	}
 	fold := snapshot.New(nil)
+	var sink informers.Sink = relations.New(relations.Options{Fold: fold, Log: o.Log})
+	if o.Over != nil {
+		sink = overlay{sink, o.Over}
+	}
 	set, err := informers.New(informers.Options{
 		Config:     o.Config,
 		Selected:   o.Selected,
 		Projection: o.Projection,
 		PageSize:   o.PageSize,
 		Logger:     o.Log,
-		Sink:       relations.New(relations.Options{Fold: fold, Log: o.Log}),
+		Sink:       sink,
 	})
 	if err != nil {
 		return nil, err
