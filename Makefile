@@ -51,6 +51,8 @@ histories: ## plays 20,000 random histories of the watcher election, in about th
 # Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
 E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
 E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
+# A test that only waits, for the end of a token's lifetime.
+E2E_WAITING  := ^TestShortestToken
 E2E := cd test/e2e && go test -count=1 -timeout 30m -v
 
 .PHONY: e2e
@@ -58,14 +60,14 @@ e2e: ## runs the binaries against a real kube-apiserver and etcd; for one test: 
 ifeq ($(TESTFLAGS),)
 	@# The first test builds what all of them need.
 	$(E2E) -run '^TestProductIsNotImported$$' .
-	$(MAKE) --no-print-directory -j3 --output-sync=target e2e-acting e2e-electing e2e-losing
+	$(MAKE) --no-print-directory -j4 --output-sync=target e2e-acting e2e-electing e2e-losing e2e-waiting
 else
 	$(E2E) $(TESTFLAGS) ./...
 endif
 
 .PHONY: e2e-acting
 e2e-acting:
-	$(E2E) -skip '$(E2E_ELECTING)|$(E2E_LOSING)' ./...
+	$(E2E) -skip '$(E2E_ELECTING)|$(E2E_LOSING)|$(E2E_WAITING)' ./...
 
 .PHONY: e2e-electing
 e2e-electing:
@@ -74,6 +76,10 @@ e2e-electing:
 .PHONY: e2e-losing
 e2e-losing:
 	$(E2E) -run '$(E2E_LOSING)' .
+
+.PHONY: e2e-waiting
+e2e-waiting:
+	$(E2E) -run '$(E2E_WAITING)' .
 
 .PHONY: demo
 demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself

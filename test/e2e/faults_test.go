@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -160,6 +163,47 @@ func TestTokenRotated(t *testing.T) {
 	p.heartbeats(2)
 	p.unchanged(before, held)
 	patch(t, loader, pick(t, objs, "Deployment", "web"), labelled("e2e.example.com/after", "rotation"))
+	if info := p.synced(2 * time.Minute); info.ErrorMsg != "" {
+		t.Errorf("error_msg is %q, want none", info.ErrorMsg)
+	}
+}
+
+// A token of the shortest lifetime that an apiserver grants is renewed as a kubelet does it, and ends. The agent reads the
+// new one in time: nothing is ever told, and reports go on.
+func TestShortestToken(t *testing.T) {
+	p := newPair(t, options{})
+	p.must(p.account.IssueToken(p.ctx, harness.ShortestToken))
+	first, err := p.account.Token()
+	p.must(err)
+	var wg sync.WaitGroup
+	ctx, stop := context.WithCancel(p.ctx)
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { p.account.KeepToken(ctx) })
+	loader, objs := load(t, nil)
+	p.start()
+	p.quiet()
+
+	p.eventually(harness.ShortestToken+5*time.Minute, "the end of the first token", func() error {
+		info, err := p.server.Cluster(p.ctx, p.clusterID)
+		if err != nil {
+			return err
+		}
+		if info.ErrorMsg != "" {
+			t.Errorf("error_msg is %q, want none", info.ErrorMsg)
+		}
+		if err := cluster.Authenticates(p.ctx, first); err == nil {
+			time.Sleep(2 * time.Second)
+			return errors.New("it is still good")
+		}
+		current, err := p.account.Token()
+		if err != nil || current == first {
+			return fmt.Errorf("the token was not renewed: %w", err)
+		}
+		return cluster.Authenticates(p.ctx, current)
+	})
+	p.restartAPIServer(nil) // open watches outlive their token
+	patch(t, loader, pick(t, objs, "Deployment", "web"), labelled("e2e.example.com/after", "expiry"))
 	if info := p.synced(2 * time.Minute); info.ErrorMsg != "" {
 		t.Errorf("error_msg is %q, want none", info.ErrorMsg)
 	}

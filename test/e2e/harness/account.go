@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,7 +26,12 @@ type Account struct {
 
 	cluster   *Cluster
 	tokenFile string
+	issued    time.Time // when the present token was
+	expires   time.Time
 }
+
+// ShortestToken is the shortest lifetime of a token that an apiserver grants.
+const ShortestToken = 10 * time.Minute
 
 // NewAccount creates a service account without any permission and its kubeconfig.
 func (c *Cluster) NewAccount(ctx context.Context, name string) (*Account, error) {
@@ -50,19 +56,51 @@ func (a *Account) create(ctx context.Context) error {
 	return err
 }
 
-// RotateToken puts a fresh token into the file, as a kubelet does before the old one ends.
-func (a *Account) RotateToken(ctx context.Context) error {
+// RotateToken puts a fresh token into the file, which is good for an hour.
+func (a *Account) RotateToken(ctx context.Context) error { return a.IssueToken(ctx, time.Hour) }
+
+// IssueToken puts a fresh token of that lifetime into the file.
+func (a *Account) IssueToken(ctx context.Context, lifetime time.Duration) error {
+	seconds := int64(lifetime.Seconds())
+	issued := time.Now()
 	r, err := a.cluster.Client.CoreV1().ServiceAccounts(accountNamespace).
-		CreateToken(ctx, a.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+		CreateToken(ctx, a.Name, &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("token of %s: %w", a.Name, err)
 	}
+	a.issued, a.expires = issued, r.Status.ExpirationTimestamp.Time
 	// Replaced as a whole: a reader sees either token, never a part of one.
 	tmp := a.tokenFile + ".new"
 	if err := os.WriteFile(tmp, []byte(r.Status.Token), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(tmp, a.tokenFile)
+}
+
+// KeepToken renews the token until the context ends, as a kubelet does: when 80 % of its lifetime have passed, with as long
+// a lifetime as before. While the apiserver does not answer it tries again every ten seconds. Nobody else may issue
+// tokens of the account meanwhile.
+func (a *Account) KeepToken(ctx context.Context) {
+	lifetime := a.expires.Sub(a.issued).Round(time.Second)
+	wait := time.Until(a.issued.Add(lifetime * 8 / 10))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if err := a.IssueToken(ctx, lifetime); err != nil {
+			wait = 10 * time.Second
+			continue
+		}
+		wait = time.Until(a.issued.Add(lifetime * 8 / 10))
+	}
+}
+
+// Token returns the present token.
+func (a *Account) Token() (string, error) {
+	b, err := os.ReadFile(a.tokenFile)
+	return string(b), err
 }
 
 // RevokeTokens makes every token issued so far invalid, by recreating the account. Permissions go by its name and stay.

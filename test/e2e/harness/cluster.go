@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -283,6 +284,19 @@ func (c *Cluster) WriteKubeconfig(path string, auth *clientcmdapi.AuthInfo) erro
 		Contexts:       map[string]*clientcmdapi.Context{"e2e": {Cluster: "e2e", AuthInfo: "user"}},
 		CurrentContext: "e2e",
 	}, path)
+}
+
+// Authenticates fails unless the apiserver knows whose token it is.
+func (c *Cluster) Authenticates(ctx context.Context, token string) error {
+	ca, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	defer transport.CloseIdleConnections()
+	return get(ctx, &http.Client{Transport: transport, Timeout: 5 * time.Second}, c.URL+"/api", token)
 }
 
 // get fails unless the address answers 200.

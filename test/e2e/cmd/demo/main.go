@@ -69,6 +69,9 @@ type demo struct {
 	server  *harness.Server
 	agent   *harness.Daemon
 	loader  *sample.Loader
+	// tokens ends when the agent's token is no longer renewed, which endTokens makes happen; nil before it begins.
+	tokens    chan struct{}
+	endTokens context.CancelFunc
 }
 
 // say prints a line of progress.
@@ -77,6 +80,10 @@ func (d *demo) say(format string, args ...any) {
 }
 
 func (d *demo) stop() {
+	if d.tokens != nil {
+		d.endTokens()
+		<-d.tokens
+	}
 	if d.agent != nil {
 		d.agent.Kill()
 	}
@@ -163,6 +170,13 @@ func (d *demo) startPrograms(ctx context.Context, bins harness.Binaries, dir str
 	if err := account.Grant(ctx, "read", harness.ReadAll(expect.Names(expect.All)...)...); err != nil {
 		return err
 	}
+	d.tokens = make(chan struct{})
+	var renewing context.Context
+	renewing, d.endTokens = context.WithCancel(ctx)
+	go func() {
+		defer close(d.tokens)
+		account.KeepToken(renewing)
+	}()
 	if d.server, err = harness.NewServer(bins, dir, "pseudo-server", nil); err != nil {
 		return err
 	}
