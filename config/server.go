@@ -25,6 +25,8 @@ type Server struct {
 	Plugins ServerPlugins `mapstructure:"plugins"`
 	// Elector elects each cluster's watcher.
 	Elector ServerElector `mapstructure:"elector"`
+	// Upstream makes pseudo-server stand between the agents and deepflow-servers.
+	Upstream ServerUpstream `mapstructure:"upstream"`
 	// Log is the program's log.
 	Log Log `mapstructure:"log"`
 }
@@ -186,6 +188,18 @@ type ServerElector struct {
 	Designations []Designation `mapstructure:"designations" usage:"preferred candidates, as a YAML list"`
 }
 
+// ServerUpstream are the deepflow-servers behind pseudo-server. Without addresses there are none.
+type ServerUpstream struct {
+	// Addresses of the deepflow-servers as host:port. A cluster stays on one of them while that is healthy.
+	Addresses []string `mapstructure:"addresses" check:"server_address" usage:"deepflow-servers to stand in front of, as host:port"`
+	// TLS protects the connections to them.
+	TLS ClientTLS `mapstructure:"tls"`
+	// Advertise is where agents reach pseudo-server, as host:port. It replaces the controller's address in answers.
+	Advertise string `mapstructure:"advertise" check:"server_address" usage:"host:port by which agents reach pseudo-server (empty: answers keep the server's)"`
+	// Reports is forward (as they came), refuse (what validation refuses) or mend (what the server would fail on is fixed).
+	Reports string `mapstructure:"reports" oneof:"forward refuse mend" usage:"forward, refuse or mend reports"`
+}
+
 // Designation prefers the candidates of one cluster that match it. Exactly one of Workload, AgentGroup, HostPattern and
 // Agent is given.
 type Designation struct {
@@ -219,6 +233,7 @@ func DefaultServer() Server {
 		Access:     ServerAccess{Anonymous: "read"},
 		Plugins:    ServerPlugins{Timeout: 5 * time.Second, MaxMemory: 64 << 20},
 		Elector:    ServerElector{TTL: 10 * time.Minute, Grace: 10 * time.Minute},
+		Upstream:   ServerUpstream{Reports: "mend"},
 		Log:        Log{Level: "info", Format: "json"},
 	}
 }

@@ -47,6 +47,7 @@ func checkServer(s *Server, ls layers) []*Mistake {
 	}
 	c.access(s.Access, s.TLS)
 	c.designations(s.Elector.Designations)
+	c.upstream(s.Upstream)
 	return c.mistakes
 }
 
@@ -144,4 +145,20 @@ func (c *serverCheck) designations(ds []Designation) {
 				"exactly one of workload, agent_group, host_pattern and agent")
 		}
 	}
+}
+
+func (c *serverCheck) upstream(u ServerUpstream) {
+	if len(u.Addresses) == 0 && u.Advertise != "" {
+		c.fail("upstream.advertise", u.Advertise, "has no effect, because upstream.addresses is empty", "with upstream.addresses")
+	}
+	if !u.TLS.Enabled {
+		for _, f := range []struct{ name, value string }{
+			{"ca_file", u.TLS.CAFile}, {"cert_file", u.TLS.CertFile}, {"key_file", u.TLS.KeyFile}, {"server_name", u.TLS.ServerName},
+		} {
+			if f.value != "" {
+				c.mistakes = append(c.mistakes, notEnabled("upstream.tls", f.name, f.value, c.ls))
+			}
+		}
+	}
+	c.mistakes = append(c.mistakes, checkPair("upstream.tls", u.TLS.CertFile, u.TLS.KeyFile, c.ls)...)
 }

@@ -6,12 +6,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/operate"
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upstream"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
 
@@ -24,6 +27,7 @@ type parts struct {
 	receiver *receiver.Receiver
 	elector  *elector.Elector
 	viewer   *viewer.Viewer
+	front    *upstream.Front // nil: there is no deepflow-server behind us
 	plugins  *plugin.Registry
 	pulses   []*operate.Pulse
 }
@@ -52,7 +56,33 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 	opts.Suspicion = receiver.SuspicionOptions(cfg.Validation.Suspicion)
 	opts.Beat = pulse("receiver")
 	p.receiver = receiver.New(opts)
+	if len(cfg.Upstream.Addresses) > 0 {
+		if p.front, err = newFront(cfg, p, d.build.Version, d.log, reg); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
+}
+
+// grpcServer returns what answers the agents.
+func (p *parts) grpcServer(creds credentials.TransportCredentials) *grpc.Server {
+	if p.front != nil {
+		return p.front.NewGRPCServer(creds)
+	}
+	return p.receiver.NewGRPCServer(creds)
+}
+
+// status are the parts of the status page.
+func (p *parts) status() []operate.Part {
+	list := []operate.Part{
+		{Name: "receiver", Status: func() any { return p.receiver.Status() }, Problems: p.receiver.Problems},
+		{Name: "elector", Status: func() any { return p.elector.Status() }, Problems: p.elector.Problems},
+		{Name: "viewer", Status: func() any { return p.viewer.Status() }, Problems: p.viewer.Problems},
+	}
+	if p.front != nil {
+		list = append(list, operate.Part{Name: "upstream", Status: func() any { return p.front.Status() }, Problems: p.front.Problems})
+	}
+	return list
 }
 
 // run runs the loops until the context ends.
@@ -72,4 +102,9 @@ func (p *parts) live() []operate.Check {
 }
 
 // close is called when the loops have ended.
-func (p *parts) close() { p.plugins.Close() }
+func (p *parts) close() {
+	p.plugins.Close()
+	if p.front != nil {
+		_ = p.front.Close() // no call is under way any more
+	}
+}

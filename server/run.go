@@ -100,11 +100,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		Program: "pseudo-server", Build: d.build, Pprof: cfg.HTTP.PProf, Registry: registry, Logger: d.log,
 		Live:  parts.live(),
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
-		Parts: []operate.Part{
-			{Name: "receiver", Status: func() any { return recv.Status() }, Problems: recv.Problems}, //nolint:contextcheck // a status belongs to no request
-			{Name: "elector", Status: func() any { return elect.Status() }, Problems: elect.Problems},
-			{Name: "viewer", Status: func() any { return view.Status() }, Problems: view.Problems},
-		},
+		Parts: parts.status(), //nolint:contextcheck // a status belongs to no request
 		Extra: handlers(recv.API(append(elect.Routes(), view.Routes()...)...)),
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
@@ -123,7 +119,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		"http", httpListener.Addr().String(), "http_tls", cfg.HTTP.TLS.Enabled, "store", cfg.Store.Type)
 
 	g, ctx := errgroup.WithContext(ctx)
-	server := recv.NewGRPCServer(creds) //nolint:contextcheck // each request brings its own
+	server := parts.grpcServer(creds) //nolint:contextcheck // each request brings its own
 	g.Go(func() error { return server.Serve(recv.LimitConnections(grpcListener)) })
 	g.Go(func() error {
 		<-ctx.Done()

@@ -210,6 +210,8 @@ type candidate struct {
 	class        Class
 	reason       string
 	answer       string // why it was answered as it was
+	stopping     bool   // the last decision was that it has to stop
+	undelivered  uint64 // counts the answers that others deliver, see Elector.Decide
 }
 
 // exchange is a Sync that this process answered.
@@ -573,8 +575,10 @@ func (e *election) grant(now instant, d *decision, a *candidate, s syncing, shar
 	}
 	d.next.Term++
 	d.next.Renewals++
-	d.next.Lease = &Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl,
-		Told: []Told{{Boot: s.boot, First: d.next.Renewals, Renewal: d.next.Renewals}}}
+	d.next.Lease = &Lease{
+		Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl,
+		Told: []Told{{Boot: s.boot, First: d.next.Renewals, Renewal: d.next.Renewals}},
+	}
 	d.next.Challenger, d.next.Election = nil, false
 	if v != nil && v.Last {
 		served := *v

@@ -166,6 +166,54 @@ func (e *Elector) rules() rules {
 // Sync answers an agent's request; peer is the address of its connection. An error, which is a gRPC status or that of the
 // context, means that nothing was decided: the storage failed, or the agent is one too many.
 func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest) (*agent.SyncResponse, error) {
+	return e.sync(ctx, peer, req, nil)
+}
+
+// Decide is Sync for somebody who answers the agent elsewhere. The agent counts as answered only once answered was called,
+// so that nobody is taken to have heard what was never sent; answered must be called before the answer goes out.
+func (e *Elector) Decide(ctx context.Context, peer string, req *agent.SyncRequest) (watch bool, answered func(), err error) {
+	var heard exchange
+	var of *candidate
+	resp, err := e.sync(ctx, peer, req, func(a *candidate) {
+		a.undelivered++
+		heard, of = a.answered, a
+		a.answered = exchange{}
+	})
+	if err != nil || of == nil {
+		return false, func() {}, err
+	}
+	n := of.undelivered
+	return resp.GetDynamicConfig().GetKubernetesApiEnabled(), func() {
+		c, err := e.cluster(ctx, req.GetKubernetesClusterId(), false)
+		if err != nil {
+			return // it stays unanswered, which delays the end of a role and nothing else
+		}
+		defer c.unlock()
+		if of.undelivered == n {
+			of.answered = heard
+		}
+	}, nil
+}
+
+// Watches tells whether the very process that sends req was told to watch and has not been told to stop. It changes
+// nothing.
+func (e *Elector) Watches(ctx context.Context, req *agent.SyncRequest) bool {
+	c, err := e.known(ctx, req.GetKubernetesClusterId())
+	if err != nil {
+		return false
+	}
+	defer c.unlock()
+	s := syncOf(req)
+	lease := c.holder(e.opts.Elapsed())
+	if lease == nil || lease.Agent.Identity != s.info.Identity {
+		return false
+	}
+	a := c.candidates[s.info.Identity]
+	_, told := lease.told(s.boot)
+	return told && a != nil && !a.gone && !a.answered.stop && !a.stopping && a.boot == s.boot
+}
+
+func (e *Elector) sync(ctx context.Context, peer string, req *agent.SyncRequest, decided func(*candidate)) (*agent.SyncResponse, error) {
 	id := req.GetKubernetesClusterId()
 	switch {
 	case id == "": // an agent outside Kubernetes
@@ -197,6 +245,9 @@ func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest)
 	e.metrics.syncs.WithLabelValues(outcome).Inc()
 	if s.unregistered {
 		agentID = 0
+	}
+	if a := c.candidates[s.info.Identity]; decided != nil && a != nil {
+		decided(a)
 	}
 	return response(agent.Status_SUCCESS, d.watch, agentID), nil
 }
@@ -383,6 +434,7 @@ func (e *Elector) decide(ctx context.Context, c *cluster, s syncing) (decision, 
 			}
 		}
 		e.tell(c, a, before, d)
+		a.stopping = d.stopping
 		a.answered = exchange{conn: s.conn, boot: s.boot, renewals: c.rec.Renewals, stop: d.stopping}
 		if ctx.Err() != nil {
 			a.answered = exchange{} // nobody waits for the answer any more

@@ -101,10 +101,15 @@ func (r *Receiver) header(p *Peer, req *request) error {
 		return invalid(ruleVersion, "send a version that is not 0 and changes with the content, for example the Unix time in microseconds",
 			"version is 0; deepflow-server would ignore the report silently")
 	}
+	req.clean()
+	return nil
+}
+
+// clean makes the texts fit for storage.
+func (req *request) clean() {
 	req.errorMsg = cleanText(req.errorMsg, maxErrorMsg)
 	req.sourceIP = cleanText(req.sourceIP, maxShortField)
 	req.teamID = cleanText(req.teamID, maxShortField)
-	return nil
 }
 
 // cleanText makes a sender's text fit for every storage and screen: valid UTF-8, no control characters, bounded.

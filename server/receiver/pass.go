@@ -1,0 +1,346 @@
+package receiver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+)
+
+// How reports are treated that go on to a deepflow-server.
+const (
+	PassForward = "forward" // as they came
+	PassRefuse  = "refuse"  // what validation refuses is refused
+	PassMend    = "mend"    // what a deepflow-server would fail on is left out or repaired
+)
+
+// Passed is what became of a report on its way to a deepflow-server.
+type Passed struct {
+	Cluster string
+	Version uint64
+	// Data is the report to forward; nil: as it came.
+	Data []byte
+	// Fixed names what was left out or repaired, at most maxFixed of FixedEntries.
+	Fixed        []string
+	FixedEntries int
+	// NotKept is why the report was not stored here; empty: it was, or there was nothing to store.
+	NotKept string
+}
+
+const maxFixed = 20
+
+// keepPatience is how long a report waits for our storage before it is forwarded without having been kept.
+const keepPatience = 5 * time.Second
+
+// Admit tells whether the sender of a call may speak for a cluster, as an agent of a team. The error is a gRPC status.
+func (r *Receiver) Admit(ctx context.Context, req *agent.SyncRequest) error {
+	p := peerOf(ctx)
+	if err := r.mayReport(p, req.GetKubernetesClusterId()); err != nil {
+		return r.refuse(p, err)
+	}
+	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
+		return r.refuse(p, ref)
+	}
+	return nil
+}
+
+// Acquire waits for one of Limits.MaxConcurrentRequests, before a report is received.
+func (r *Receiver) Acquire(ctx context.Context) (release func(), err error) {
+	if err := r.acquire(ctx); err != nil {
+		return nil, r.refuse(peerOf(ctx), err)
+	}
+	return r.release, nil
+}
+
+// Pass validates and stores a report that goes on to a deepflow-server. An error, which is a gRPC status, refuses it. A
+// storage that fails refuses nothing.
+func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) (Passed, error) {
+	p := peerOf(ctx)
+	req, err := parseRequest(data, r.opts.Limits.MaxEntries)
+	if err != nil {
+		ref := invalidMessage(err)
+		if mode == PassForward {
+			return Passed{NotKept: ref.Error()}, nil
+		}
+		return Passed{}, r.refuse(p, ref)
+	}
+	passed := Passed{Cluster: clip(req.clusterID), Version: req.version}
+	err = r.header(p, req)
+	if err == nil {
+		if e := r.opts.Elector.Reported(ctx, req.clusterID, req.agentID, req.sourceIP, p.Address); e != nil {
+			err = &refusal{
+				code: codes.PermissionDenied, rule: ruleElection, what: e.Error(),
+				advice: "let the elected watcher report, or switch elector.refuse_others of pseudo-server off",
+			}
+		}
+	}
+	if err != nil {
+		return r.unless(p, passed, mode, err)
+	}
+	if req.version == 0 {
+		return passed, nil
+	}
+	if mode == PassMend {
+		m := fixer{limit: r.opts.Limits.MaxEntrySize, most: r.opts.Limits.MaxSnapshotSize}
+		if fixed := m.entries(req.entries); len(fixed) > 0 {
+			if passed.Data, err = replaceEntries(data.Materialize(), fixed); err != nil {
+				return Passed{}, r.refuse(p, invalidMessage(err))
+			}
+			passed.Fixed, passed.FixedEntries = m.notes, len(fixed)
+			if req, err = parseRequest(mem.BufferSlice{mem.SliceBuffer(passed.Data)}, r.opts.Limits.MaxEntries); err != nil {
+				return Passed{}, r.refuse(p, invalidMessage(err))
+			}
+			req.clean()
+		}
+	}
+	if err := r.keep(ctx, p, req); err != nil {
+		return r.unless(p, passed, mode, err)
+	}
+	return passed, nil
+}
+
+// unless decides about a report that was not stored.
+func (r *Receiver) unless(p *Peer, passed Passed, mode string, err error) (Passed, error) {
+	var ref *refusal
+	if !errors.As(err, &ref) {
+		r.noteStorage(err)
+		passed.NotKept = "the storage of pseudo-server fails: " + err.Error()
+		return passed, nil
+	}
+	switch {
+	case ref.rule == ruleCapacity || ref.rule == ruleBusy:
+	case mode == PassForward && ref.code != codes.PermissionDenied && ref.code != codes.ResourceExhausted && ref.code != codes.Unauthenticated:
+	default:
+		return Passed{}, r.refuse(p, err)
+	}
+	r.metrics.refusals.WithLabelValues(string(ref.rule)).Inc()
+	passed.NotKept = ref.Error()
+	return passed, nil
+}
+
+// keep stores a report.
+func (r *Receiver) keep(ctx context.Context, p *Peer, req *request) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, keepPatience, fmt.Errorf("%w: no answer within %s", store.ErrUnavailable, keepPatience))
+	defer cancel()
+	var err error
+	for range maxConflicts {
+		var outcome string
+		if outcome, _, err = r.decide(ctx, p, req); errors.Is(err, store.ErrConflict) {
+			continue
+		}
+		if err == nil {
+			if outcome == "stored" || outcome == "touched" {
+				r.noteStorage(nil)
+			}
+			r.metrics.handshake.WithLabelValues(outcome).Inc()
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	return err
+}
+
+// replaceEntries returns a KubernetesAPISyncRequest whose entries are those given by their place; an empty one is left
+// out. All else stays to the byte.
+func replaceEntries(b []byte, entries map[int][]byte) ([]byte, error) {
+	out := make([]byte, 0, len(b))
+	for i := 0; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		m := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if m < 0 {
+			return nil, protowire.ParseError(m)
+		}
+		record := b[:n+m]
+		b = b[n+m:]
+		if num == 10 && typ == protowire.BytesType {
+			if payload, ok := entries[i]; ok {
+				record = nil
+				if len(payload) > 0 {
+					record = protowire.AppendBytes(protowire.AppendTag(nil, num, typ), payload)
+				}
+			}
+			i++
+		}
+		out = append(out, record...)
+	}
+	return out, nil
+}
+
+// fixer leaves out or repairs the entries of a report that would crash a deepflow-server or fail the cluster
+// (docs/protocol.md, section 3), as the projection of pseudo-agent does. What it makes of a report follows from the report
+// alone, so that one version stays one content.
+type fixer struct {
+	limit, most int64
+	notes       []string
+	raw         atomic.Int64
+}
+
+func (m *fixer) note(format string, args ...any) {
+	if len(m.notes) < maxFixed {
+		m.notes = append(m.notes, fmt.Sprintf(format, args...))
+	}
+}
+
+// entries returns what replaces entries, by their place; nothing: they are left out.
+func (m *fixer) entries(raw []rawEntry) map[int][]byte {
+	fixed := map[int][]byte{}
+	virtual := map[string]bool{}
+	var d decoder
+	for i, e := range raw {
+		data, ref := d.decompress(i, e, m.limit)
+		if ref != nil {
+			m.note("entry %d (%s) left out: %s", i, clip(e.wireType), ref.what)
+			fixed[i] = nil
+			continue
+		}
+		if m.raw.Add(int64(len(data))) > m.most {
+			return fixed // validation refuses the whole report
+		}
+		if o, err := inspect(data, 0); err != nil || o.shape != "object" {
+			what := "is not valid JSON"
+			if err == nil {
+				what = "is " + article(o.shape) + " and not one object"
+			}
+			m.note("entry %d (%s) left out: its content %s", i, clip(e.wireType), what)
+			fixed[i] = nil
+			continue
+		} else if e.wireType == "*v1.Namespace" && bytes.Contains(data, []byte(virtualLabel)) {
+			virtual[string(o.name)] = true
+		}
+	}
+	for i, e := range raw {
+		repair := repairs[e.wireType]
+		if _, done := fixed[i]; done || repair == nil {
+			continue
+		}
+		data, ref := d.decompress(i, e, m.limit)
+		if ref != nil {
+			continue
+		}
+		if next, what := repaired(data, repair, virtual); what != "" {
+			m.note("entry %d (%s): %s", i, clip(e.wireType), what)
+			info := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), e.wireType)
+			fixed[i] = protowire.AppendBytes(protowire.AppendTag(info, 3, protowire.BytesType), d.compress(next))
+		}
+	}
+	return fixed
+}
+
+const virtualLabel = "virtual-kubelet.io/provider-cluster-native-name"
+
+// repairs change an object so that no deepflow-server fails on it and return what they changed.
+var repairs = map[string]func(o map[string]any, virtual map[string]bool) string{
+	"*v1.Pod": repairPod, "*v1.Node": repairNode, "*v1.Service": repairService,
+}
+
+// repaired returns an object as it has to be, and what had to be changed, nothing if it is well.
+func repaired(data []byte, repair func(map[string]any, map[string]bool) string, virtual map[string]bool) ([]byte, string) {
+	var o map[string]any
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if dec.Decode(&o) != nil {
+		return nil, ""
+	}
+	what := repair(o, virtual)
+	if what == "" {
+		return nil, ""
+	}
+	next, err := json.Marshal(o) // keys are sorted: the same object always gives the same bytes
+	if err != nil {
+		return nil, ""
+	}
+	return next, what
+}
+
+func isAddress(v any) bool {
+	s, _ := v.(string)
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == ""
+}
+
+func object1(o map[string]any, key string) map[string]any {
+	m, _ := o[key].(map[string]any)
+	return m
+}
+
+func nameOf(o map[string]any) string {
+	meta := object1(o, "metadata")
+	name, _ := meta["name"].(string)
+	namespace, _ := meta["namespace"].(string)
+	if namespace != "" {
+		name = namespace + "/" + name
+	}
+	return clip(name)
+}
+
+func repairPod(o map[string]any, virtual map[string]bool) string {
+	what := ""
+	status := object1(o, "status")
+	if ip, ok := status["podIP"]; ok && ip != "" && ip != nil && !isAddress(ip) {
+		delete(status, "podIP")
+		what = fmt.Sprintf("status.podIP %q of %s removed, the server would crash on it", clip(fmt.Sprint(ip)), nameOf(o))
+	}
+	if n, ok := status["podNetworks"]; ok && n != nil {
+		delete(status, "podNetworks")
+		what = "status.podNetworks of " + nameOf(o) + " removed, the server would crash on it"
+	}
+	meta := object1(o, "metadata")
+	if namespace, _ := meta["namespace"].(string); meta != nil && meta["labels"] == nil && virtual[namespace] {
+		meta["labels"] = map[string]any{}
+		what = "metadata.labels of " + nameOf(o) + " added, the server would crash without"
+	}
+	return what
+}
+
+func repairNode(o map[string]any, _ map[string]bool) string {
+	what := ""
+	status := object1(o, "status")
+	addresses, _ := status["addresses"].([]any)
+	kept := make([]any, 0, len(addresses))
+	for _, a := range addresses {
+		entry, _ := a.(map[string]any)
+		if entry["type"] == "InternalIP" && entry["address"] != "" && !isAddress(entry["address"]) {
+			what = fmt.Sprintf("InternalIP %q of node %s removed, the server would crash on it", clip(fmt.Sprint(entry["address"])), nameOf(o))
+			continue
+		}
+		kept = append(kept, a)
+	}
+	if what != "" {
+		status["addresses"] = kept
+	}
+	spec := object1(o, "spec")
+	if cidr, ok := spec["podCIDR"]; ok && cidr != "" && cidr != nil {
+		s, _ := cidr.(string)
+		if _, err := netip.ParsePrefix(s); err != nil {
+			delete(spec, "podCIDR")
+			what = fmt.Sprintf("spec.podCIDR %q of node %s removed, it would fail the whole cluster", clip(fmt.Sprint(cidr)), nameOf(o))
+		}
+	}
+	return what
+}
+
+func repairService(o map[string]any, _ map[string]bool) string {
+	spec := object1(o, "spec")
+	if ip, ok := spec["clusterIP"]; ok && ip != "" && ip != "None" && ip != nil && !isAddress(ip) {
+		delete(spec, "clusterIP")
+		return fmt.Sprintf("spec.clusterIP %q of %s removed, it would fail the whole cluster", clip(fmt.Sprint(ip)), nameOf(o))
+	}
+	return ""
+}
