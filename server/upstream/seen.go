@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, f *Front) *metrics {
 	m := &metrics{
 		calls: counter("calls_total", "Calls that passed to a deepflow-server, by method (Sync, Push, KubernetesAPISync, other) and gRPC code.", "method", "code"),
 		reports: counter("reports_total",
-			"Reports on their way to a deepflow-server, by outcome: forwarded, mended (forwarded with entries left out or repaired), refused, not_kept (forwarded without being stored here), failed.", "outcome"),
+			"Reports on their way to a deepflow-server, by outcome: forwarded, fixed (forwarded with entries left out or repaired), refused, not_kept (forwarded without being stored here), failed.", "outcome"),
 		failovers: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pseudo_server_upstream_failovers_total", Help: "How often another deepflow-server took over the calls of a cluster or an agent.",
 		}),
@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer, f *Front) *metrics {
 			Buckets: []float64{.0001, .0005, .001, .005, .02, .1, .5, 2},
 		}),
 	}
-	for _, outcome := range []string{"forwarded", "mended", "refused", "not_kept", "failed"} {
+	for _, outcome := range []string{"forwarded", "fixed", "refused", "not_kept", "failed"} {
 		m.reports.WithLabelValues(outcome)
 	}
 	if reg != nil {
@@ -106,10 +106,10 @@ type ClusterStatus struct {
 	Server     string   `json:"server"`
 	Syncs      int      `json:"syncs"`
 	Forwarded  int      `json:"reports_forwarded"`
-	Mended     int      `json:"reports_mended"`
+	Fixed     int      `json:"reports_fixed"`
 	Refused    int      `json:"reports_refused"`
 	NotKept    int      `json:"reports_not_kept"`
-	LastMended []string `json:"last_mended,omitempty"` // of the last report of which something was
+	LastFixed []string `json:"last_fixed,omitempty"` // of the last report of which something was
 	LastReason string   `json:"last_not_kept_or_refused,omitempty"`
 	Bypassed   []Bypass `json:"bypassed,omitempty"`
 }
@@ -139,7 +139,7 @@ const (
 type cluster struct {
 	ClusterStatus
 	versions []uint64 // that passed last
-	mended   string   // what was logged last
+	fixed   string   // what was logged last
 	notKept  bool
 }
 
@@ -252,12 +252,12 @@ func (s *seen) reported(f *Front, p receiver.Passed, b *backend, err error) {
 		f.metrics.reports.WithLabelValues("forwarded").Inc()
 		return
 	}
-	c.Mended++
-	c.LastMended = p.Fixed
-	f.metrics.reports.WithLabelValues("mended").Inc()
-	if what := strings.Join(p.Fixed, "; "); what != c.mended {
-		c.mended = what
-		f.log.Warn("a report was mended: deepflow-server would have failed on it", "cluster", p.Cluster, "entries", p.FixedEntries, "what", what,
+	c.Fixed++
+	c.LastFixed = p.Fixed
+	f.metrics.reports.WithLabelValues("fixed").Inc()
+	if what := strings.Join(p.Fixed, "; "); what != c.fixed {
+		c.fixed = what
+		f.log.Warn("a report was fixed: deepflow-server would have failed on it", "cluster", p.Cluster, "entries", p.FixedEntries, "what", what,
 			"advice", "see which agent reports the cluster; docs/upstream.md")
 	}
 }
@@ -282,7 +282,7 @@ func (f *Front) Status() Status {
 		s.Clusters = append(s.Clusters, st)
 	}
 	slices.SortFunc(s.Clusters, func(a, b ClusterStatus) int {
-		if x, y := len(a.Bypassed)+len(a.LastMended), len(b.Bypassed)+len(b.LastMended); x > 0 != (y > 0) {
+		if x, y := len(a.Bypassed)+len(a.LastFixed), len(b.Bypassed)+len(b.LastFixed); x > 0 != (y > 0) {
 			return y - x
 		}
 		return strings.Compare(a.Cluster, b.Cluster)
@@ -322,9 +322,9 @@ func (f *Front) Problems() []operate.Problem {
 				Advice: "let all agents have this server's address: docs/upstream.md",
 			})
 		}
-		if c.Mended > 0 {
+		if c.Fixed > 0 {
 			out = append(out, operate.Problem{
-				Severity: operate.Warning, Part: part, What: "reports of cluster " + c.Cluster + " were mended: " + strings.Join(c.LastMended, "; "),
+				Severity: operate.Warning, Part: part, What: "reports of cluster " + c.Cluster + " were fixed: " + strings.Join(c.LastFixed, "; "),
 				Advice: "see which agent reports the cluster",
 			})
 		}
