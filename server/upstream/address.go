@@ -93,19 +93,20 @@ func rewriteUserConfig(b []byte, own address) (out []byte, leads string) {
 		return b, there
 	}
 	out = b
-	for _, change := range []struct {
-		node  *yaml.Node
-		value string
-	}{{ip, own.ip}, {port, strconv.Itoa(int(own.port))}} {
-		if change.node == nil || change.node.Value == change.value {
+	for _, value := range []string{own.ip, strconv.Itoa(int(own.port))} {
+		node := ip
+		if value != own.ip {
+			node = port
+		}
+		if node == nil || node.Value == value {
 			continue
 		}
-		next, ok := setScalar(out, change.node, change.value)
+		next, ok := setScalar(out, node, value)
 		if !ok {
 			return b, there
 		}
 		out = next
-		// Both nodes may stand in one line.
+		// The other value may stand behind this one in the same line.
 		if ip, port = addressNodes(out); ip == nil {
 			return b, there
 		}

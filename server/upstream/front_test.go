@@ -209,9 +209,15 @@ func (r *rig) start(elect elector.Options) {
 	if err := r.elector.Load(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
-	recv := receiver.New(receiver.Options{Store: store.New(r.backend, store.Options{Keep: 2}), Elector: r.elector, Logger: log})
+	r.startWith(receiver.New(receiver.Options{Store: store.New(r.backend, store.Options{Keep: 2}), Elector: r.elector, Logger: log}))
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func (r *rig) startWith(recv *receiver.Receiver) {
+	r.t.Helper()
 	opts := r.opts
-	opts.Elector, opts.Reports, opts.Logger, opts.Version, opts.MaxClusters, opts.MaxMessageSize = r.elector, recv, log, "test", 100, 100<<20
+	opts.Elector, opts.Reports, opts.Logger, opts.Version, opts.MaxClusters, opts.MaxMessageSize = r.elector, recv, discard(), "test", 100, 100<<20
 	if opts.ReportMode == "" {
 		opts.ReportMode = receiver.PassMend
 	}
@@ -336,8 +342,10 @@ func TestPassesUnchanged(t *testing.T) {
 	}
 	methods := []string{"/some.Other/Thing"}
 	for _, p := range []string{protocol.AgentService, protocol.TridentService} {
-		for _, m := range []string{"Upgrade", "Query", "GenesisSync", "GetKubernetesClusterID", "GPIDSync", "ProcessGPIDSync", "ShareGPIDLocalData", "Plugin",
-			"RemoteExecute", "AnalyzerSync", "GetPrometheusLabelIDs", "GetPrometheusTargets", "GetUniversalTagNameMaps", "GetOrgIDs"} {
+		for _, m := range []string{
+			"Upgrade", "Query", "GenesisSync", "GetKubernetesClusterID", "GPIDSync", "ProcessGPIDSync", "ShareGPIDLocalData", "Plugin",
+			"RemoteExecute", "AnalyzerSync", "GetPrometheusLabelIDs", "GetPrometheusTargets", "GetUniversalTagNameMaps", "GetOrgIDs",
+		} {
 			methods = append(methods, "/"+p+"/"+m)
 		}
 	}

@@ -106,10 +106,10 @@ type ClusterStatus struct {
 	Server     string   `json:"server"`
 	Syncs      int      `json:"syncs"`
 	Forwarded  int      `json:"reports_forwarded"`
-	Fixed     int      `json:"reports_fixed"`
+	Fixed      int      `json:"reports_fixed"`
 	Refused    int      `json:"reports_refused"`
 	NotKept    int      `json:"reports_not_kept"`
-	LastFixed []string `json:"last_fixed,omitempty"` // of the last report of which something was
+	LastFixed  []string `json:"last_fixed,omitempty"` // of the last report of which something was
 	LastReason string   `json:"last_not_kept_or_refused,omitempty"`
 	Bypassed   []Bypass `json:"bypassed,omitempty"`
 }
@@ -139,7 +139,7 @@ const (
 type cluster struct {
 	ClusterStatus
 	versions []uint64 // that passed last
-	fixed   string   // what was logged last
+	fixed    string   // what was logged last
 	notKept  bool
 }
 

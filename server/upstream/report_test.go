@@ -1,0 +1,216 @@
+package upstream_test
+
+import (
+	"bytes"
+	"compress/zlib"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/server/elector"
+	"github.com/pseudo-agent/pseudo-agent/server/receiver"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upstream"
+)
+
+func entry(t testing.TB, wireType, json string) *agent.KubernetesAPIInfo {
+	t.Helper()
+	var buf bytes.Buffer
+	w := zlib.NewWriter(&buf)
+	if _, err := w.Write([]byte(json)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &agent.KubernetesAPIInfo{Type: &wireType, CompressedInfo: buf.Bytes()}
+}
+
+func content(t testing.TB, e *agent.KubernetesAPIInfo) string {
+	t.Helper()
+	r, err := zlib.NewReader(bytes.NewReader(e.GetCompressedInfo()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// harmful is a report that would crash a deepflow-server in several ways.
+func harmful(t testing.TB, version uint64) *agent.KubernetesAPISyncRequest {
+	return &agent.KubernetesAPISyncRequest{ClusterId: new("d-test"), Version: &version, AgentId: proto.Uint32(7), Entries: []*agent.KubernetesAPIInfo{
+		entry(t, "*version.Info", `{"gitVersion":"v1.36.0"}`),
+		entry(t, "*v1.Pod", `{"metadata":{"uid":"1","name":"p","namespace":"default"},"status":{"podIP":"10.0.0.999","podNetworks":[1]}}`),
+		{Type: new("*v1.Pod"), CompressedInfo: []byte("no zlib")},
+		entry(t, "*v1.Pod", `null`),
+		entry(t, "*v1.Node", `{"metadata":{"uid":"2","name":"n"},"spec":{"podCIDR":"x"},"status":{"addresses":[{"type":"InternalIP","address":"a b"},{"type":"InternalIP","address":"10.0.0.1"}]}}`),
+		entry(t, "*v1.Service", `{"metadata":{"uid":"3","name":"s","namespace":"default"},"spec":{"clusterIP":"word"}}`),
+		entry(t, "*v1.Namespace", `{"metadata":{"uid":"4","name":"vk","labels":{"virtual-kubelet.io/provider-cluster-native-name":"x"}}}`),
+		entry(t, "*v1.Pod", `{"metadata":{"uid":"5","name":"q","namespace":"vk"}}`),
+		entry(t, "*v1.Pod", `{"metadata":{"uid":"6","name":"good","namespace":"default"},"status":{"podIP":"10.0.0.9"}}`),
+	}}
+}
+
+func (r *rig) report(req *agent.KubernetesAPISyncRequest) (uint64, error) {
+	r.t.Helper()
+	var resp agent.KubernetesAPISyncResponse
+	err := dial(r.t, r.address).Invoke(r.t.Context(), "/agent.Synchronizer/KubernetesAPISync", req, &resp)
+	return resp.GetVersion(), err
+}
+
+func TestReportsMended(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	for range 2 { // the same way each time
+		if v, err := r.report(harmful(t, 5)); v != 5 || err != nil {
+			t.Fatalf("answered %d, %v", v, err)
+		}
+	}
+	d := r.servers[0]
+	if len(d.reports) != 2 || !bytes.Equal(d.reports[0], d.reports[1]) {
+		t.Fatal("one version has two contents")
+	}
+	var got agent.KubernetesAPISyncRequest
+	if err := proto.Unmarshal(d.reports[0], &got); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range got.GetEntries() {
+		all = append(all, content(t, e))
+	}
+	text := strings.Join(all, "\n")
+	if len(all) != 7 || strings.Contains(text, "999") || strings.Contains(text, "podNetworks") || strings.Contains(text, "a b") || strings.Contains(text, "podCIDR") ||
+		strings.Contains(text, "word") || !strings.Contains(text, `"labels":{}`) || !bytes.Equal(got.GetEntries()[6].GetCompressedInfo(), harmful(t, 5).GetEntries()[8].GetCompressedInfo()) {
+		t.Errorf("the server got\n%s", text)
+	}
+	st := r.front.Status()
+	if len(st.Clusters) != 1 || st.Clusters[0].Fixed != 2 || len(st.Clusters[0].LastFixed) != 6 || len(r.front.Problems()) == 0 {
+		t.Errorf("status %+v", st)
+	}
+	s, err := store.New(r.backend, store.Options{}).Clusters(t.Context())
+	if err != nil || len(s) != 1 || s[0].Latest.Version != 5 || s[0].Latest.Objects != 7 {
+		t.Errorf("stored: %+v, %v", s, err)
+	}
+}
+
+func TestReportsRefused(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{ReportMode: receiver.PassRefuse}, elector.Options{})
+	if _, err := r.report(harmful(t, 5)); status.Code(err) != codes.InvalidArgument || len(r.servers[0].reports) > 0 {
+		t.Errorf("got %v, %d reports at the server", err, len(r.servers[0].reports))
+	}
+}
+
+func TestReportsForwarded(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{ReportMode: receiver.PassForward}, elector.Options{})
+	sent := harmful(t, 5)
+	if v, err := r.report(sent); err != nil || v != 5 {
+		t.Fatal(v, err)
+	}
+	want, _ := proto.Marshal(sent)
+	if !bytes.Equal(r.servers[0].reports[0], want) {
+		t.Error("it did not arrive as it was sent")
+	}
+	if c := r.front.Status().Clusters; len(c) != 1 || c[0].NotKept != 1 || c[0].LastReason == "" {
+		t.Errorf("status %+v", c)
+	}
+}
+
+func TestBypassIsSeen(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	d := r.servers[0]
+	d.yaml = "global:\n  communication:\n    proxy_controller_ip: 192.0.2.1\n    proxy_controller_port: 30035\n"
+	a := r.agent("a", "10.0.0.1", normal)
+	a.sync()
+	if got := a.resp.GetUserConfig(); got != d.yaml {
+		t.Errorf("the agent got %q", got)
+	}
+	good := harmful(t, 6)
+	if _, err := r.report(good); err != nil {
+		t.Fatal(err)
+	}
+	d.mu.Lock()
+	d.version["d-test"] = 77 // somebody reported past the front
+	d.mu.Unlock()
+	if v, err := r.report(&agent.KubernetesAPISyncRequest{ClusterId: new("d-test"), Version: proto.Uint64(6), AgentId: proto.Uint32(7)}); v != 77 || err != nil {
+		t.Fatal(v, err)
+	}
+	why := map[string]bool{}
+	for _, b := range r.front.Status().Clusters[0].Bypassed {
+		why[b.Why] = true
+	}
+	if !why["address"] || !why["version"] || len(why) != 2 {
+		t.Errorf("seen: %v", why)
+	}
+}
+
+func TestAdvertise(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{Advertise: "10.9.8.7:31000"}, elector.Options{})
+	r.servers[0].yaml = "global: # c\n  communication:\n    proxy_controller_ip: 192.0.2.1 # d\n    proxy_controller_port: 30035\n"
+	outside := r.agent("vm", "10.0.0.2", normal)
+	outside.req.KubernetesClusterId = nil
+	for _, a := range []*standIn{r.agent("a", "10.0.0.1", normal), outside} {
+		a.sync()
+		if got, want := a.resp.GetUserConfig(), "global: # c\n  communication:\n    proxy_controller_ip: 10.9.8.7 # d\n    proxy_controller_port: 31000\n"; got != want {
+			t.Errorf("%s got %q", a.req.GetHost(), got)
+		}
+	}
+}
+
+// TestPush: a message of an open stream has the decision of its time.
+func TestPush(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	first, second := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", normal)
+	first.sync()
+	second.sync()
+	r.servers[0].holder["d-test"] = "" // its own mind
+	push := func(a *standIn) bool {
+		s, err := a.conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/agent.Synchronizer/Push")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.SendMsg(a.req), s.CloseSend()); err != nil {
+			t.Fatal(err)
+		}
+		var resp agent.SyncResponse
+		if err := s.RecvMsg(&resp); err != nil {
+			t.Fatal(err)
+		}
+		return resp.GetDynamicConfig().GetKubernetesApiEnabled()
+	}
+	if push(second) || !push(first) {
+		t.Error("Push does not carry the election")
+	}
+}
+
+// TestOwnStorageFails: reports pass although they cannot be kept.
+func TestOwnStorageFails(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	path := t.TempDir() + "/x.db"
+	backend, err := store.OpenEmbedded(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := backend.Close(); err != nil { // every read and write fails now
+		t.Fatal(err)
+	}
+	_ = os.Remove(path)
+	r.stop()
+	recv := receiver.New(receiver.Options{Store: store.New(backend, store.Options{}), Logger: discard()})
+	r.startWith(recv)
+	if v, err := r.report(harmful(t, 9)); v != 9 || err != nil {
+		t.Fatalf("answered %d, %v", v, err)
+	}
+	if c := r.front.Status().Clusters; len(c) != 1 || c[0].NotKept != 1 || c[0].Forwarded != 1 {
+		t.Errorf("status %+v", c)
+	}
+}
