@@ -49,6 +49,7 @@ type world struct {
 	clients []*client
 	conns   int
 	calm    bool // no more faults
+	proxy   bool // a proxy before another server asks, see Elector.Decide
 	admin   bool // operators act, too
 	nested  bool
 	broken  []string
@@ -381,7 +382,7 @@ func (w *world) deliver(to int, req *agent.SyncRequest, conn string, goodbye boo
 		}
 	}
 	life := s.life
-	resp, err := s.elector.Sync(ctx, conn, req)
+	resp, err := w.ask(ctx, s, conn, req)
 	if err != nil && status.Code(err) != codes.Unavailable {
 		w.fail("Sync: %v", err)
 	}
@@ -389,6 +390,22 @@ func (w *world) deliver(to int, req *agent.SyncRequest, conn string, goodbye boo
 		return nil, store.ErrUnavailable
 	}
 	return resp, err
+}
+
+// ask asks as a receiver does, or as a proxy: then a server behind answers, fails, or answers without a decision.
+func (w *world) ask(ctx context.Context, s *server, conn string, req *agent.SyncRequest) (*agent.SyncResponse, error) {
+	if !w.proxy {
+		return s.elector.Sync(ctx, conn, req)
+	}
+	watch, answered, err := s.elector.Decide(ctx, conn, req)
+	if err != nil {
+		return nil, err
+	}
+	if !w.calm && w.chance(0.1) {
+		return nil, status.Error(codes.Unavailable, "the server behind the proxy fails")
+	}
+	answered()
+	return response(agent.Status_SUCCESS, watch, 0), nil
 }
 
 // end ends a process: as a crash, or after it gave its role back.
@@ -553,6 +570,7 @@ func history(seed uint64) *world {
 		replicas = 2 + w.rng.IntN(2)
 	}
 	w.admin = w.rng.IntN(3) == 0
+	w.proxy = seed%2 == 0
 	for range replicas {
 		s := &server{w: w}
 		w.servers = append(w.servers, s)
