@@ -5,6 +5,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -67,6 +68,48 @@ func rewriteAddress(b []byte, l layout, own address, leads string) ([]byte, stri
 		list, _ = fields(b)
 	}
 	return setVarint(b, list, l.port, uint64(own.port)), leads
+}
+
+// yamlCache remembers what was made of the YAML of agent groups, of which many agents have the same.
+type yamlCache struct {
+	mu    sync.Mutex
+	known map[string]rewritten
+	bytes int
+}
+
+type rewritten struct {
+	out   []byte // nil: as it was
+	leads string
+}
+
+// Bounds of the cache; beyond them it begins again.
+const (
+	maxCachedBytes   = 16 << 20
+	maxCachedEntries = 1000
+)
+
+// rewrite is rewriteUserConfig with the cache; own is the same each time.
+func (c *yamlCache) rewrite(b []byte, own address) ([]byte, string) {
+	c.mu.Lock()
+	r, ok := c.known[string(b)]
+	c.mu.Unlock()
+	if !ok {
+		var out []byte
+		out, r.leads = rewriteUserConfig(b, own)
+		if !same(out, b) {
+			r.out = out
+		}
+		c.mu.Lock()
+		if c.bytes += len(b) + len(r.out); c.known == nil || c.bytes > maxCachedBytes || len(c.known) >= maxCachedEntries {
+			c.known, c.bytes = map[string]rewritten{}, len(b)+len(r.out)
+		}
+		c.known[string(b)] = r
+		c.mu.Unlock()
+	}
+	if r.out == nil {
+		return b, r.leads
+	}
+	return r.out, r.leads
 }
 
 // maxUserConfig bounds the YAML that is looked into, in bytes. DeepFlow's own with all comments has 0.4 MB.

@@ -19,6 +19,41 @@ func (f *frame) free() {
 	f.data = nil
 }
 
+// whenSent calls done once gRPC has written the message out and nobody refers to it any more.
+func (f *frame) whenSent(done func()) {
+	left := &atomic.Int64{}
+	left.Store(1)
+	last := func() {
+		if left.Add(-1) == 0 {
+			done()
+		}
+	}
+	for i, b := range f.data {
+		data := b.ReadOnlyData()
+		if mem.IsBelowBufferPoolingThreshold(cap(data)) {
+			continue // gRPC does not tell when it is free
+		}
+		left.Add(1)
+		f.data[i] = mem.NewBuffer(&data, freed{of: b, done: last})
+	}
+	last()
+}
+
+// freed is told when a buffer is free.
+type freed struct {
+	of   mem.Buffer
+	done func()
+}
+
+// Get implements mem.BufferPool; nothing is taken from it.
+func (freed) Get(n int) *[]byte { return new(make([]byte, n)) }
+
+// Put implements mem.BufferPool.
+func (p freed) Put(*[]byte) {
+	p.of.Free()
+	p.done()
+}
+
 // replace makes b the message.
 func (f *frame) replace(b []byte) {
 	f.data.Free()

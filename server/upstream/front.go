@@ -88,6 +88,7 @@ const forwardedFor = "x-forwarded-for"
 type Front struct {
 	opts    Options
 	own     address
+	yaml    yamlCache
 	log     *slog.Logger
 	now     func() time.Time
 	choice  choice
@@ -197,6 +198,8 @@ type call struct {
 	// request changes the first message of the agent; response each message of the server. Nil: they pass as they are.
 	request  func(m *frame) error
 	response func(m *frame) error
+	// bulk says that large messages are expected.
+	bulk bool
 	// first is the first message of the agent if it was received already.
 	first *frame
 	began time.Time
@@ -221,6 +224,7 @@ func (f *Front) handle(_ any, stream grpc.ServerStream) error {
 	case synchronizer && name == protocol.MethodKubernetesAPISync:
 		kind, err = name, f.report(c)
 	default:
+		c.bulk = synchronizer && (name == "Upgrade" || name == "Plugin")
 		err = c.pass()
 	}
 	f.metrics.calls.WithLabelValues(kind, status.Code(err).String()).Inc()
@@ -347,7 +351,8 @@ func (c *call) send(server grpc.ClientStream) error {
 }
 
 // Bulk transfers, such as Upgrade: streams of large messages take turns, so that the memory of all of them together is
-// that of bulkStreams messages. One that waits longer than bulkTurn for its message gives its turn up.
+// that of bulkStreams messages. One that has waited longer than bulkTurn for its message, or for its agent to take it, gives
+// its turn up.
 const (
 	bulkStreams = 8
 	bulkMessage = 128 << 10
@@ -367,7 +372,7 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 		}
 	}
 	opened := c.f.now()
-	large := false
+	large := c.bulk
 	for first := true; ; first = false {
 		var m frame
 		release := func() {}
@@ -386,7 +391,7 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 		if first {
 			c.server += c.f.now().Sub(opened)
 		}
-		large = m.data.Len() >= bulkMessage
+		large = c.bulk || m.data.Len() >= bulkMessage
 		if c.response != nil {
 			if err := c.response(&m); err != nil {
 				m.free()
@@ -394,9 +399,9 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 				return answered, err
 			}
 		}
+		m.whenSent(release)
 		err = c.stream.SendMsg(&m)
 		m.free()
-		release()
 		if err != nil {
 			return answered, err
 		}
@@ -405,12 +410,8 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 
 // turn waits for a bulk transfer's turn. What it returns gives it back; time does so, too.
 func (c *call) turn(ctx context.Context) func() {
-	timer := time.NewTimer(bulkTurn)
-	defer timer.Stop()
 	select {
 	case c.f.bulk <- struct{}{}:
-	case <-timer.C:
-		return func() {}
 	case <-ctx.Done():
 		return func() {}
 	}
@@ -468,7 +469,7 @@ func (f *Front) sync(c *call, l layout) error {
 	c.first.replace(rewriteRequest(b, watch))
 	c.response = func(m *frame) error {
 		got := m.data.Materialize()
-		next, a := rewriteResponse(got, l, watch, f.own)
+		next, a := rewriteResponse(got, l, watch, f.own, &f.yaml)
 		if a.told {
 			answered()
 		}
@@ -493,7 +494,7 @@ func (f *Front) addressOnly(id string, l layout) func(*frame) error {
 	}
 	return func(m *frame) error {
 		got := m.data.Materialize()
-		if next := rewriteAddressOnly(got, l, f.own); !same(next, got) {
+		if next := rewriteAddressOnly(got, l, f.own, &f.yaml); !same(next, got) {
 			m.replace(next)
 		}
 		return nil
@@ -520,7 +521,7 @@ func (f *Front) push(c *call, l layout) error {
 	c.first.replace(rewriteRequest(b, f.opts.Elector.Watches(ctx, req)))
 	c.response = func(m *frame) error {
 		got := m.data.Materialize()
-		if next, _ := rewriteResponse(got, l, f.opts.Elector.Watches(ctx, req), f.own); !same(next, got) {
+		if next, _ := rewriteResponse(got, l, f.opts.Elector.Watches(ctx, req), f.own, &f.yaml); !same(next, got) {
 			m.replace(next)
 		}
 		return nil

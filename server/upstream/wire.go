@@ -170,7 +170,7 @@ type answer struct {
 
 // rewriteResponse sets the decision, and our own address if there is one, in a successful answer with a configuration;
 // any other passes as it is.
-func rewriteResponse(b []byte, l layout, watch bool, own address) ([]byte, answer) {
+func rewriteResponse(b []byte, l layout, watch bool, own address, cache *yamlCache) ([]byte, answer) {
 	var a answer
 	list, ok := fields(b)
 	if !ok {
@@ -216,7 +216,7 @@ func rewriteResponse(b []byte, l layout, watch bool, own address) ([]byte, answe
 				changed[i] = next
 			}
 		case f.num == l.userConfig && l.userConfig != 0:
-			next, leads := rewriteUserConfig(content, own)
+			next, leads := cache.rewrite(content, own)
 			a.leads = leads
 			if !same(next, content) {
 				changed[i] = next
@@ -243,7 +243,7 @@ func has(list []field, num protowire.Number) bool {
 func same(a, b []byte) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
 
 // rewriteAddressOnly sets our own address in an answer to an agent that is no candidate.
-func rewriteAddressOnly(b []byte, l layout, own address) []byte {
+func rewriteAddressOnly(b []byte, l layout, own address, cache *yamlCache) []byte {
 	list, ok := fields(b)
 	if !ok {
 		return b
@@ -259,7 +259,7 @@ func rewriteAddressOnly(b []byte, l layout, own address) []byte {
 		case l.config:
 			next, _ = rewriteAddress(content, l, own, "")
 		case l.userConfig:
-			next, _ = rewriteUserConfig(content, own)
+			next, _ = cache.rewrite(content, own)
 		}
 		if !same(next, content) {
 			changed[i] = next

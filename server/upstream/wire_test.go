@@ -101,7 +101,7 @@ func TestRewriteResponseRandom(t *testing.T) {
 		if st == 0 {
 			want = append(encode(watch, ours.ip, uint32(ours.port), strings.NewReplacer("30035", "31000", "192.0.2.1", "10.9.8.7").Replace(groupYAML)), tail...)
 		}
-		got, a := rewriteResponse(bytes.Clone(in), l, watch, ours)
+		got, a := rewriteResponse(bytes.Clone(in), l, watch, ours, &yamlCache{})
 		if !bytes.Equal(got, want) {
 			t.Fatalf("agent %v, status %d, watch %v: got %x, want %x", isAgent, st, watch, got, want)
 		}
@@ -110,11 +110,11 @@ func TestRewriteResponseRandom(t *testing.T) {
 		}
 	}
 	without := marshal(t, &agent.SyncResponse{Status: agent.Status_SUCCESS.Enum()})
-	if got, a := rewriteResponse(without, layouts[protocol.AgentService], true, ours); !bytes.Equal(got, without) || a.told {
+	if got, a := rewriteResponse(without, layouts[protocol.AgentService], true, ours, &yamlCache{}); !bytes.Equal(got, without) || a.told {
 		t.Error("an answer without a configuration is not passed as it is")
 	}
 	absent := marshal(t, &agent.SyncResponse{DynamicConfig: &agent.DynamicConfig{AgentId: new(uint32(1))}})
-	got, _ := rewriteResponse(absent, layouts[protocol.AgentService], true, address{})
+	got, _ := rewriteResponse(absent, layouts[protocol.AgentService], true, address{}, &yamlCache{})
 	var resp agent.SyncResponse
 	if err := proto.Unmarshal(got, &resp); err != nil || !resp.GetDynamicConfig().GetKubernetesApiEnabled() || resp.GetDynamicConfig().GetAgentId() != 1 {
 		t.Errorf("a decision that the server does not name: %v, %v", &resp, err)
@@ -154,14 +154,14 @@ func FuzzRewrite(f *testing.F) {
 		before := bytes.Clone(b)
 		_, understood := fields(b)
 		for _, l := range layouts {
-			got, _ := rewriteResponse(b, l, watch, ours)
+			got, _ := rewriteResponse(b, l, watch, ours, &yamlCache{})
 			if !understood && !bytes.Equal(got, before) {
 				t.Errorf("%x is not understood but became %x", before, got)
 			}
 			if _, ok := fields(got); understood && !ok {
 				t.Errorf("%x became %x, which is no message", before, got)
 			}
-			if got := rewriteAddressOnly(b, l, ours); !understood && !bytes.Equal(got, before) {
+			if got := rewriteAddressOnly(b, l, ours, &yamlCache{}); !understood && !bytes.Equal(got, before) {
 				t.Errorf("%x is not understood but became %x", before, got)
 			}
 		}
