@@ -31,6 +31,10 @@ const stopTimeout = 10 * time.Second
 // garbage collector nothing; docs/receiver.md has the figures.
 const gcPercent = 15
 
+// gcPercentUpstream is that of a server that passes calls on: a Sync of every agent leaves garbage, of which little else is
+// in memory, and collecting it at each few hundred KiB would cost more than passing the Sync on.
+const gcPercentUpstream = 100
+
 func newRunCommand(build operate.Build) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -67,7 +71,11 @@ type daemon struct {
 // run is the daemon from its configuration to its end. It calls watch, which follows the configuration until its
 // context ends.
 func (d *daemon) run(ctx context.Context, watch func(context.Context)) error {
-	if _, err := operate.LimitMemory(gcPercent, d.log); err != nil {
+	percent := gcPercent
+	if len(d.cfg.Upstream.Addresses) > 0 {
+		percent = gcPercentUpstream
+	}
+	if _, err := operate.LimitMemory(percent, d.log); err != nil {
 		d.log.Warn("no memory limit", "error", err)
 	}
 	backend, err := openBackend(ctx, d.cfg.Store)

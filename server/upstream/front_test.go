@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -334,7 +333,7 @@ func TestPassesUnchanged(t *testing.T) {
 				return err
 			}
 		}
-		st, err := status.New(codes.FailedPrecondition, "as it is").WithDetails(&errdetails.ErrorInfo{Reason: method})
+		st, err := status.New(codes.FailedPrecondition, "as it is").WithDetails(&agent.KubernetesClusterIDResponse{ErrorMsg: &method})
 		if err != nil {
 			return err
 		}
