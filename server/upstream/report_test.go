@@ -214,3 +214,28 @@ func TestOwnStorageFails(t *testing.T) {
 		t.Errorf("status %+v", c)
 	}
 }
+
+// TestNoCandidates: Syncs of agents outside Kubernetes, and those with a cluster id that is none, pass as they are.
+func TestNoCandidates(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	for _, id := range []string{"", "-not an id"} {
+		for _, method := range []string{"/agent.Synchronizer/Sync", "/agent.Synchronizer/Push"} {
+			a := r.agent("vm", "10.0.0.1", normal)
+			a.req.KubernetesClusterId = &id
+			var got agent.SyncResponse
+			if err := a.conn.Invoke(t.Context(), method, a.req, &got); err != nil {
+				t.Fatal(err)
+			}
+			d := r.servers[0]
+			d.mu.Lock()
+			if last := d.syncs[len(d.syncs)-1]; !proto.Equal(last, a.req) {
+				t.Errorf("%s: the server got %v, sent was %v", method, last, a.req)
+			}
+			if want := id != ""; got.GetDynamicConfig().GetKubernetesApiEnabled() != want { // its own mind
+				t.Errorf("%s, cluster id %q: the answer was changed: %v", method, id, &got)
+			}
+			d.holder = map[string]string{}
+			d.mu.Unlock()
+		}
+	}
+}
