@@ -195,9 +195,8 @@ type call struct {
 	stream  grpc.ServerStream
 	method  string
 	backend *backend
-	// request changes the first message of the agent; response each message of the server. Nil: they pass as they are.
-	request  func(m *frame) error
-	response func(m *frame) error
+	// response changes each message of the server. Nil: they pass as they are.
+	response func(m *frame)
 	// bulk says that large messages are expected.
 	bulk bool
 	// first is the first message of the agent if it was received already.
@@ -385,7 +384,7 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 			if errors.Is(err, io.EOF) {
 				return true, nil
 			}
-			return answered || len(server.Trailer()) > 0 || status.Code(err) != codes.Unavailable && status.Code(err) != codes.DeadlineExceeded, err
+			return answered || fromServer(server, err), err
 		}
 		answered = true
 		if first {
@@ -393,11 +392,7 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 		}
 		large = c.bulk || m.data.Len() >= bulkMessage
 		if c.response != nil {
-			if err := c.response(&m); err != nil {
-				m.free()
-				release()
-				return answered, err
-			}
+			c.response(&m)
 		}
 		m.whenSent(release)
 		err = c.stream.SendMsg(&m)
@@ -406,6 +401,12 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 			return answered, err
 		}
 	}
+}
+
+// fromServer tells whether an error is the server's answer, and not that of the connection to it.
+func fromServer(server grpc.ClientStream, err error) bool {
+	code := status.Code(err)
+	return len(server.Trailer()) > 0 || code != codes.Unavailable && code != codes.DeadlineExceeded
 }
 
 // turn waits for a bulk transfer's turn. What it returns gives it back; time does so, too.
@@ -452,7 +453,7 @@ func (f *Front) sync(c *call, l layout) error {
 	id := req.GetKubernetesClusterId()
 	ctx := c.stream.Context()
 	if id == "" || !clusterID(id) {
-		c.response = f.addressOnly(id, l)
+		c.response = f.addressOnly(l)
 		return c.pass()
 	}
 	noteCluster(ctx, id)
@@ -467,7 +468,7 @@ func (f *Front) sync(c *call, l layout) error {
 	}
 	claim := req.GetKubernetesForceWatch() && req.GetKubernetesWatchPolicy() == agent.KubernetesWatchPolicy_KWP_WATCH_ONLY
 	c.first.replace(rewriteRequest(b, watch))
-	c.response = func(m *frame) error {
+	c.response = func(m *frame) {
 		got := m.data.Materialize()
 		next, a := rewriteResponse(got, l, watch, f.own, &f.yaml)
 		if a.told {
@@ -477,7 +478,6 @@ func (f *Front) sync(c *call, l layout) error {
 		if !same(next, got) {
 			m.replace(next)
 		}
-		return nil
 	}
 	err = c.pass()
 	if err == nil && c.backend != nil {
@@ -488,16 +488,15 @@ func (f *Front) sync(c *call, l layout) error {
 }
 
 // addressOnly rewrites nothing but the controller's address, for agents that are no candidates.
-func (f *Front) addressOnly(id string, l layout) func(*frame) error {
+func (f *Front) addressOnly(l layout) func(*frame) {
 	if f.own.ip == "" {
 		return nil
 	}
-	return func(m *frame) error {
+	return func(m *frame) {
 		got := m.data.Materialize()
 		if next := rewriteAddressOnly(got, l, f.own, &f.yaml); !same(next, got) {
 			m.replace(next)
 		}
-		return nil
 	}
 }
 
@@ -510,7 +509,7 @@ func (f *Front) push(c *call, l layout) error {
 	id := req.GetKubernetesClusterId()
 	ctx := c.stream.Context()
 	if id == "" || !clusterID(id) {
-		c.response = f.addressOnly(id, l)
+		c.response = f.addressOnly(l)
 		return c.pass()
 	}
 	noteCluster(ctx, id)
@@ -519,12 +518,11 @@ func (f *Front) push(c *call, l layout) error {
 		return err
 	}
 	c.first.replace(rewriteRequest(b, f.opts.Elector.Watches(ctx, req)))
-	c.response = func(m *frame) error {
+	c.response = func(m *frame) {
 		got := m.data.Materialize()
 		if next, _ := rewriteResponse(got, l, f.opts.Elector.Watches(ctx, req), f.own, &f.yaml); !same(next, got) {
 			m.replace(next)
 		}
-		return nil
 	}
 	return c.pass()
 }
@@ -551,12 +549,11 @@ func (f *Front) report(c *call) error {
 	if passed.Data != nil {
 		c.first.replace(passed.Data)
 	}
-	c.response = func(m *frame) error {
+	c.response = func(m *frame) {
 		var resp agent.KubernetesAPISyncResponse
 		if proto.Unmarshal(m.data.Materialize(), &resp) == nil {
 			f.seen.version(f, passed.Cluster, passed.Version, resp.GetVersion())
 		}
-		return nil
 	}
 	err = c.pass()
 	f.seen.reported(f, passed, c.backend, err)

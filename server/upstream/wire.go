@@ -168,62 +168,71 @@ type answer struct {
 	leads   string // the controller address to which the answer leads agents, if it is not ours
 }
 
-// rewriteResponse sets the decision, and our own address if there is one, in a successful answer with a configuration;
-// any other passes as it is.
-func rewriteResponse(b []byte, l layout, watch bool, own address, cache *yamlCache) ([]byte, answer) {
-	var a answer
-	list, ok := fields(b)
-	if !ok {
-		return b, a
-	}
-	last, found, st := -1, false, uint64(statusSuccess)
+// config is where a successful answer has its configuration.
+type config struct {
+	last    int  // the record of the list that counts last; -1: there is none
+	found   bool // the server names a decision
+	enabled bool // which
+}
+
+// configOf finds the configuration; ok is false if the answer is not successful, or nothing that we understand.
+func configOf(b []byte, list []field, l layout) (c config, ok bool) {
+	c.last = -1
+	st := uint64(statusSuccess)
 	for i, f := range list {
 		switch {
 		case f.num == 1 && f.typ == protowire.VarintType:
 			st = varint(b, f)
 		case f.num == l.config && f.typ == protowire.BytesType:
-			inner, ok := fields(b[f.value:f.end])
-			if !ok {
-				return b, a
+			content := b[f.value:f.end]
+			inner, understood := fields(content)
+			if !understood {
+				return c, false
 			}
-			last = i
+			c.last = i
 			for _, in := range inner {
 				if in.num == l.apiEnabled && in.typ == protowire.VarintType {
-					found, a.enabled = true, varint(b[f.value:f.end], in) != 0
+					c.found, c.enabled = true, varint(content, in) != 0
 				}
 			}
 		}
 	}
-	if st != statusSuccess {
+	return c, st == statusSuccess
+}
+
+// rewriteResponse sets the decision, and our own address if there is one, in a successful answer with a configuration;
+// any other passes as it is.
+func rewriteResponse(b []byte, l layout, watch bool, own address, cache *yamlCache) ([]byte, answer) {
+	list, ok := fields(b)
+	if !ok {
 		return b, answer{}
 	}
-	changed := map[int][]byte{}
-	v := uint64(0)
-	if watch {
-		v = 1
+	c, ok := configOf(b, list, l)
+	if !ok {
+		return b, answer{}
 	}
+	a := answer{told: c.last >= 0, enabled: c.enabled}
+	changed := map[int][]byte{}
+	decision := protowire.EncodeBool(watch)
 	for i, f := range list {
+		if f.typ != protowire.BytesType {
+			continue
+		}
 		content := b[f.value:f.end]
-		switch {
-		case f.typ != protowire.BytesType:
-		case f.num == l.config:
-			next := content
-			if inner, _ := fields(next); i == last && !found || has(inner, l.apiEnabled) {
-				next = setVarint(next, inner, l.apiEnabled, v)
+		next := content
+		switch f.num {
+		case l.config:
+			if inner, _ := fields(next); i == c.last && !c.found || has(inner, l.apiEnabled) {
+				next = setVarint(next, inner, l.apiEnabled, decision)
 			}
 			next, a.leads = rewriteAddress(next, l, own, a.leads)
-			if !same(next, content) {
-				changed[i] = next
-			}
-		case f.num == l.userConfig && l.userConfig != 0:
-			next, leads := cache.rewrite(content, own)
-			a.leads = leads
-			if !same(next, content) {
-				changed[i] = next
-			}
+		case l.userConfig:
+			next, a.leads = cache.rewrite(content, own)
+		}
+		if !same(next, content) {
+			changed[i] = next
 		}
 	}
-	a.told = last >= 0
 	if len(changed) == 0 {
 		return b, a
 	}
