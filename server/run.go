@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,7 +110,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		Live:  parts.live(),
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
 		Parts: parts.status(), //nolint:contextcheck // a status belongs to no request
-		Extra: handlers(recv.API(append(elect.Routes(), view.Routes()...)...)),
+		Extra: handlers(recv.API(slices.Concat(elect.Routes(), view.Routes(), parts.front.Routes())...)),
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
 	if err != nil {

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -289,6 +290,19 @@ func (f *Front) Status() Status {
 	})
 	s.Clusters = s.Clusters[:min(len(s.Clusters), namedClusters)]
 	return s
+}
+
+// Routes returns the route of the API. Without a Front, which is nil, the answer names no server.
+func (f *Front) Routes() []receiver.Route {
+	return []receiver.Route{{
+		Method: http.MethodGet, Path: "/upstream", Role: receiver.RoleRead, Summary: "The deepflow-servers behind this server, and what passes to them.",
+		Answer: func(*http.Request) (any, error) {
+			if f == nil {
+				return Status{Servers: []ServerStatus{}}, nil
+			}
+			return f.Status(), nil
+		},
+	}}
 }
 
 // Problems returns what an operator should look at now.

@@ -20,6 +20,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upstream"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
 
@@ -71,6 +72,7 @@ var contents = map[string]content{
 	"GET /clusters/{cluster}/objects":           {nil, receiver.ObjectList{}},
 	"POST /clusters/{cluster}/suspicion/accept": {nil, receiver.ClusterInfo{}},
 	"GET /events":                               {nil, eventList{}},
+	"GET /upstream":                             {nil, upstream.Status{}},
 	"GET /watchers":                             {nil, watcherList{}},
 	"GET /watchers/{cluster}":                   {nil, elector.ClusterInfo{}},
 	"POST /watchers/{cluster}/designations":     {elector.Designation{}, elector.ClusterInfo{}},
@@ -232,6 +234,7 @@ func openAPI() ([]byte, error) {
 	routes := receiver.New(receiver.Options{Store: kept, Logger: log}).Routes()
 	routes = append(routes, elector.New(elector.Options{Documents: kept.Backend(), Logger: log}).Routes()...)
 	routes = append(routes, viewer.New(viewer.Options{Store: kept, Logger: log}).Routes()...)
+	routes = append(routes, (*upstream.Front)(nil).Routes()...)
 	s := schemas{}
 	failure := s.of(reflect.TypeFor[receiver.APIError]())
 	paths := map[string]map[string]any{}
