@@ -21,11 +21,11 @@ func (m *machine) claiming() bool {
 // claimDue is the claiming lane's table: a Sync every minute, and a look at the CA file of a derived cluster id. It runs
 // beside the reporting lane, so that neither waits for the other.
 func (m *machine) claimDue(time.Time) (action, time.Time, bool) {
-	if !m.connected || m.clusterID == "" || m.claims.busy || m.stopping {
+	if !m.server.connected || !m.cluster.known() || m.claims.busy || m.stopping {
 		return action{}, time.Time{}, false
 	}
-	if m.derived && (!m.claiming() || m.claims.checkAt.Before(m.claims.nextAt)) {
-		return action{kind: doRename, caMD5: m.caMD5, known: m.clusterID}, m.claims.checkAt, true
+	if m.cluster.derived && (!m.claiming() || m.claims.checkAt.Before(m.claims.nextAt)) {
+		return action{kind: doRename, caMD5: m.cluster.caMD5, known: m.cluster.id}, m.claims.checkAt, true
 	}
 	if !m.claiming() {
 		return action{}, time.Time{}, false
@@ -34,7 +34,7 @@ func (m *machine) claimDue(time.Time) (action, time.Time, bool) {
 }
 
 func (m *machine) newClaim() claim {
-	c := claim{clusterID: m.clusterID, ctrlMAC: ctrlMAC(m.clusterID)}
+	c := claim{clusterID: m.cluster.id, ctrlMAC: ctrlMAC(m.cluster.id)}
 	switch m.opts.Policy {
 	case WatchDisabled:
 		c.policy = agent.KubernetesWatchPolicy_KWP_WATCH_DISABLED
@@ -50,7 +50,7 @@ func (m *machine) newClaim() claim {
 // goodbye is the Sync that gives the role back, if there is one to be given back, and its deadline, zero for none. A
 // replica whose lease was lost keeps silent: the role is its successor's by now.
 func (m *machine) goodbye() (claim, time.Time, bool) {
-	if m.clusterID == "" || !m.claiming() || m.claims.role == roleNone || m.opts.Policy == WatchDisabled {
+	if !m.cluster.known() || !m.claiming() || m.claims.role == roleNone || m.opts.Policy == WatchDisabled {
 		return claim{}, time.Time{}, false
 	}
 	deadline, may := m.maySend()
@@ -61,14 +61,14 @@ func (m *machine) goodbye() (claim, time.Time, bool) {
 
 // synced takes the answer to a Sync. Whatever it is, a watch-only agent goes on reporting.
 func (m *machine) synced(now time.Time, o outcome) {
-	current := m.connected && o.action.session == m.session
+	current := m.server.connected && o.action.session == m.server.session
 	if o.err != nil {
 		m.claims.nextAt = now.Add(claimRetry)
 		if !current {
 			return
 		}
 		m.setRole(now, roleFailed, o.err.Error())
-		if !m.wanted && !m.busy {
+		if !m.wanted && !m.server.busy {
 			m.fail(now, doSync, o.err)
 		}
 		return
@@ -115,11 +115,11 @@ func (m *machine) setRole(now time.Time, role, reason string) {
 	}
 	m.claims.role, m.claims.reason = role, reason
 	if role == roleGranted || m.opts.Policy != WatchOnly {
-		m.log.Info("watcher role", "role", role, "reason", reason, "cluster_id", m.clusterID)
+		m.log.Info("watcher role", "role", role, "reason", reason, "cluster_id", m.cluster.id)
 		return
 	}
 	m.log.Warn("the watcher role was not given; reports go on, but another agent may watch this cluster too",
-		"role", role, "reason", reason, "cluster_id", m.clusterID)
+		"role", role, "reason", reason, "cluster_id", m.cluster.id)
 }
 
 // setWanted starts or stops reporting by the server's decision (policy normal).
@@ -127,14 +127,13 @@ func (m *machine) setWanted(wanted bool) {
 	if m.wanted == wanted {
 		return
 	}
-	m.wanted, m.known = wanted, false
+	m.wanted, m.stored.known = wanted, false
 	if !wanted {
 		// What comes after the next start is a list of its own; nothing of this one may go under a later decision.
-		m.cur, m.taken, m.complete, m.problems = nil, 0, false, nil
-		m.errText, m.tooLarge, m.dirtyAt, m.unackedSince = "", "", time.Time{}, time.Time{}
-		m.told, m.toldFull, m.resyncAt = "", false, time.Time{}
+		m.source.forget()
+		m.stored.forgetContent()
 	}
-	m.log.Info("the server decides who watches", "watch", wanted, "cluster_id", m.clusterID)
+	m.log.Info("the server decides who watches", "watch", wanted, "cluster_id", m.cluster.id)
 	if m.opts.OnWatching != nil {
 		m.opts.OnWatching(wanted)
 	}
@@ -146,15 +145,15 @@ func (m *machine) renamed(now time.Time, o outcome) {
 	switch {
 	case o.err != nil:
 		m.log.Debug("could not check whether the CA file still gives the same cluster id", "error", o.err)
-	case o.id == m.clusterID:
-		if m.changedID != "" {
-			m.log.Info("the CA file gives the cluster id again that is used", "cluster_id", m.clusterID)
+	case o.id == m.cluster.id:
+		if m.cluster.changedID != "" {
+			m.log.Info("the CA file gives the cluster id again that is used", "cluster_id", m.cluster.id)
 		}
-		m.changedID = ""
-	case o.id != m.changedID:
-		m.changedID = o.id
+		m.cluster.changedID = ""
+	case o.id != m.cluster.changedID:
+		m.cluster.changedID = o.id
 		m.log.Error("the CA file changed, and the server derives another cluster id from it: after the next restart this "+
 			"cluster would be a new one to DeepFlow; configure cluster_id to keep it",
-			"cluster_id", m.clusterID, "derived_now", o.id)
+			"cluster_id", m.cluster.id, "derived_now", o.id)
 	}
 }

@@ -115,17 +115,17 @@ func (m *metrics) register(reg prometheus.Registerer, r *Reporter) {
 		gauge("pseudo_agent_oldest_unacknowledged_change_age_seconds",
 			"Age of the oldest change that the server has not acknowledged, 0 if there is none.", nil,
 			func(m *machine) float64 {
-				if at := m.oldestChange(); !at.IsZero() {
+				if at := m.source.oldestChange(); !at.IsZero() {
 					return time.Since(at).Seconds()
 				}
 				return 0
 			}),
 		gauge("pseudo_agent_conflict", "1 while another agent reports the same cluster.", nil,
-			func(m *machine) float64 { return one(!m.conflictSince.IsZero()) }),
+			func(m *machine) float64 { return one(m.others.conflict()) }),
 		gauge("pseudo_agent_error_msg_standing", "1 while there are errors that the server is told with error_msg.", nil,
-			func(m *machine) float64 { return one(m.errText != "") }),
+			func(m *machine) float64 { return one(m.source.hasErrors()) }),
 		gauge("pseudo_agent_cluster_id_changed", "1 while the server derives another cluster id from the CA file than the one in use.", nil,
-			func(m *machine) float64 { return one(m.changedID != "") }),
+			func(m *machine) float64 { return one(m.cluster.changedID != "") }),
 	)
 	for _, role := range []string{roleNone, roleGranted, roleRefused, roleFailed} {
 		reg.MustRegister(gauge("pseudo_agent_watcher_role", "1 for the role that the server gave by Sync, 0 for the others.",

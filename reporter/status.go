@@ -82,26 +82,26 @@ func (r *Reporter) Status() Status {
 	why := explanations[m.state]
 	s := Status{
 		State: string(m.state), Since: m.stateSince, Reason: why[0], Advice: why[1],
-		ClusterID: m.clusterID, Derived: m.derived, ChangedID: m.changedID, AgentID: m.agentID,
-		Failures: m.failures, ErrorMsg: m.errText, ErrorTold: m.errText != "" && m.told == m.errText,
-		Acknowledged: m.acked, Pending: m.pending(), OldestChange: optional(m.oldestChange()), LastReport: optional(m.reportedAt),
+		ClusterID: m.cluster.id, Derived: m.cluster.derived, ChangedID: m.cluster.changedID, AgentID: m.cluster.agentID,
+		Failures: m.server.failures, ErrorMsg: m.source.errText, ErrorTold: m.source.hasErrors() && m.stored.errorMsg == m.source.errText,
+		Acknowledged: m.stored.acked, Pending: m.pending(), OldestChange: optional(m.source.oldestChange()), LastReport: optional(m.stored.reportedAt),
 		Watcher: WatcherStatus{
 			Policy: string(m.opts.Policy), Role: m.claims.role, Since: m.claims.since, Reason: m.claims.reason, Watching: m.wanted,
 		},
-		Conflict: ConflictStatus{Active: !m.conflictSince.IsZero(), Since: optional(m.conflictSince), ForeignVersion: m.foreignLast},
+		Conflict: ConflictStatus{Active: m.others.conflict(), Since: optional(m.others.conflictSince), ForeignVersion: m.others.lastVersion},
 	}
-	if m.connected {
-		p := m.peerOf.peer()
+	if m.server.connected {
+		p := m.server.peerOf.peer()
 		s.Server, s.Address, s.Service, s.SourceIP = p.server, p.address, p.service, p.sourceIP
 	}
-	if !m.trouble.since.IsZero() {
-		s.LastError, s.ErrorFrom, s.Advice = m.trouble.err, optional(m.trouble.since), causeAdvice[m.trouble.cause]
+	if t := m.server.trouble; !t.since.IsZero() {
+		s.LastError, s.ErrorFrom, s.Advice = t.err, optional(t.since), causeAdvice[t.cause]
 		if s.Server == "" {
-			s.Server = m.trouble.server
+			s.Server = t.server
 		}
 	}
-	if m.cur != nil {
-		s.Version, s.Entries, s.Bytes, s.Types = m.cur.Version(), m.cur.Len(), m.cur.Size(), m.cur.Types()
+	if snap := m.source.snapshot; snap != nil {
+		s.Version, s.Entries, s.Bytes, s.Types = snap.Version(), snap.Len(), snap.Size(), snap.Types()
 	}
 	if s.Conflict.Active {
 		s.Conflict.Advice = "stop the other reporter of this cluster (usually a deepflow-agent that watches), or give one of the two another cluster_id"
