@@ -110,9 +110,13 @@ func preflightReport(ctx context.Context, cfg *config.Agent, build operate.Build
 		o.Collect = func(ctx context.Context) ([]*resources.Entry, error) {
 			ctx, cancel := context.WithTimeoutCause(ctx, timeout, oneshot.ErrTimeout)
 			defer cancel()
-			// The watch policy of other agents is a literal value.
+			projection, err := projectionOptions(cfg.Projection, o.REST)
+			if err != nil {
+				return nil, err
+			}
+			projection.LiteralEnv = true // the watch policy of other agents is a literal value
 			r, err := oneshot.Collect(ctx, oneshot.Options{
-				Config: o.REST, Selected: selected, Projection: resources.Options{LiteralEnv: true}, PageSize: k.APIListPageSize,
+				Config: o.REST, Selected: selected, Projection: projection, PageSize: k.APIListPageSize,
 			})
 			if err != nil {
 				return nil, err

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -131,6 +132,9 @@ func (d *daemon) openCluster() error {
 	return err
 }
 
+// minFIPSKey is the length in bytes (112 bits) below which FIPS 140 knows no HMAC key (NIST SP 800-131A).
+const minFIPSKey = 14
+
 // projectionOptions maps the configuration. The key of the hashes that stand for literal env values is the operator's,
 // or derived from the cluster's certificate authority: the same in every replica and after every restart.
 func projectionOptions(p config.AgentProjection, access *rest.Config) (resources.Options, error) {
@@ -145,6 +149,10 @@ func projectionOptions(p config.AgentProjection, access *rest.Config) (resources
 		}
 		if len(key) == 0 {
 			return opts, fmt.Errorf("projection.hash_key_file: %s is empty; put at least 16 random bytes into it", p.HashKeyFile)
+		}
+		if fips140.Enforced() && len(key) < minFIPSKey {
+			return opts, fmt.Errorf("projection.hash_key_file: %s has %d bytes; where FIPS 140 is enforced a key needs at least %d, "+
+				"better 32 random ones", p.HashKeyFile, len(key), minFIPSKey)
 		}
 		opts.HashKey = key
 		return opts, nil

@@ -6,9 +6,13 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
+	"strings"
 
+	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc" // kubeconfigs that kubectl takes have it
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 )
 
 // RESTConfig returns the access to the apiserver: by kubeconfig (and the context of it, empty for its current one), or,
@@ -27,6 +31,9 @@ func RESTConfig(kubeconfig, context, userAgent string) (*rest.Config, error) {
 	}
 	if err := checkHost(cfg.Host); err != nil {
 		return nil, fmt.Errorf("access to the apiserver: %w", err)
+	}
+	if err := checkCredentials(cfg); err != nil {
+		return nil, fmt.Errorf("access to the apiserver %s: %w", cfg.Host, err)
 	}
 	cfg.UserAgent = userAgent
 	cfg.QPS, cfg.Burst = 20, 60
@@ -51,6 +58,36 @@ func loadConfig(kubeconfig, context string) (*rest.Config, error) {
 		return nil, fmt.Errorf("access to the apiserver by kubeconfig %q, context %q: %w", kubeconfig, context, err)
 	}
 	return cfg, nil
+}
+
+// checkCredentials tells what client-go would say late and in words of its own: that a kubeconfig's way to get credentials
+// does not work here. exec plugins and the auth provider oidc do.
+func checkCredentials(cfg *rest.Config) error {
+	if p := cfg.AuthProvider; p != nil && p.Name != "oidc" {
+		instead := "an exec plugin (user.exec), or a service account's token (user.tokenFile)"
+		if plugin := execPlugins[p.Name]; plugin != "" {
+			instead = "the exec plugin " + plugin
+		}
+		return fmt.Errorf("the kubeconfig's auth-provider %q exists no more in Kubernetes clients since 1.26; use %s", p.Name, instead)
+	}
+	if p := cfg.ExecProvider; p != nil {
+		if _, err := exec.LookPath(p.Command); err != nil {
+			return missingPlugin(p)
+		}
+	}
+	return nil
+}
+
+// execPlugins are the successors of client-go's former auth providers.
+var execPlugins = map[string]string{"gcp": "gke-gcloud-auth-plugin", "azure": "kubelogin"}
+
+func missingPlugin(p *api.ExecConfig) error {
+	hint := strings.TrimSpace(shorten(p.InstallHint))
+	if hint != "" {
+		hint = "; its kubeconfig says: " + hint
+	}
+	return fmt.Errorf("the kubeconfig's exec plugin (user.exec.command) %q is not a program that can be found and executed here: "+
+		"install it, or give its whole path; in a container use a service account's token instead%s", p.Command, hint)
 }
 
 // checkHost allows http for a proxy on this machine (kubectl proxy) only.

@@ -1,13 +1,21 @@
 package informers
 
 import (
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/client-go/rest"
 )
 
 func TestRESTConfig(t *testing.T) {
@@ -106,5 +114,112 @@ func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestKubeconfigCredentials: every way to get credentials that kubectl takes works, or is refused with what to use instead.
+func TestKubeconfigCredentials(t *testing.T) {
+	var header atomic.Value
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		header.Store(req.Header.Get("Authorization"))
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer api.Close()
+	ca := base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw}))
+	dir := t.TempDir()
+	path := filepath.Join(dir, "kubeconfig")
+	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	fresh := part(`{"alg":"none"}`) + "." + part(fmt.Sprintf(`{"exp":%d}`, time.Now().Add(time.Hour).Unix())) + "." + part("s")
+	stale := part(`{"alg":"none"}`) + "." + part(`{"exp":1}`) + "." + part("s")
+	plugin := filepath.Join(dir, "plugin")
+	write(t, plugin, "#!/bin/sh\necho '"+`{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"of-the-plugin"}}`+"'\n")
+	broken := filepath.Join(dir, "broken")
+	write(t, broken, "#!/bin/sh\nexit 3\n")
+	for _, file := range []string{plugin, broken} {
+		if err := os.Chmod(file, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec := func(command string) string {
+		return `{"exec":{"apiVersion":"client.authentication.k8s.io/v1","interactiveMode":"Never","command":"` + command + `","installHint":"apt install it"}}`
+	}
+	oidc := func(token string) string {
+		return `{"auth-provider":{"name":"oidc","config":{"client-id":"k` + strconv.Itoa(len(token)) + `","idp-issuer-url":"https://127.0.0.1:1","id-token":"` + token + `"}}}`
+	}
+	for _, tt := range []struct {
+		name, user, header string
+		refused            string // by RESTConfig
+		failing            string // advice for a request's error
+	}{
+		{name: "token", user: `{"token":"t"}`, header: "Bearer t"},
+		{name: "exec plugin", user: exec(plugin), header: "Bearer of-the-plugin"},
+		{name: "exec plugin by a path from the kubeconfig", user: exec("./plugin"), header: "Bearer of-the-plugin"},
+		{name: "missing exec plugin", user: exec("no-such-plugin"), refused: `"no-such-plugin" is not a program that can be found and executed here: install it`},
+		{name: "its hint", user: exec("no-such-plugin"), refused: "apt install it"},
+		{name: "exec plugin that is no program", user: exec("./kubeconfig"), refused: "install it"},
+		{name: "exec plugin that fails", user: exec(broken), failing: "run it by hand"},
+		{name: "oidc", user: oidc(fresh), header: "Bearer " + fresh},
+		{name: "oidc, expired and without a refresh token", user: oidc(stale), failing: "run it by hand"},
+		{name: "gcp", user: `{"auth-provider":{"name":"gcp"}}`, refused: "gke-gcloud-auth-plugin"},
+		{name: "azure", user: `{"auth-provider":{"name":"azure"}}`, refused: "kubelogin"},
+		{name: "unknown provider", user: `{"auth-provider":{"name":"x"}}`, refused: "an exec plugin (user.exec)"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			write(t, path, `{"apiVersion":"v1","kind":"Config","current-context":"a",
+				"clusters":[{"name":"a","cluster":{"server":"`+api.URL+`","certificate-authority-data":"`+ca+`"}}],
+				"users":[{"name":"u","user":`+tt.user+`}],"contexts":[{"name":"a","context":{"cluster":"a","user":"u"}}]}`)
+			cfg, err := RESTConfig(path, "", "pseudo-agent/test")
+			if tt.refused != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.refused) {
+					t.Fatalf("got %v, want an error with %q", err, tt.refused)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := rest.HTTPClientFor(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, cfg.Host+"/version", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := client.Do(req)
+			if tt.failing != "" {
+				if f := failureOf("cannot list", err); f.class != classCredentials || !strings.Contains(f.advice, tt.failing) {
+					t.Errorf("got %+v, want class credentials and advice with %q", f, tt.failing)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if got := header.Load(); got != tt.header {
+				t.Errorf("got Authorization %q, want %q", got, tt.header)
+			}
+		})
+	}
+}
+
+// TestCertificateAdvice: an apiserver that is reached by a name that its certificate does not have.
+func TestCertificateAdvice(t *testing.T) {
+	api := httptest.NewTLSServer(http.NotFoundHandler())
+	defer api.Close()
+	client := api.Client()
+	client.Transport.(*http.Transport).TLSClientConfig.ServerName = "kubernetes.internal"
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, api.URL, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err == nil {
+		resp.Body.Close()
+		t.Fatal("got an answer, want an error")
+	}
+	if f := failureOf("cannot list", err); f.class != classCertificate || !strings.Contains(f.advice, "tls-server-name") {
+		t.Errorf("got %+v, want class certificate and advice that names tls-server-name", f)
 	}
 }

@@ -3,6 +3,7 @@ package informers
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -21,6 +22,7 @@ const (
 	classNone            class = ""
 	classForbidden       class = "forbidden"
 	classUnauthorized    class = "unauthorized"
+	classCredentials     class = "credentials"
 	classNotFound        class = "not_found"
 	classNotServed       class = "not_served"
 	classExpired         class = "expired"
@@ -40,8 +42,10 @@ func (c class) definite() bool {
 }
 
 var advices = map[class]string{
-	classForbidden:       "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
-	classUnauthorized:    "check the service account's token, or the kubeconfig's credentials",
+	classForbidden:    "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
+	classUnauthorized: "check the service account's token, or the kubeconfig's credentials",
+	classCredentials: "the kubeconfig's exec plugin or auth provider gives no credentials: run it by hand (`kubectl get --raw /version` with the " +
+		"same kubeconfig), as the user and with the environment of this process",
 	classNotFound:        "check that its CRD is established",
 	classTooManyRequests: "the apiserver sheds load; look at its priority and fairness metrics",
 	classServer:          "look at the apiserver's log",
@@ -80,6 +84,8 @@ func classify(err error) class {
 		return classDiscovery
 	case errors.As(err, &untrusted):
 		return classCertificate
+	case noCredentials(err):
+		return classCredentials
 	case errors.Is(err, errSilent), errors.Is(err, errDeadline), errors.Is(err, context.DeadlineExceeded):
 		return classTimeout
 	case apierrors.IsForbidden(err):
@@ -114,7 +120,28 @@ func failureOf(doing string, err error) failure {
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		err = request.Err // the address says nothing that is not known, and differs with every retry
 	}
-	return failure{class: c, reason: shorten(doing + ": " + err.Error()), advice: advices[c]}
+	return failure{class: c, reason: shorten(doing + ": " + err.Error()), advice: adviceFor(c, err)}
+}
+
+// adviceFor says what to do about err, which is of class c.
+func adviceFor(c class, err error) string {
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &host):
+		return "the apiserver's certificate is for other names: use one of them as server in the kubeconfig, or set its tls-server-name to one"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "renew the apiserver's certificate, or check this host's clock"
+	}
+	return advices[c]
+}
+
+// noCredentials tells whether the request was not even made, because the kubeconfig's exec plugin or its auth provider
+// oidc failed. client-go has no types for these errors.
+func noCredentials(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "getting credentials: ") || strings.Contains(text, "No valid id-token") ||
+		strings.Contains(text, "failed to refresh token") || strings.Contains(text, "oauth2: ")
 }
 
 // shorten bounds a text that comes from outside, and makes sure that it is text.

@@ -184,6 +184,7 @@ type handshake struct {
 // ClientHandshake implements credentials.TransportCredentials.
 func (h *handshake) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c, info, err := h.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	err = protocol.ExplainHandshake(err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.last = err

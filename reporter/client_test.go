@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -253,6 +254,7 @@ func TestConnectFailures(t *testing.T) {
 		tls           *TLS
 		cause, text   string
 	}{
+		{"TLS without ALPN", ca.withoutALPN(t), &TLS{CAFile: ca.file, ServerName: "deepflow"}, causeTLS, "GRPC_ENFORCE_ALPN_ENABLED=false"},
 		{"refused", closed.Addr().String(), nil, causeConnect, "connection refused"},
 		{"silent", silent.Addr().String(), nil, causeConnect, "no HTTP/2 server"},
 		{"unknown name", "no-such-host.invalid:1", nil, causeResolve, "no-such-host.invalid"},
@@ -492,4 +494,30 @@ func (c *testCA) server(t *testing.T, name string, clients *testCA) credentials.
 		cfg.ClientCAs.AddCert(clients.cert)
 	}
 	return credentials.NewTLS(cfg)
+}
+
+// withoutALPN is a server whose TLS ends in something that knows nothing of HTTP/2, as a balancer of type TCP.
+func (c *testCA) withoutALPN(t *testing.T) string {
+	t.Helper()
+	certPEM, keyPEM := c.issue(t, "deepflow")
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lis, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			conn, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() { _, _ = io.Copy(io.Discard, conn); _ = conn.Close() })
+		}
+	})
+	t.Cleanup(func() { _ = lis.Close(); served.Wait() })
+	return lis.Addr().String()
 }

@@ -463,6 +463,7 @@ func TestServers(t *testing.T) {
 		{name: "TLS with another name", address: secure, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, verdict: Problem, want: "server.tls.server_name"},
 		{name: "TLS with a server that has none", address: newAgent, tls: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, verdict: Problem, want: "TLS"},
 		{name: "no TLS with a server that has", address: secure, verdict: Problem, want: "server.tls"},
+		{name: "TLS without ALPN", address: withoutALPN(t, cert), tls: trusted, verdict: Problem, want: "GRPC_ENFORCE_ALPN_ENABLED=false"},
 		{name: "token", address: bound, tls: trusted, token: reporter.Token(token), verdict: OK, answers: "agent.Synchronizer"},
 		{name: "no token", address: bound, tls: trusted, verdict: Problem, want: "server.token_file"},
 	} {
@@ -590,4 +591,17 @@ func TestObjectsThatCannotBeCollected(t *testing.T) {
 	if r.Objects.Verdict != Unknown || r.ExitCode() != 2 || r.Pods != nil {
 		t.Errorf("got %+v and exit status %d, want unknown and 2", r.Objects, r.ExitCode())
 	}
+}
+
+// withoutALPN is a server whose TLS ends in something that knows nothing of HTTP/2, as a balancer of type TCP.
+func withoutALPN(t *testing.T, cert tls.Certificate) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	s.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+	}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
 }

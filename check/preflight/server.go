@@ -116,6 +116,9 @@ func handshake(ctx context.Context, timeout time.Duration, address string, cfg *
 		return "", errors.New("not a TLS connection")
 	}
 	st := tc.ConnectionState()
+	if st.NegotiatedProtocol != "h2" && protocol.ALPNEnforced() {
+		return "", protocol.ErrNoALPN
+	}
 	name := ""
 	if len(st.PeerCertificates) > 0 {
 		name = ", " + st.PeerCertificates[0].Subject.String()
@@ -130,6 +133,9 @@ func explainTLS(err error, serverName string) (what, advice string) {
 	var record tls.RecordHeaderError
 	var alert tls.AlertError
 	switch {
+	case errors.Is(err, protocol.ErrNoALPN):
+		what, advice, _ = strings.Cut(err.Error(), ": ")
+		return what, advice
 	case errors.As(err, &unknownCA):
 		advice = "set server.tls.ca_file to the CA that signed the server's certificate"
 	case errors.As(err, &host):

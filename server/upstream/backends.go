@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 )
 
 // TLS is our side of the connections to the deepflow-servers. The files are read at each connection.
@@ -80,7 +82,8 @@ func (f *freshTLS) ClientHandshake(ctx context.Context, authority string, conn n
 	if err != nil {
 		return nil, nil, err
 	}
-	return credentials.NewTLS(cfg).ClientHandshake(ctx, authority, conn)
+	c, info, err := credentials.NewTLS(cfg).ClientHandshake(ctx, authority, conn)
+	return c, info, protocol.ExplainHandshake(err)
 }
 
 // Clone implements credentials.TransportCredentials.
