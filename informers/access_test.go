@@ -160,6 +160,7 @@ func TestKubeconfigCredentials(t *testing.T) {
 		{name: "exec plugin that fails", user: exec(broken), failing: "run it by hand"},
 		{name: "oidc", user: oidc(fresh), header: "Bearer " + fresh},
 		{name: "oidc, expired and without a refresh token", user: oidc(stale), failing: "run it by hand"},
+		{name: "oidc without a JWT", user: oidc("abc"), failing: "run it by hand"},
 		{name: "gcp", user: `{"auth-provider":{"name":"gcp"}}`, refused: "gke-gcloud-auth-plugin"},
 		{name: "azure", user: `{"auth-provider":{"name":"azure"}}`, refused: "kubelogin"},
 		{name: "unknown provider", user: `{"auth-provider":{"name":"x"}}`, refused: "an exec plugin (user.exec)"},

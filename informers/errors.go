@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,8 +45,7 @@ func (c class) definite() bool {
 var advices = map[class]string{
 	classForbidden:    "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
 	classUnauthorized: "check the service account's token, or the kubeconfig's credentials",
-	classCredentials: "the kubeconfig's exec plugin or auth provider gives no credentials: run it by hand (`kubectl get --raw /version` with the " +
-		"same kubeconfig), as the user and with the environment of this process",
+	classCredentials:     CredentialsAdvice,
 	classNotFound:        "check that its CRD is established",
 	classTooManyRequests: "the apiserver sheds load; look at its priority and fairness metrics",
 	classServer:          "look at the apiserver's log",
@@ -84,7 +84,7 @@ func classify(err error) class {
 		return classDiscovery
 	case errors.As(err, &untrusted):
 		return classCertificate
-	case noCredentials(err):
+	case NoCredentials(err):
 		return classCredentials
 	case errors.Is(err, errSilent), errors.Is(err, errDeadline), errors.Is(err, context.DeadlineExceeded):
 		return classTimeout
@@ -136,12 +136,16 @@ func adviceFor(c class, err error) string {
 	return advices[c]
 }
 
-// noCredentials tells whether the request was not even made, because the kubeconfig's exec plugin or its auth provider
+// CredentialsAdvice says what to do about an error of which NoCredentials is true.
+const CredentialsAdvice = "the kubeconfig's exec plugin or auth provider gives no credentials: run it by hand (`kubectl get --raw /version` with the " +
+	"same kubeconfig), as the user and with the environment of this process"
+
+// NoCredentials tells whether the request was not even made, because the kubeconfig's exec plugin or its auth provider
 // oidc failed. client-go has no types for these errors.
-func noCredentials(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "getting credentials: ") || strings.Contains(text, "No valid id-token") ||
-		strings.Contains(text, "failed to refresh token") || strings.Contains(text, "oauth2: ")
+func NoCredentials(err error) bool {
+	text := strings.ToLower(err.Error())
+	return slices.ContainsFunc([]string{"getting credentials: ", "id-token", "id token", "failed to refresh token", "oauth2: "},
+		func(sign string) bool { return strings.Contains(text, sign) })
 }
 
 // shorten bounds a text that comes from outside, and makes sure that it is text.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strings"
@@ -20,8 +21,10 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/pseudo-agent/pseudo-agent/check/rbac"
+	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -46,6 +49,9 @@ func checkApiserver(ctx context.Context, o *Options, r *Report) *apiserver {
 	if o.RESTErr != nil {
 		r.Apiserver.What = o.RESTErr.Error()
 		r.Apiserver.Advice = "set kubernetes.kubeconfig (or KUBECONFIG), or run where a service account is mounted"
+		if !clientcmd.IsEmptyConfig(o.RESTErr) && !errors.Is(o.RESTErr, fs.ErrNotExist) {
+			r.Apiserver.Advice = "correct the kubeconfig, or name another one by kubernetes.kubeconfig (or KUBECONFIG)"
+		}
 		return nil
 	}
 	r.Apiserver.Subject = o.REST.Host
@@ -127,6 +133,8 @@ func explainApiserver(err error) (what, advice string) {
 		advice = "the apiserver's certificate is for another name: use a name that it lists as server in the kubeconfig, or set tls-server-name"
 	case errors.As(err, &expired):
 		advice = "the apiserver's certificate is not valid: renew it, or check this host's clock"
+	case informers.NoCredentials(err):
+		advice = informers.CredentialsAdvice
 	case apierrors.IsUnauthorized(err):
 		advice = "the credentials are not accepted: renew the token or client certificate of the kubeconfig"
 	case apierrors.IsForbidden(err):
