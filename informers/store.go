@@ -103,64 +103,87 @@ func (s *store) uncollect(k resources.Key) {
 
 // Replace is called by the reflector when the list is complete. The slice is always empty: see collect.
 func (s *store) Replace([]any, string) error {
+	d, err := s.takeOver()
+	if err != nil {
+		return err
+	}
+	if d.first {
+		s.sink.Replace(s.id, d.all)
+	}
+	for _, e := range d.upserts {
+		s.sink.Upsert(s.id, e)
+	}
+	for uid := range d.removed {
+		s.sink.Delete(s.id, uid)
+	}
+	s.onListed()
+	return nil
+}
+
+// difference is what a complete list changes for the sink: all entries if it is the first one, else upserts and removed.
+type difference struct {
+	first   bool
+	all     []*resources.Entry
+	upserts []*resources.Entry
+	removed map[resources.UID]struct{}
+}
+
+// takeOver puts the list that is complete in force. An entry that has not changed stays the one it was.
+func (s *store) takeOver() (difference, error) {
 	s.mu.Lock()
-	next := s.pending
+	defer s.mu.Unlock()
+	prev, next := s.entries, s.pending
 	s.pending = nil
 	if next == nil {
-		s.mu.Unlock()
-		return errors.New("no list under way")
+		return difference{}, errors.New("no list under way")
 	}
-	prev, first := s.entries, !s.loaded
 	if s.unclear {
-		for k, old := range prev {
-			if next[k] == nil {
-				next[k] = old
-			}
-		}
+		keepAll(next, prev)
 	}
-	var removed map[resources.UID]struct{}
-	for k, old := range prev {
-		if e := next[k]; e == nil || e.UID() != old.UID() {
-			if removed == nil {
-				removed = map[resources.UID]struct{}{}
-			}
-			removed[old.UID()] = struct{}{}
-		}
-	}
-	var upserts, all []*resources.Entry
-	if first {
-		all = make([]*resources.Entry, 0, len(next))
+	d := difference{first: !s.loaded}
+	if d.first {
+		d.all = make([]*resources.Entry, 0, len(next))
+	} else {
+		d.removed = replaced(prev, next)
 	}
 	for k, e := range next {
 		if old := prev[k]; old != nil && same(old, e) {
 			next[k] = old
 			e = old
-		} else if !first {
-			upserts = append(upserts, e)
+		} else if !d.first {
+			d.upserts = append(d.upserts, e)
 		}
-		if first {
-			all = append(all, e)
+		if d.first {
+			d.all = append(d.all, e)
 		}
-		if removed != nil {
-			delete(removed, e.UID())
-		}
+		delete(d.removed, e.UID()) // perhaps it goes on under another name
 	}
 	s.entries, s.loaded = next, true
-	s.mu.Unlock()
+	return d, nil
+}
 
-	if first {
-		s.sink.Replace(s.id, all)
-	}
-	for _, e := range upserts {
-		s.sink.Upsert(s.id, e)
-	}
-	if !first {
-		for uid := range removed {
-			s.sink.Delete(s.id, uid)
+// keepAll adds to next what it lacks of prev.
+func keepAll(next, prev map[resources.Key]*resources.Entry) {
+	for k, old := range prev {
+		if next[k] == nil {
+			next[k] = old
 		}
 	}
-	s.onListed()
-	return nil
+}
+
+// replaced returns the UIDs of prev that next does not have under the same key; nil if there are none.
+func replaced(prev, next map[resources.Key]*resources.Entry) map[resources.UID]struct{} {
+	var uids map[resources.UID]struct{}
+	for k, old := range prev {
+		if e := next[k]; e != nil && e.UID() == old.UID() {
+			continue
+		}
+		if uids == nil {
+			uids = map[resources.UID]struct{}{}
+		}
+		uids[old.UID()] = struct{}{}
+	}
+	return uids
 }
 
 // Add is called by the reflector for an ADDED event.

@@ -382,85 +382,100 @@ func newWatchDecoder(r io.Reader, initial bool) *decoder {
 
 // nextEvent reads one event; io.EOF says that the stream has ended between two.
 func (d *decoder) nextEvent(p projector, known func(resources.Key) *resources.Entry) (event, error) {
-	var ev event
 	if _, err := d.peek(); err != nil {
-		return ev, err
+		return event{}, err
 	}
-	// The beginning of an event would be scanned in vain.
-	for d.buf[d.pos] == '{' && d.end-d.pos < burstBuffer && !d.mayEnd(0) {
-		if d.more(d.fill) != nil {
-			break // whoever reads beyond what there is will be told
-		}
-	}
-	var early []byte // the object, if it comes before the type
-	var seen bool
-	object := func(d *decoder) error {
-		seen = true
-		switch ev.kind {
-		case "ADDED", "MODIFIED", "DELETED":
-			obj, err := d.project(p, known)
-			ev.found = obj
-			if _, ok := errors.AsType[*malformedError](err); ok {
-				ev.malformed = err
-				return nil
-			}
-			return err
-		case "BOOKMARK":
-			raw, err := d.raw()
-			if err != nil {
-				return err
-			}
-			var b bookmark
-			if err := jsonUnmarshal(raw, &b); err != nil {
-				return err
-			}
-			ev.version = b.Metadata.ResourceVersion
-			ev.initialEnd = b.Metadata.Annotations[metav1.InitialEventsAnnotationKey] == "true"
-			return nil
-		case "ERROR":
-			raw, err := d.raw()
-			if err != nil {
-				return err
-			}
-			ev.status = &metav1.Status{}
-			return jsonUnmarshal(raw, ev.status)
-		default:
-			return &dataError{fmt.Sprintf("got a watch event of type %q", shorten(ev.kind))}
-		}
-	}
-	err := d.members(func(key string) error {
-		switch {
-		case key == "type":
-			raw, err := d.raw()
-			if err != nil {
-				return err
-			}
-			ev.kind, err = unquote(raw)
-			return err
-		case key == "object" && ev.kind != "":
-			return object(d)
-		case key == "object":
-			raw, err := d.raw()
-			early = bytes.Clone(raw)
-			return err
-		default:
-			_, err := d.raw()
-			return err
-		}
-	})
-	if err != nil {
+	d.awaitEvent()
+	r := eventReader{project: p, known: known}
+	if err := d.members(func(key string) error { return r.member(d, key) }); err != nil {
 		return event{}, unexpected(err)
 	}
-	if early != nil {
-		inner := newDecoder(bytes.NewReader(early), max(len(early), 1), len(early)+1)
-		if err := object(inner); err != nil {
+	if r.early != nil {
+		inner := newDecoder(bytes.NewReader(r.early), max(len(r.early), 1), len(r.early)+1)
+		if err := r.object(inner); err != nil {
 			return event{}, unexpected(err)
 		}
 	}
-	if !seen {
+	if !r.seen {
 		return event{}, &dataError{"got a watch event without an object"}
 	}
-	return ev, nil
+	return r.ev, nil
+}
+
+// awaitEvent reads until the event at hand may be complete, since its beginning would be scanned in vain.
+func (d *decoder) awaitEvent() {
+	for d.buf[d.pos] == '{' && d.end-d.pos < burstBuffer && !d.mayEnd(0) {
+		if d.more(d.fill) != nil {
+			return // whoever reads beyond what there is will be told
+		}
+	}
+}
+
+// eventReader puts one event together from its members.
+type eventReader struct {
+	project projector
+	known   func(resources.Key) *resources.Entry
+	ev      event
+	early   []byte // the object, if it comes before the type
+	seen    bool   // the object was read
+}
+
+// member consumes the value of one member of the event.
+func (r *eventReader) member(d *decoder, key string) error {
+	if key == "object" && r.ev.kind != "" {
+		return r.object(d)
+	}
+	raw, err := d.raw()
+	if err != nil {
+		return err
+	}
+	switch key {
+	case "type":
+		r.ev.kind, err = unquote(raw)
+	case "object":
+		r.early = bytes.Clone(raw)
+	}
+	return err
+}
+
+// object consumes the object of an event whose type is known.
+func (r *eventReader) object(d *decoder) error {
+	r.seen = true
+	switch r.ev.kind {
+	case "ADDED", "MODIFIED", "DELETED":
+		return r.change(d)
+	case "BOOKMARK":
+		var b bookmark
+		err := d.document(&b)
+		r.ev.version = b.Metadata.ResourceVersion
+		r.ev.initialEnd = b.Metadata.Annotations[metav1.InitialEventsAnnotationKey] == "true"
+		return err
+	case "ERROR":
+		r.ev.status = &metav1.Status{}
+		return d.document(r.ev.status)
+	default:
+		return &dataError{fmt.Sprintf("got a watch event of type %q", shorten(r.ev.kind))}
+	}
+}
+
+// change consumes the object that was added, modified or deleted.
+func (r *eventReader) change(d *decoder) error {
+	obj, err := d.project(r.project, r.known)
+	r.ev.found = obj
+	if _, ok := errors.AsType[*malformedError](err); ok {
+		r.ev.malformed = err
+		return nil
+	}
+	return err
+}
+
+// document consumes one value and decodes it, as a whole, into into.
+func (d *decoder) document(into any) error {
+	raw, err := d.raw()
+	if err != nil {
+		return err
+	}
+	return jsonUnmarshal(raw, into)
 }
 
 // unquote returns the text of a string, without allocating for those of which every event is made.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -18,24 +19,8 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 	mode, every, at, compacted := s.streaming, s.bookmarks, s.rv, s.compacted
 	s.mu.Unlock()
 	streaming := req.Streaming && mode != StreamingIgnored
-	if streaming && mode == StreamingRefused {
-		writeStatus(w, http.StatusUnprocessableEntity, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled", 0)
-		return
-	}
-	if streaming && (q.Get("resourceVersionMatch") != "NotOlderThan" || q.Get("allowWatchBookmarks") != "true") {
-		writeStatus(w, http.StatusUnprocessableEntity, "sendInitialEvents requires resourceVersionMatch=NotOlderThan and allowWatchBookmarks", 0)
-		return
-	}
-	var from uint64
-	if req.ResourceVersion != "" {
-		var err error
-		if from, err = strconv.ParseUint(req.ResourceVersion, 10, 64); err != nil {
-			writeStatus(w, http.StatusBadRequest, "Invalid value: "+strconv.Quote(req.ResourceVersion), 0)
-			return
-		}
-	}
-	if from > at {
-		writeTooLarge(w, req.ResourceVersion, at)
+	from, ok := watchFrom(w, q, req, at, streaming, mode)
+	if !ok {
 		return
 	}
 	seconds, err := strconv.Atoi(q.Get("timeoutSeconds"))
@@ -53,57 +38,23 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 	w.WriteHeader(http.StatusOK)
 	w.flush()
 
-	match := selects(req.Namespace, q.Get("fieldSelector"))
+	f := &feed{s: s, w: w, c: c, match: selects(req.Namespace, q.Get("fieldSelector")), from: from}
 	switch {
 	case streaming || from == 0:
-		s.mu.Lock()
-		state := c.state(s.rv)
-		from = s.rv
-		s.mu.Unlock()
-		for _, key := range slices.Sorted(maps.Keys(state)) {
-			if match(key) {
-				w.event("ADDED", state[key].raw)
-			}
-		}
-		if streaming && !w.fault.NoFinalBookmark && !w.fault.LateBookmark {
-			w.event("BOOKMARK", c.bookmark(from, true))
+		f.present()
+		f.late = streaming && w.fault.LateBookmark
+		if streaming && !w.fault.NoFinalBookmark && !f.late {
+			w.event("BOOKMARK", c.bookmark(f.from, true))
 		}
 	case from < compacted:
-		w.event("ERROR", mustMarshal(status(http.StatusGone, "too old resource version", 0)))
+		f.tooOld()
 		return
 	}
-	late := streaming && w.fault.LateBookmark
-	for {
-		s.mu.Lock()
-		changed, now, removed, tooOld := s.changed, s.rv, c.removed, from < s.compacted
-		var due []change
-		for _, ch := range c.log {
-			if ch.rv > from {
-				due = append(due, ch)
-			}
-		}
-		s.mu.Unlock()
-		if tooOld {
-			w.event("ERROR", mustMarshal(status(http.StatusGone, "too old resource version", 0)))
-			return
-		}
-		for _, ch := range due {
-			if match(ch.key) {
-				w.event(ch.kind, ch.raw)
-			}
-		}
-		from = now
-		if late && len(due) > 0 {
-			late = false
-			w.event("BOOKMARK", c.bookmark(from, true))
-		}
-		if removed {
-			return
-		}
+	for f.changes() {
 		select {
-		case <-changed:
+		case <-f.changed:
 		case <-marks.C:
-			w.event("BOOKMARK", c.bookmark(from, false))
+			w.event("BOOKMARK", c.bookmark(f.from, false))
 		case <-timeout.C:
 			return
 		case <-r.Context().Done():
@@ -112,6 +63,88 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 			return
 		}
 	}
+}
+
+// watchFrom returns the resourceVersion from which a watch is asked for, 0 for any. It answers requests that are refused,
+// and returns false.
+func watchFrom(w *writer, q url.Values, req Request, at uint64, streaming bool, mode Streaming) (from uint64, ok bool) {
+	if streaming && mode == StreamingRefused {
+		writeStatus(w, http.StatusUnprocessableEntity, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled", 0)
+		return 0, false
+	}
+	if streaming && (q.Get("resourceVersionMatch") != "NotOlderThan" || q.Get("allowWatchBookmarks") != "true") {
+		writeStatus(w, http.StatusUnprocessableEntity, "sendInitialEvents requires resourceVersionMatch=NotOlderThan and allowWatchBookmarks", 0)
+		return 0, false
+	}
+	if req.ResourceVersion == "" {
+		return 0, true
+	}
+	from, err := strconv.ParseUint(req.ResourceVersion, 10, 64)
+	if err != nil {
+		writeStatus(w, http.StatusBadRequest, "Invalid value: "+strconv.Quote(req.ResourceVersion), 0)
+		return 0, false
+	}
+	if from > at {
+		writeTooLarge(w, req.ResourceVersion, at)
+		return 0, false
+	}
+	return from, true
+}
+
+// feed is what one watch has delivered so far.
+type feed struct {
+	s       *Server
+	w       *writer
+	c       *collection
+	match   func(key string) bool
+	from    uint64        // up to where it has delivered
+	late    bool          // the bookmark that ends the streaming list follows the next change
+	changed chan struct{} // closed by the next change
+}
+
+// present delivers all objects as they are now.
+func (f *feed) present() {
+	f.s.mu.Lock()
+	state := f.c.state(f.s.rv)
+	f.from = f.s.rv
+	f.s.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(state)) {
+		if f.match(key) {
+			f.w.event("ADDED", state[key].raw)
+		}
+	}
+}
+
+// changes delivers what has changed since. It returns false if the watch is over.
+func (f *feed) changes() bool {
+	f.s.mu.Lock()
+	changed, now, removed, compacted := f.s.changed, f.s.rv, f.c.removed, f.from < f.s.compacted
+	var due []change
+	for _, ch := range f.c.log {
+		if ch.rv > f.from {
+			due = append(due, ch)
+		}
+	}
+	f.s.mu.Unlock()
+	if compacted {
+		f.tooOld()
+		return false
+	}
+	for _, ch := range due {
+		if f.match(ch.key) {
+			f.w.event(ch.kind, ch.raw)
+		}
+	}
+	f.from, f.changed = now, changed
+	if f.late && len(due) > 0 {
+		f.late = false
+		f.w.event("BOOKMARK", f.c.bookmark(f.from, true))
+	}
+	return !removed
+}
+
+func (f *feed) tooOld() {
+	f.w.event("ERROR", mustMarshal(status(http.StatusGone, "too old resource version", 0)))
 }
 
 func (c *collection) bookmark(rv uint64, final bool) json.RawMessage {
