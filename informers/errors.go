@@ -43,8 +43,8 @@ func (c class) definite() bool {
 }
 
 var advices = map[class]string{
-	classForbidden:    "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
-	classUnauthorized: "check the service account's token, or the kubeconfig's credentials",
+	classForbidden:       "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
+	classUnauthorized:    "check the service account's token, or the kubeconfig's credentials",
 	classCredentials:     CredentialsAdvice,
 	classNotFound:        "check that its CRD is established",
 	classTooManyRequests: "the apiserver sheds load; look at its priority and fairness metrics",

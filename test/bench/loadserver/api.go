@@ -163,27 +163,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c *collection, q 
 	} else {
 		w.Header().Set("Content-Type", "application/json")
 	}
-	rc := http.NewResponseController(w)
-	flush := func() bool {
-		if out.err == nil {
-			out.err = out.w.Flush()
-		}
-		if out.err == nil {
-			out.err = rc.Flush()
-		}
-		return out.err == nil
-	}
+	out.rc = http.NewResponseController(w)
 	w.WriteHeader(http.StatusOK)
-	if !flush() {
+	if !out.flush() {
 		return
 	}
 	if initial {
-		var objects []*object
-		objects, rv = c.all()
-		for _, o := range objects {
-			out.event("ADDED", o)
-		}
-		out.bookmark(rv, true)
+		rv = out.present()
 	}
 	s.watches.Add(1)
 	defer s.watches.Add(-1)
@@ -202,14 +188,14 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c *collection, q 
 		}
 		if !ok || epoch != born {
 			out.gone()
-			flush()
+			out.flush()
 			return
 		}
 		for _, o := range events {
 			out.event("MODIFIED", o)
 			rv = o.rv
 		}
-		if !flush() {
+		if !out.flush() {
 			return
 		}
 		select {
@@ -227,9 +213,31 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c *collection, q 
 // eventWriter writes watch events. After an error it does nothing.
 type eventWriter struct {
 	w        *bufio.Writer
+	rc       *http.ResponseController
 	c        *collection
 	protobuf bool
 	err      error
+}
+
+// flush sends what was written, and reports whether the client is still there.
+func (e *eventWriter) flush() bool {
+	if e.err == nil {
+		e.err = e.w.Flush()
+	}
+	if e.err == nil {
+		e.err = e.rc.Flush()
+	}
+	return e.err == nil
+}
+
+// present writes a streaming list of all objects, and returns the resourceVersion from which it goes on.
+func (e *eventWriter) present() uint64 {
+	objects, rv := e.c.all()
+	for _, o := range objects {
+		e.event("ADDED", o)
+	}
+	e.bookmark(rv, true)
+	return rv
 }
 
 func (e *eventWriter) event(kind string, o *object) {
