@@ -142,6 +142,9 @@ func (d *discovery) read(ctx context.Context, path string, doc document, groups 
 ) {
 	if _, params, err := mime.ParseMediaType(doc.contentType); err == nil && params["as"] == "APIGroupDiscoveryList" {
 		served, err := readAggregated(doc.body, groups)
+		if err == nil && path == "/apis" && served[""] != nil {
+			err = errNameless
+		}
 		return served, doc.etag, err
 	}
 	// Without an etag: whether the groups' own documents changed, the list of groups does not tell.
@@ -165,6 +168,9 @@ func readAggregated(body []byte, groups []string) (map[string][]servedVersion, e
 				sv.err = fmt.Errorf("the server of %s/%s does not answer", item.Metadata.Name, v.Version)
 			}
 			for _, r := range v.Resources {
+				if r.Resource == "" {
+					return nil, errNameless
+				}
 				sr := servedResource{name: r.Resource, namespaced: r.Scope == "Namespaced", watchable: watchable(r.Verbs)}
 				if r.ResponseKind != nil {
 					sr.kind = r.ResponseKind.Kind
@@ -187,6 +193,9 @@ func (d *discovery) readPlain(ctx context.Context, path string, body []byte, gro
 		versions[""] = list.Versions
 	}
 	for _, g := range list.Groups {
+		if g.Name == "" {
+			return nil, errNameless
+		}
 		if g.PreferredVersion.Version != "" {
 			versions[g.Name] = append(versions[g.Name], g.PreferredVersion.Version)
 		}
@@ -200,24 +209,36 @@ func (d *discovery) readPlain(ctx context.Context, path string, body []byte, gro
 	for _, group := range groups {
 		for _, v := range versions[group] {
 			sv := servedVersion{version: v}
-			doc, err := d.client.get(ctx, "discovery", groupVersionPath(schema.GroupVersion{Group: group, Version: v}), "", runtime.ContentTypeJSON, "")
-			var own plain
-			if err == nil {
-				err = jsonUnmarshal(doc.body, &own)
-			}
-			if err != nil {
-				sv.err = err
-			}
-			for _, r := range own.Resources {
-				sv.resources = append(sv.resources, servedResource{
-					name: r.Name, kind: r.Kind, namespaced: r.Namespaced, watchable: watchable(r.Verbs),
-				})
-			}
+			sv.resources, sv.err = d.readVersion(ctx, "discovery", schema.GroupVersion{Group: group, Version: v})
 			served[group] = append(served[group], sv)
 		}
 	}
 	return served, nil
 }
+
+// readVersion reads the resources of one group and version, on behalf of the resource of that id. After an error there are
+// none.
+func (d *discovery) readVersion(ctx context.Context, id string, gv schema.GroupVersion) ([]servedResource, error) {
+	doc, err := d.client.get(ctx, id, groupVersionPath(gv), "", runtime.ContentTypeJSON, "")
+	if err != nil {
+		return nil, err
+	}
+	var own plain
+	if err := jsonUnmarshal(doc.body, &own); err != nil {
+		return nil, err
+	}
+	var found []servedResource
+	for _, r := range own.Resources {
+		if r.Name == "" {
+			return nil, errNameless
+		}
+		found = append(found, servedResource{name: r.Name, kind: r.Kind, namespaced: r.Namespaced, watchable: watchable(r.Verbs)})
+	}
+	return found, nil
+}
+
+// errNameless keeps a damaged document from being taken for one of an apiserver that does not have the resource.
+var errNameless = &dataError{"a group or resource in discovery has no name"}
 
 func watchable(verbs []string) bool {
 	return slices.Contains(verbs, "list") && slices.Contains(verbs, "watch")

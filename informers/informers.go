@@ -392,8 +392,10 @@ func (l *loop) place(ctx context.Context, src *source) {
 		return
 	}
 	_, still, unsure := l.discovery.find(r.target.gvr)
+	before := src.store.changes()
 	switch {
 	case !still && unsure != nil:
+		src.absentSince = time.Time{} // it is not known to be absent any more
 		return
 	case !still && !l.gone(ctx, src, r.target.gvr, r.lw.namespace):
 		return
@@ -405,6 +407,10 @@ func (l *loop) place(ctx context.Context, src *source) {
 	case err != nil:
 		// Another candidate may be served; until that is known the informer goes on trying.
 	default:
+		if src.stop(); src.store.changes() != before {
+			l.start(ctx, src, want, r.target) // it was served again meanwhile, and its objects live
+			return
+		}
 		l.vanish(src)
 	}
 }
@@ -474,9 +480,17 @@ func (l *loop) confirmed(ctx context.Context, src *source, c schema.GroupVersion
 	for _, c.Version = range versions {
 		err := look(resourcePath(c, namespace))
 		if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
-			// Permissions are looked at before existence, so that this says nothing. Discovery may be read by all.
-			err = look(groupVersionPath(c.GroupVersion()))
-			if err == nil && settled {
+			// Permissions are looked at before existence, so that this says nothing. Discovery may be read by all, and is
+			// read anew: what it said before may be from the time when the apiserver was starting.
+			var listed []servedResource
+			listed, err = l.discovery.readVersion(ctx, src.id, c.GroupVersion())
+			named := slices.ContainsFunc(listed, func(r servedResource) bool { return r.name == c.Resource })
+			switch {
+			case err != nil:
+			case named:
+				l.discovery.forget()
+				return false, nil
+			case settled:
 				continue
 			}
 		} else if err == nil && settled {

@@ -2,11 +2,11 @@ package informers
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -233,13 +233,9 @@ func (g *game) change() {
 	}
 	g.r.sim.Put(gvr, k.object)
 	for _, raw := range g.r.sim.Objects(gvr) {
-		var o struct{ Metadata struct{ Name, UID string } }
-		if err := json.Unmarshal(raw, &o); err != nil {
-			g.t.Fatal(err)
-		}
 		// A ReplicaSet may leave the report alive, when it has no replicas.
-		if o.Metadata.Name == name && k.id != "replicasets" {
-			uid := resources.ParseUID(o.Metadata.UID)
+		if o := nameOf(g.t, raw); strings.TrimPrefix(o, "default/") == name && k.id != "replicasets" {
+			uid := uidOf(g.t, raw)
 			g.mu.Lock()
 			g.live[uid] = k.id + " " + name
 			g.uids[k.id] = append(g.uids[k.id], uid)

@@ -34,10 +34,18 @@ type store struct {
 	loaded  bool                               // the sink has a complete list
 	pending map[resources.Key]*resources.Entry // nil: no list under way
 	unclear bool                               // the list under way has an object that may be any of those in force
+	taken   uint64                             // complete lists and events so far
 }
 
 func newStore(id string, sink Sink, onListed func()) *store {
 	return &store{id: id, sink: sink, onListed: onListed, entries: map[resources.Key]*resources.Entry{}}
+}
+
+// changes returns a number that differs after each complete list and each event.
+func (s *store) changes() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.taken
 }
 
 // known returns the entry that is in force for k.
@@ -159,6 +167,7 @@ func (s *store) takeOver() (difference, error) {
 		delete(d.removed, e.UID()) // perhaps it goes on under another name
 	}
 	s.entries, s.loaded = next, true
+	s.taken++
 	return d, nil
 }
 
@@ -197,6 +206,7 @@ func (s *store) Update(obj any) error {
 	}
 	e := ev.found.Entry
 	s.mu.Lock()
+	s.taken++
 	old := s.entries[ev.found.Key]
 	switch {
 	case e == nil:
