@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -211,6 +212,10 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		if leave, err = lw.enter(ctx); err != nil {
 			return nil, opaque{err}
 		}
+		if !lw.set.streaming.allowed(lw.gvr.Group, time.Now()) { // another resource has found out meanwhile
+			lw.handOver(leave)
+			return nil, opaque{errNoStreaming}
+		}
 		lw.begin()
 		if lw.cause != causeRenewed {
 			opts.ResourceVersion = "" // consistent
@@ -245,7 +250,7 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		cancel(nil)
 		return nil, lw.refused(err, initial, opts.ResourceVersion, leave)
 	}
-	w.body = body
+	w.body = &countingReader{ReadCloser: body}
 	if initial {
 		w.hush(lw.set.opts.StreamIdleTimeout)
 		w.deadline = time.AfterFunc(lw.deadline(), func() { cancel(errDeadline) })
@@ -317,6 +322,13 @@ func (lw *listWatch) deadline() time.Duration {
 	lw.mu.Lock()
 	defer lw.mu.Unlock()
 	return min(lw.set.opts.ListDeadline<<min(lw.slow, 10), maxListDeadline)
+}
+
+// tooSlow gives the next list more time.
+func (lw *listWatch) tooSlow() {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.slow++
 }
 
 // enter waits until the apiserver may be asked again and until it is this resource's turn to list.
@@ -474,7 +486,7 @@ type watcher struct {
 	lw       *listWatch
 	ctx      context.Context //nolint:containedctx // ends with the watch; watch.Interface leaves no other place
 	cancel   context.CancelCauseFunc
-	body     io.ReadCloser
+	body     *countingReader
 	initial  bool   // the streaming list is not complete yet
 	rv       string // from which the watch was asked for
 	leave    func()
@@ -485,6 +497,11 @@ type watcher struct {
 	stopped  chan struct{}
 	once     sync.Once
 	heard    bool
+
+	// Of a streaming list: since when, with how many objects and from which byte on its progress is measured.
+	measured time.Time
+	objects  int
+	bytes    int64
 }
 
 // ResultChan is read by the reflector.
@@ -533,6 +550,10 @@ func (w *watcher) run() {
 			w.refused(ev.status)
 			return
 		}
+		if w.initial && !w.progress(ev, time.Now()) {
+			w.noStreaming()
+			return
+		}
 		w.heard = true
 		if now := time.Now(); ev.kind == "BOOKMARK" || now.Sub(told) >= toldInterval {
 			told = now
@@ -548,6 +569,34 @@ func (w *watcher) run() {
 			d.least = watchBuffer
 		}
 	}
+}
+
+// A streaming list that is under way brings, in twice the time for which it may be silent, at least leastObjects or
+// leastBytes. One that does not is an ordinary watch, of an apiserver that does not know streaming lists.
+const (
+	leastObjects = 100
+	leastBytes   = 1 << 20
+)
+
+// progress tells whether the streaming list may still come to its end.
+func (w *watcher) progress(ev event, now time.Time) bool {
+	switch {
+	case ev.kind == "BOOKMARK":
+		return true // see pass
+	case ev.kind == "ADDED":
+		w.objects++
+	}
+	if w.measured.IsZero() {
+		w.measured = now
+	}
+	if now.Sub(w.measured) < 2*w.silence {
+		return true
+	}
+	if w.objects < leastObjects && w.body.n-w.bytes < leastBytes {
+		return false
+	}
+	w.measured, w.objects, w.bytes = now, 0, w.body.n
+	return true
 }
 
 // pass hands one event on. It returns false if the watch is over.
@@ -634,7 +683,10 @@ func (w *watcher) ended(err error, opened time.Time) {
 		// For the reflector the watch has expired, so that it lists again.
 		w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonExpired, err.Error())})
 	case errors.Is(err, context.Canceled):
-	case w.initial && errors.Is(err, errSilent):
+	case w.initial && (errors.Is(err, errSilent) || errors.Is(err, errDeadline)):
+		if errors.Is(err, errDeadline) {
+			lw.tooSlow()
+		}
 		w.noStreaming()
 	case w.initial:
 		lw.abandon()
@@ -724,18 +776,41 @@ func (r *idleReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// streaming remembers which API groups do not complete streaming lists.
+// countingReader counts what is read.
+type countingReader struct {
+	io.ReadCloser
+	n int64
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.n += int64(n)
+	return n, err
+}
+
+// streaming remembers which API servers do not complete streaming lists.
 type streaming struct {
 	mu    sync.Mutex
-	until map[string]time.Time
+	until map[string]time.Time // by serverOf
 }
 
 const streamingRetry = time.Hour
 
+// serverOf names the server of a group: kube-apiserver itself for the groups of Kubernetes, which is "". Others may be those
+// of an aggregated API server.
+func serverOf(group string) string {
+	if !strings.Contains(group, ".") || group == "networking.k8s.io" {
+		return ""
+	}
+	return group
+}
+
+// allowed tells whether a streaming list is worth trying. What kube-apiserver cannot do or a proxy before it prevents, other
+// groups are not asked for either.
 func (s *streaming) allowed(group string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !now.Before(s.until[group])
+	return !now.Before(s.until[""]) && !now.Before(s.until[serverOf(group)])
 }
 
 func (s *streaming) refuse(group string, now time.Time) {
@@ -744,5 +819,5 @@ func (s *streaming) refuse(group string, now time.Time) {
 	if s.until == nil {
 		s.until = map[string]time.Time{}
 	}
-	s.until[group] = now.Add(streamingRetry)
+	s.until[serverOf(group)] = now.Add(streamingRetry)
 }
