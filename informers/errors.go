@@ -28,6 +28,8 @@ const (
 	classNotServed       class = "not_served"
 	classExpired         class = "expired"
 	classTooManyRequests class = "too_many_requests"
+	classInitializing    class = "initializing"
+	classConversion      class = "conversion"
 	classServer          class = "server_error"
 	classRefused         class = "refused"
 	classTimeout         class = "timeout"
@@ -42,12 +44,26 @@ func (c class) definite() bool {
 	return c == classForbidden || c == classUnauthorized || c == classNotServed
 }
 
+// rank orders classes by how near they come to a cause: what names one is told rather than what follows from it.
+func (c class) rank() int {
+	switch {
+	case c == classInitializing:
+		return 0
+	case c.definite(), c == classConversion:
+		return 2
+	default:
+		return 1
+	}
+}
+
 var advices = map[class]string{
 	classForbidden:       "grant list and watch on it (`pseudo-agent rbac` prints the role), or disable it in api_resources",
 	classUnauthorized:    "check the service account's token, or the kubeconfig's credentials",
 	classCredentials:     CredentialsAdvice,
 	classNotFound:        "check that its CRD is established",
 	classTooManyRequests: "the apiserver sheds load; look at its priority and fairness metrics",
+	classInitializing:    "the apiserver cannot fill its cache of this resource: try `kubectl get` on it, and look at the apiserver's log",
+	classConversion:      "the conversion webhook of its CustomResourceDefinition fails: repair what spec.conversion names there, or take the versions that need it out of spec.versions",
 	classServer:          "look at the apiserver's log",
 	classRefused:         "the apiserver refuses the request; check field_selector",
 	classTimeout:         "check the network to the apiserver and its load",
@@ -96,6 +112,10 @@ func classify(err error) class {
 		return classNotFound
 	case apierrors.IsResourceExpired(err), apierrors.IsGone(err):
 		return classExpired
+	case isStatus(err) && strings.Contains(err.Error(), "conversion webhook"):
+		return classConversion // with 429 for watches and 500 for lists
+	case apierrors.IsTooManyRequests(err) && strings.Contains(err.Error(), "initializing"):
+		return classInitializing
 	case apierrors.IsTooManyRequests(err):
 		return classTooManyRequests
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
@@ -112,6 +132,12 @@ func classify(err error) class {
 		return classTimeout
 	}
 	return classConnection
+}
+
+// isStatus: the apiserver has answered so itself.
+func isStatus(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status)
 }
 
 // failureOf says what went wrong with doing, for example "cannot list".

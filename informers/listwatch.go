@@ -448,6 +448,7 @@ func (lw *listWatch) fail(now time.Time, verb string, err error) {
 		return // by ourselves
 	}
 	f := failureOf("cannot "+verb, err)
+	f.advice = strings.Replace(f.advice, "its CustomResourceDefinition", "the CustomResourceDefinition "+lw.gvr.GroupResource().String(), 1)
 	wait := retryAfter(err)
 	lw.mu.Lock()
 	if f.class.definite() || f.class == classNotFound {

@@ -38,10 +38,13 @@ const (
 	optionalErrorFor = 10 * time.Minute
 	// watchProof is how long a new watch must stay open without a word to count as working.
 	watchProof = 5 * time.Second
+	// reasonHolds is how long the reason of a failure stays when others follow that come no nearer to a cause. The text that
+	// the server is told does not alternate between what a list and what a watch says of one cause.
+	reasonHolds = 2 * time.Minute
 )
 
-// failure is why a resource cannot be read. The reason of the first error of a class is kept, so that the text does
-// not change with every retry.
+// failure is why a resource cannot be read. The reason of the first error of a class is kept, and a class that alternates
+// with others too, so that the text does not change with every retry.
 type failure struct {
 	class  class
 	reason string
@@ -61,6 +64,7 @@ type record struct {
 
 	failing      failure
 	failingSince time.Time // zero: does not fail
+	failingSeen  time.Time // when it last failed in that way
 	watchOpened  time.Time // since the failure began
 
 	lastError    string
@@ -116,8 +120,11 @@ func (r *record) failed(now time.Time, f failure) {
 		r.failingSince = now
 		r.failing = failure{}
 	}
-	if r.failing.class != f.class {
+	if is := r.failing.class; is == classNone || f.class.rank() > is.rank() || f.class != is && now.Sub(r.failingSeen) >= reasonHolds {
 		r.failing = f
+	}
+	if f.class == r.failing.class {
+		r.failingSeen = now
 	}
 	r.watchOpened = time.Time{}
 	r.lastError, r.lastErrorAt = f.reason, now

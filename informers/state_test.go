@@ -1,9 +1,16 @@
 package informers
 
 import (
+	"errors"
+	"maps"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 var (
@@ -126,5 +133,63 @@ func TestErrorTextStaysTheSame(t *testing.T) {
 	want := "pods: read tcp 1.2.3.4:5001: reset; look"
 	if len(v.Errors) != 1 || v.Errors[0] != want {
 		t.Errorf("errors: got %q, want %q", v.Errors, want)
+	}
+}
+
+// TestOneCauseOneText: what a watch and a list say of one cause, in turn, is told in one text, which names the cause.
+func TestOneCauseOneText(t *testing.T) {
+	status := func(code int32, reason metav1.StatusReason, message string) error {
+		return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message}}
+	}
+	webhook := `conversion webhook for example.com/v1, Kind=Roller failed: Post "https://127.0.0.1:9/convert?timeout=30s": dial tcp 127.0.0.1:9: connect: connection refused`
+	initializing := status(429, metav1.StatusReasonTooManyRequests, "storage is (re)initializing")
+	for name, tt := range map[string]struct {
+		watch, list error
+		advice      string
+	}{
+		"conversion webhook": {
+			status(429, metav1.StatusReasonTooManyRequests, "storage is (re)initializing: failed to list example.com/v2, Kind=Roller: "+webhook),
+			status(500, metav1.StatusReasonInternalError, webhook), "conversion webhook",
+		},
+		"conversion webhook, by the list alone": {initializing, status(500, metav1.StatusReasonInternalError, webhook), "conversion webhook"},
+		"something else":                        {initializing, status(500, metav1.StatusReasonInternalError, "etcd is away"), "apiserver's log"},
+		"no reason at all": {
+			&url.Error{Op: "Get", URL: "x", Err: errors.New("connection reset")}, status(503, metav1.StatusReasonServiceUnavailable, "away"), "reachable",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start := time.Unix(0, 0)
+			r := newRecord("rollers.example.com", false, start)
+			r.listed(start)
+			texts := map[string]bool{}
+			for now := start; now.Before(start.Add(9 * time.Minute)); now = now.Add(20 * time.Second) {
+				var v Verdict
+				r.failed(now, failureOf("cannot watch", tt.watch))
+				r.judge(now, false, &v)
+				r.failed(now.Add(10*time.Second), failureOf("cannot list", tt.list))
+				r.judge(now.Add(10*time.Second), false, &v)
+				for _, text := range v.Errors {
+					texts[text] = true
+				}
+			}
+			got := slices.Collect(maps.Keys(texts))
+			if len(got) != 1 || !strings.Contains(got[0], tt.advice) || strings.Contains(got[0], "sheds load") {
+				t.Errorf("texts: got %q, want one with %q", got, tt.advice)
+			}
+		})
+	}
+}
+
+// TestReasonFollowsTheFailure: a reason that does not come up any more gives way to the one that does.
+func TestReasonFollowsTheFailure(t *testing.T) {
+	now := time.Unix(0, 0)
+	r := newRecord("pods", true, now)
+	r.failed(now, away)
+	for range 20 {
+		now = now.Add(10 * time.Second)
+		r.failed(now, failure{class: classServer, reason: "broken"})
+	}
+	if r.failing.reason != "broken" {
+		t.Errorf("reason: got %q, want broken", r.failing.reason)
 	}
 }
