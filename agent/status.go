@@ -192,7 +192,7 @@ func (d *daemon) informersProblems() []operate.Problem {
 	var out []operate.Problem
 	for _, r := range st.Resources {
 		failing := r.State == informers.Forbidden || r.State == informers.Failing || r.Required && r.State == informers.NotServed
-		if !failing {
+		if !failing && r.State != informers.Polling {
 			continue
 		}
 		p := operate.Problem{
@@ -200,7 +200,7 @@ func (d *daemon) informersProblems() []operate.Problem {
 			What:   fmt.Sprintf("%s is %s: %s", r.Resource, r.State, firstOf(r.Reason, r.LastError)),
 			Advice: r.Advice,
 		}
-		if r.Required {
+		if failing && r.Required {
 			p.Severity = operate.Failure
 		}
 		out = append(out, p)

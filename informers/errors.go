@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -37,6 +38,8 @@ const (
 	classCertificate     class = "certificate"
 	classData            class = "bad_data"
 	classDiscovery       class = "discovery"
+	classSilent          class = "silent"
+	classShort           class = "short"
 )
 
 // definite: an answer that the apiserver has thought about, so that waiting makes it no surer.
@@ -78,6 +81,7 @@ var (
 	errSilent      = errors.New("nothing received for too long")
 	errDeadline    = errors.New("list not finished within its deadline")
 	errRelist      = errors.New("relist is due")
+	errPoll        = errors.New("lists take the place of watches")
 	errNoStreaming = errors.New("the API does not complete streaming lists")
 	errUnnamed     = errors.New("it can be read, but discovery does not name it as a resource with list and watch")
 )
@@ -172,6 +176,30 @@ func NoCredentials(err error) bool {
 	text := strings.ToLower(err.Error())
 	return slices.ContainsFunc([]string{"getting credentials: ", "id-token", "id token", "failed to refresh token", "oauth2: "},
 		func(sign string) bool { return strings.Contains(text, sign) })
+}
+
+// uselessWatch says why lists, every so often, take the place of watches.
+func uselessWatch(c class, every time.Duration) failure {
+	text := map[class]struct{ what, advice string }{
+		classSilent: {
+			"deliver nothing, not even bookmarks",
+			"look for a proxy or balancer between here and the apiserver that buffers answers, and switch that off for watches; " +
+				"an API server that sends no bookmarks looks the same until something changes",
+		},
+		classShort: {
+			"end within seconds",
+			"look at the idle timeout of balancers between here and the apiserver: it has to be longer than a minute, after which a bookmark comes",
+		},
+		classExpired: {
+			"are refused as too old (410)",
+			"compare the apiservers behind one address and their etcd; an aggregated API server that keeps no history does that too",
+		},
+	}[c]
+	return failure{
+		class:  c,
+		reason: fmt.Sprintf("watches %s, each of them; changes are seen by lists only, every %v", text.what, every),
+		advice: text.advice,
+	}
 }
 
 // shorten bounds a text that comes from outside, and makes sure that it is text.

@@ -631,9 +631,8 @@ func (s *source) status(now time.Time) ResourceStatus {
 		LastList: timeOrNil(r.lastList), LastEvent: timeOrNil(r.lastEvent), LastBookmark: timeOrNil(r.lastBookmark),
 		LastError: r.lastError, LastErrorAt: timeOrNil(r.lastErrorAt),
 	}
-	if r.isFailing(now) {
-		st.Reason, st.Advice = r.failing.reason, r.failing.advice
-	}
+	trouble := r.trouble(now)
+	st.Reason, st.Advice = trouble.reason, trouble.advice
 	if s.spec.sel.As {
 		st.As = s.spec.sel.Kind.Name
 	}

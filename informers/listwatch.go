@@ -65,7 +65,8 @@ type listWatch struct {
 	slow        int                     // lists in a row that did not keep their deadline
 	expired     int                     // answers 410 in a row
 	short       int                     // watches in a row that did not last
-	leave       func()                  // the gate, held from a refused streaming list over to the list that follows it
+	polling     polling
+	leave       func() // the gate, held from a refused streaming list over to the list that follows it
 
 	// Used by the reflector's calls only.
 	shortcut error                 // answer for the list with which the reflector follows a failed streaming list
@@ -223,6 +224,8 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		lw.src.store.begin()
 	} else if err := lw.pause(ctx); err != nil {
 		return nil, err
+	} else if err := lw.watchable(time.Now()); err != nil {
+		return nil, err
 	}
 
 	params := lw.params()
@@ -239,7 +242,7 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watcher{
-		lw: lw, ctx: ctx, cancel: cancel, initial: initial, rv: opts.ResourceVersion, leave: leave,
+		lw: lw, ctx: ctx, cancel: cancel, initial: initial, rv: opts.ResourceVersion, leave: leave, opened: time.Now(),
 		events: make(chan watch.Event), stopped: make(chan struct{}),
 		idle: time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) }),
 	}
@@ -264,7 +267,7 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 	}
 	lw.mu.Unlock()
 	if !initial {
-		lw.src.opened(time.Now())
+		w.begun(time.Now())
 	}
 	lw.running.Add(1)
 	go w.run()
@@ -275,6 +278,9 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 func (lw *listWatch) refused(err error, initial bool, rv string, leave func()) error {
 	if !initial {
 		lw.fail(time.Now(), "watch", err)
+		if classify(err) == classExpired {
+			lw.wasted(time.Now(), classExpired)
+		}
 		return err
 	}
 	lw.abandon()
@@ -336,6 +342,9 @@ func (lw *listWatch) enter(ctx context.Context) (leave func(), err error) {
 	if leave = lw.takeOver(); leave != nil {
 		return leave, nil
 	}
+	if err := lw.awaitPoll(ctx); err != nil {
+		return nil, err
+	}
 	if err := lw.pause(ctx); err != nil {
 		return nil, err
 	}
@@ -371,6 +380,7 @@ func (lw *listWatch) begin() {
 	lw.mu.Lock()
 	due := lw.relistDue
 	lw.relistDue, lw.listing = false, true
+	lw.polling.listBegan = time.Now()
 	lw.mu.Unlock()
 	lw.owners = lw.set.owners.Load()
 	switch {
@@ -392,6 +402,7 @@ func (lw *listWatch) listed() {
 	defer lw.mu.Unlock()
 	lw.interrupted, lw.refusals, lw.slow, lw.expired = 0, 0, 0, 0
 	lw.listing = false
+	lw.polling.listed(time.Now(), lw.set.opts.RelistInterval)
 }
 
 // abandon ends a list that failed.
@@ -497,7 +508,9 @@ type watcher struct {
 	events   chan watch.Event
 	stopped  chan struct{}
 	once     sync.Once
-	heard    bool
+	opened   time.Time   // when it began, or when its streaming list was complete
+	heard    bool        // something since then
+	poll     *time.Timer // ends the watch for the next list, nil if there is no need
 
 	// Of a streaming list: since when, with how many objects and from which byte on its progress is measured.
 	measured time.Time
@@ -523,9 +536,20 @@ func (w *watcher) hush(d time.Duration) {
 }
 
 // finish stops the deadline of a streaming list.
-func (w *watcher) finish() {
-	if w.deadline != nil {
-		w.deadline.Stop()
+func (w *watcher) finish() { stopTimer(w.deadline) }
+
+func stopTimer(t *time.Timer) {
+	if t != nil {
+		t.Stop()
+	}
+}
+
+// begun: from now on it is a watch, and no list.
+func (w *watcher) begun(now time.Time) {
+	w.opened = now
+	w.lw.src.opened(now)
+	if wait, ok := w.lw.untilPoll(now); ok {
+		w.poll = time.AfterFunc(wait, func() { w.cancel(errPoll) })
 	}
 }
 
@@ -537,14 +561,14 @@ func (w *watcher) run() {
 	defer w.cancel(nil)
 	defer w.finish()
 	defer w.idle.Stop()
+	defer func() { stopTimer(w.poll) }()
 	defer func() { _ = w.body.Close() }()
-	opened := time.Now()
 	var told time.Time
 	d := newWatchDecoder(w.body, w.initial)
 	for {
 		ev, err := d.nextEvent(lw.proj, lw.src.store.known)
 		if err != nil {
-			w.ended(withCause(w.ctx, err), opened)
+			w.ended(withCause(w.ctx, err))
 			return
 		}
 		if ev.kind == "ERROR" {
@@ -555,11 +579,13 @@ func (w *watcher) run() {
 			w.noStreaming()
 			return
 		}
-		w.heard = true
+		w.heard = !w.initial
 		if now := time.Now(); ev.kind == "BOOKMARK" || now.Sub(told) >= toldInterval {
 			told = now
 			w.idle.Reset(w.silence)
 			if !w.initial { // until it is complete, a streaming list proves nothing
+				lw.useful()
+				stopTimer(w.poll)
 				lw.src.heard(now, ev.kind == "BOOKMARK")
 			}
 		}
@@ -625,6 +651,7 @@ func (w *watcher) pass(ev event) bool {
 			w.initial = false
 			w.hush(lw.set.opts.SilentWatch)
 			w.finish()
+			w.begun(time.Now())
 			defer w.leave()
 		}
 		return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
@@ -658,8 +685,11 @@ func (w *watcher) refused(status *metav1.Status) {
 		lw.abandon()
 		lw.broken()
 	}
-	if !w.heard || w.initial {
+	if !w.heard {
 		lw.fail(time.Now(), "watch", err)
+		if expired && !w.initial {
+			lw.wasted(time.Now(), classExpired)
+		}
 	} else {
 		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
 	}
@@ -671,50 +701,69 @@ func (w *watcher) refused(status *metav1.Status) {
 }
 
 // ended: nothing more can be read.
-func (w *watcher) ended(err error, opened time.Time) {
+func (w *watcher) ended(err error) {
 	lw := w.lw
 	select {
 	case <-w.stopped:
 		return
 	default:
 	}
-	lw.lasted(opened, errors.Is(err, errRelist))
+	now := time.Now()
+	ourselves := errors.Is(err, errRelist) || errors.Is(err, errPoll)
+	lw.lasted(w.opened, ourselves, errors.Is(err, errSilent))
 	switch {
-	case errors.Is(err, errRelist):
+	case ourselves:
 		// For the reflector the watch has expired, so that it lists again.
 		w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonExpired, err.Error())})
 	case errors.Is(err, context.Canceled):
-	case w.initial && (errors.Is(err, errSilent) || errors.Is(err, errDeadline)):
-		if errors.Is(err, errDeadline) {
-			lw.tooSlow()
-		}
-		w.noStreaming()
 	case w.initial:
-		lw.abandon()
-		lw.broken()
-		lw.fail(time.Now(), "watch", fmt.Errorf("the streaming list broke off: %w", unexpected(err)))
-		w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonUnknown, err.Error())})
-	case errors.Is(err, io.EOF), errors.Is(err, errSilent):
-		// The apiserver ends every watch after some minutes; a silent one is opened again from where it was.
-		if errors.Is(err, errSilent) {
-			lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", "silent").Inc()
+		w.brokeOff(now, err)
+	case errors.Is(err, errSilent):
+		// It is opened again from where it was.
+		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classSilent)).Inc()
+		if !w.heard {
+			lw.wasted(now, classSilent)
 		}
-	case !w.heard && time.Since(opened) < watchProof, classify(err) == classData:
-		lw.fail(time.Now(), "watch", fmt.Errorf("the watch broke off: %w", err))
+	case errors.Is(err, io.EOF) && (w.heard || now.Sub(w.opened) >= watchProof):
+		// The apiserver ends every watch after some minutes.
+	case classify(err) != classData && !w.heard && now.Sub(w.opened) < watchProof && lw.wasted(now, classShort):
+		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classShort)).Inc()
+	case errors.Is(err, io.EOF):
+	case !w.heard && now.Sub(w.opened) < watchProof, classify(err) == classData:
+		lw.fail(now, "watch", fmt.Errorf("the watch broke off: %w", err))
 	default:
 		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
 	}
 }
 
+// brokeOff: the streaming list has ended before it was complete.
+func (w *watcher) brokeOff(now time.Time, err error) {
+	lw := w.lw
+	if errors.Is(err, errDeadline) {
+		lw.tooSlow()
+	}
+	if errors.Is(err, errDeadline) || errors.Is(err, errSilent) {
+		w.noStreaming()
+		return
+	}
+	lw.abandon()
+	lw.broken()
+	lw.fail(now, "watch", fmt.Errorf("the streaming list broke off: %w", unexpected(err)))
+	w.send(watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonUnknown, err.Error())})
+}
+
 // lasted puts off the next watch if too many have ended soon after they were opened: the reflector, which only does so
 // after a watch without any event, would open the next at once. A watch that we have ended ourselves does not count.
-func (lw *listWatch) lasted(opened time.Time, ourselves bool) {
+func (lw *listWatch) lasted(opened time.Time, ourselves, silent bool) {
 	now := time.Now()
 	lw.mu.Lock()
 	defer lw.mu.Unlock()
 	switch {
 	case now.Sub(opened) >= watchProof:
 		lw.short = 0
+		if !silent {
+			lw.polling.lasted()
+		}
 	case !ourselves:
 		if lw.short++; lw.short > 1 { // one may be chance
 			pause := min(backoffFirst<<min(lw.short-2, 10), backoffMax)

@@ -61,6 +61,7 @@ func (s *source) start(ctx context.Context, want spec, t target) {
 	r := &run{target: t, scope: want.scope, lw: lw, cancel: cancel, done: make(chan struct{})}
 	s.mu.Lock()
 	s.run, s.again = r, false
+	s.rec.polling = failure{} // its watches have to show it themselves
 	s.mu.Unlock()
 	s.set.gate.expect(s.id, want.rank)
 	quiet := logging.ClientGo(s.set.opts.Logger.With("resource", s.id))
@@ -144,7 +145,7 @@ func (s *source) update(now time.Time, change func(*record)) {
 	}
 	s.set.metrics.show(s.id, s.rec.state)
 	attrs := []any{"resource", s.id, "state", s.rec.state, "before", before}
-	if f := s.rec.failing; f.class != classNone {
+	if f := s.rec.trouble(now); f.class != classNone {
 		s.set.opts.Logger.Warn("resource state", append(attrs, "reason", f.reason, "advice", f.advice, "required", s.rec.required)...)
 		return
 	}

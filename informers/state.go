@@ -16,6 +16,8 @@ const (
 	Listing State = "Listing"
 	// Synced: listed completely and watched.
 	Synced State = "Synced"
+	// Polling: listed completely, but watches are of no use; changes are seen by further lists only.
+	Polling State = "Polling"
 	// NotServed: the apiserver says that it does not have this resource.
 	NotServed State = "NotServed"
 	// Forbidden: the apiserver refuses list or watch, and nothing was ever listed.
@@ -26,7 +28,7 @@ const (
 )
 
 // States are all states, in the order of a resource's usual life.
-var States = []State{Pending, Listing, Synced, NotServed, Forbidden, Failing}
+var States = []State{Pending, Listing, Synced, Polling, NotServed, Forbidden, Failing}
 
 // The times of invariant 4 (docs/informers.md).
 const (
@@ -66,6 +68,7 @@ type record struct {
 	failingSince time.Time // zero: does not fail
 	failingSeen  time.Time // when it last failed in that way
 	watchOpened  time.Time // since the failure began
+	polling      failure   // why watches are of no use, while lists take their place
 
 	lastError    string
 	lastErrorAt  time.Time
@@ -105,9 +108,33 @@ func (r *record) heard(now time.Time, bookmark bool) {
 	if bookmark {
 		r.lastBookmark = now
 	}
+	r.polling = failure{}
 	if r.synced {
 		r.recovered()
 	}
+}
+
+// polled: lists take the place of watches, for the reason f. That is a failure of watches only.
+func (r *record) polled(f failure) {
+	r.watchOpened = time.Time{}
+	if r.polling.class != f.class {
+		r.polling = f
+	}
+	if r.synced {
+		r.recovered()
+	}
+}
+
+// isPolling tells whether lists still take the place of watches: a watch that has been open for watchProof ends it, unless
+// it is silence that is the matter.
+func (r *record) isPolling(now time.Time) bool {
+	switch {
+	case r.polling.class == classNone:
+		return false
+	case r.polling.class == classSilent || r.watchOpened.IsZero():
+		return true
+	}
+	return now.Sub(r.watchOpened) < watchProof
 }
 
 func (r *record) recovered() {
@@ -142,7 +169,7 @@ func (r *record) gone(now time.Time) (remove bool) {
 		return false
 	}
 	r.phase, r.synced, r.settled = NotServed, false, true
-	r.watchOpened = time.Time{}
+	r.watchOpened, r.polling = time.Time{}, failure{}
 	r.recovered()
 	return true
 }
@@ -150,7 +177,7 @@ func (r *record) gone(now time.Time) (remove bool) {
 // reselected: other objects are wanted of the resource than those that were listed. It starts over, but for its entries.
 func (r *record) reselected(now time.Time) {
 	r.phase, r.synced, r.settled, r.added = Pending, false, false, now
-	r.watchOpened = time.Time{}
+	r.watchOpened, r.polling = time.Time{}, failure{}
 	r.recovered()
 }
 
@@ -164,6 +191,8 @@ func (r *record) isFailing(now time.Time) bool {
 
 func (r *record) current(now time.Time) State {
 	switch {
+	case !r.isFailing(now) && r.phase == Synced && r.isPolling(now):
+		return Polling
 	case !r.isFailing(now):
 		return r.phase
 	case !r.synced && r.failing.class == classForbidden:
@@ -180,10 +209,13 @@ func (r *record) refresh(now time.Time) bool {
 	if !r.failingSince.IsZero() && !r.isFailing(now) {
 		r.recovered()
 	}
+	if !r.isPolling(now) {
+		r.polling = failure{}
+	}
 	if r.givenUp(now) {
 		r.settled = true
 	}
-	state, class := r.current(now), r.failing.class
+	state, class := r.current(now), r.trouble(now).class
 	if state == r.state && class == r.class {
 		return false
 	}
@@ -192,6 +224,27 @@ func (r *record) refresh(now time.Time) bool {
 	}
 	r.state, r.class = state, class
 	return true
+}
+
+// trouble is what is the matter, in whole or with watches only.
+func (r *record) trouble(now time.Time) failure {
+	switch {
+	case r.isFailing(now):
+		return r.failing
+	case r.current(now) == Polling:
+		return r.polling
+	default:
+		return failure{}
+	}
+}
+
+// text is what people are told of f.
+func (r *record) text(f failure) string {
+	text := fmt.Sprintf("%s: %s", r.id, f.reason)
+	if f.advice != "" {
+		text += "; " + f.advice
+	}
+	return text
 }
 
 // givenUp: an optional resource that has failed from the start has been waited for long enough.
@@ -225,13 +278,13 @@ func (r *record) judge(now time.Time, behind bool, v *Verdict) {
 		v.Complete = false
 		v.Waiting = append(v.Waiting, r.id)
 	}
+	if r.current(now) == Polling {
+		v.Standing = append(v.Standing, r.text(r.polling))
+	}
 	if !ripe {
 		return
 	}
-	text := fmt.Sprintf("%s: %s", r.id, r.failing.reason)
-	if r.failing.advice != "" {
-		text += "; " + r.failing.advice
-	}
+	text := r.text(r.failing)
 	told := waiting || r.synced && (r.required || now.Sub(r.failingSince) < optionalErrorFor)
 	if told {
 		v.Errors = append(v.Errors, text)

@@ -153,7 +153,7 @@ func given(st informers.Status, limit time.Time) (required []string, final bool)
 			if r.Since.After(limit) {
 				return nil, false
 			}
-		case informers.Pending, informers.Listing, informers.Synced:
+		case informers.Pending, informers.Listing, informers.Synced, informers.Polling:
 			return nil, false
 		}
 		if r.Required {
