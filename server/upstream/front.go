@@ -139,7 +139,7 @@ func (f *Front) NewGRPCServer(creds credentials.TransportCredentials) *grpc.Serv
 		grpc.ForceServerCodecV2(codec{}), grpc.UnknownServiceHandler(f.handle),
 		grpc.StatsHandler(connections{encodingHandler{begins: true}}),
 		grpc.MaxRecvMsgSize(f.opts.MaxMessageSize), grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(connectionWindow),
-		grpc.MaxHeaderListSize(maxHeader), grpc.ReadBufferSize(8 << 10), grpc.WriteBufferSize(8 << 10),
+		grpc.MaxHeaderListSize(maxHeader), grpc.ReadBufferSize(8 << 10), grpc.WriteBufferSize(32 << 10), grpc.SharedWriteBuffer(true),
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),
@@ -199,6 +199,8 @@ type call struct {
 	response func(m *frame)
 	// bulk says that large messages are expected.
 	bulk bool
+	// unary says that first is all that the agent sends: it goes in one frame with its end, and nothing waits for more.
+	unary bool
 	// first is the first message of the agent if it was received already.
 	first *frame
 	began time.Time
@@ -217,10 +219,12 @@ func (f *Front) handle(_ any, stream grpc.ServerStream) error {
 	var err error
 	switch {
 	case synchronizer && name == protocol.MethodSync:
+		c.unary = true
 		kind, err = name, f.sync(c, l)
 	case synchronizer && name == "Push":
 		kind, err = name, f.push(c, l)
 	case synchronizer && name == protocol.MethodKubernetesAPISync:
+		c.unary = true
 		kind, err = name, f.report(c)
 	default:
 		c.bulk = synchronizer && (name == "Upgrade" || name == "Plugin")
@@ -262,7 +266,7 @@ func (c *call) outgoing(ctx context.Context) context.Context {
 // open opens the call to a server: the next one if a server cannot be reached.
 func (c *call) open(ctx context.Context) (grpc.ClientStream, *pooled, error) {
 	key := keyOf(c.stream.Context())
-	desc := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+	desc := &grpc.StreamDesc{ServerStreams: true, ClientStreams: !c.unary}
 	var opts []grpc.CallOption
 	if e := encodingsOf(ctx); e != nil && load(&e.agent) != "" {
 		opts = append(opts, grpc.UseCompressor(load(&e.agent)))
@@ -302,22 +306,20 @@ func (c *call) pass() error {
 		return err
 	}
 	defer c.backend.give(p)
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		if c.send(server) != nil {
-			cancel() // the agent broke off
-		}
-	}()
+	if c.unary {
+		_ = server.SendMsg(c.first) // the answer has the error
+		c.first.free()
+	} else {
+		// It ends at the latest when the handler returns, which ends the agent's stream: nothing else ends its RecvMsg.
+		go func() {
+			if c.send(server) != nil {
+				cancel() // the agent broke off
+			}
+		}()
+	}
 	answered, err := c.answer(ctx, server)
 	c.backend.note(err, answered)
 	c.stream.SetTrailer(server.Trailer())
-	cancel()
-	// The agent may not be done sending; its stream ends when the handler returns.
-	select {
-	case <-sent:
-	default:
-	}
 	return err
 }
 
@@ -481,8 +483,9 @@ func (f *Front) sync(c *call, l layout) error {
 	}
 	err = c.pass()
 	if err == nil && c.backend != nil {
-		f.seen.synced(f, id, c.backend.address)
-		f.metrics.added.Observe(max(f.now().Sub(c.began)-c.server, 0).Seconds())
+		added := max(f.now().Sub(c.began)-c.server, 0)
+		f.seen.synced(id, c.backend.address, added)
+		f.metrics.added.Observe(added.Seconds())
 	}
 	return err
 }

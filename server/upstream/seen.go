@@ -110,6 +110,8 @@ type ClusterStatus struct {
 	Fixed      int      `json:"reports_fixed"`
 	Refused    int      `json:"reports_refused"`
 	NotKept    int      `json:"reports_not_kept"`
+	// AddedMs is what a Sync spends here and not at the server, in milliseconds, as a moving average.
+	AddedMs    float64  `json:"added_ms"`
 	LastFixed  []string `json:"last_fixed,omitempty"` // of the last report of which something was
 	LastReason string   `json:"last_not_kept_or_refused,omitempty"`
 	Bypassed   []Bypass `json:"bypassed,omitempty"`
@@ -164,10 +166,16 @@ func (s *seen) of(id string) *cluster {
 	return c
 }
 
-func (s *seen) synced(_ *Front, id, server string) {
+func (s *seen) synced(id, server string, added time.Duration) {
+	const weight = 0.1 // of the latest Sync
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.of(id)
+	ms := float64(added) / float64(time.Millisecond)
+	if c.Syncs == 0 {
+		c.AddedMs = ms
+	}
+	c.AddedMs += weight * (ms - c.AddedMs)
 	c.Syncs++
 	c.Server = server
 }

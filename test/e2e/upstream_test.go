@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -57,6 +58,7 @@ func TestUpstream(t *testing.T) {
 				t.Errorf("the front elected %+v, %v", watchers, err)
 			}
 			p.hostile(behind)
+			p.upstreamPage(behind)
 		})
 	}
 }
@@ -95,4 +97,17 @@ func (p *pair) hostile(behind *harness.Server) {
 	if !strings.Contains(string(text), "d-hostile were fixed") || !strings.Contains(string(text), "10.0.0.999") || !strings.Contains(string(text), "default/evil") {
 		p.t.Errorf("the status does not name what was fixed:\n%s", text)
 	}
+}
+
+// upstreamPage looks at the page in a real browser: the server behind, who was elected, what was fixed.
+func (p *pair) upstreamPage(behind *harness.Server) {
+	p.t.Helper()
+	b := openBrowser(p.t)
+	b.do("open the page", chromedp.Navigate(p.server.HTTP+"/"))
+	b.until("the first page leads there", `[...document.querySelectorAll("a")].some((a) => a.hash === "#/upstream")`)
+	b.do("follow the link", chromedp.Evaluate(`location.hash = "#/upstream"`, nil))
+	for _, text := range []string{behind.GRPC, "healthy", "192.0.2.1:30035", p.clusterID, "d-hostile", "10.0.0.999", "default/evil", "pseudo-agent"} {
+		b.until("the page shows "+text, fmt.Sprintf("document.body.innerText.includes(%q)", text))
+	}
+	b.quiet()
 }

@@ -86,6 +86,7 @@ function route() {
   byId("crumb").textContent = kind === "c" ? id : "";
   document.title = (kind === "c" ? id + " – " : "") + "pseudo-server";
   follow(kind === "c" ? id : null);
+  if (kind === "upstream") return run(showUpstream);
   if (kind !== "c") return run(showClusters);
   for (const [key, title] of tabs) {
     nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, title));
@@ -117,11 +118,44 @@ async function showClusters(signal) {
         el("a", { href: "#/c/" + enc(c.id) + "/tree" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
         (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? "a report was refused that would remove " + number(c.suspicion.removed) + " objects" : c.error_msg,
       ]);
-      show(el("h2", {}, "Clusters"), rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
+      const { servers } = await get("/upstream", signal);
+      show(el("h2", {}, "Clusters"), servers.length ? el("p", {}, el("a", { href: "#/upstream" }, "deepflow-servers behind this server"),
+        ": " + servers.filter((s) => s.healthy).length + " of " + servers.length + " can be reached") : null, rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
         : el("p", {}, "No cluster has reported yet."));
     } catch (err) {
       if (signal.aborted) return;
       show(failure(err));
+      if (err.status === 401 || err.status === 403) return;
+    }
+    await pause(5000, signal);
+  }
+}
+
+// showUpstream shows the deepflow-servers behind this one, and per cluster what passes to them, those with trouble first.
+async function showUpstream(signal) {
+  while (!signal.aborted) {
+    try {
+      const [up, { clusters: watchers }] = await Promise.all([get("/upstream", signal), get("/watchers", signal)]);
+      const elected = new Map(watchers.map((w) => [w.cluster, w]));
+      const who = (id) => {
+        const w = elected.get(id);
+        return el("a", { href: "#/c/" + enc(id) + "/watcher" }, w ? (w.holder ? w.holder.name : "nobody") + (w.reason ? " – " + w.reason : "") : "–");
+      };
+      const remarks = (c) => [...(c.bypassed || []).map((b) => el("p", { class: "bad" }, "Bypass: " + b.what + ", since " + new Date(b.since).toLocaleString())),
+        c.last_fixed ? el("p", { class: "warn" }, "Fixed last: " + c.last_fixed.join("; ")) : null,
+        c.last_not_kept_or_refused ? el("p", { class: "warn" }, c.last_not_kept_or_refused) : null];
+      show(el("h2", {}, "deepflow-servers behind this server"),
+        table("Servers", ["Address", "State", "Problem"], up.servers.map((s) => [s.address, el("span", { class: s.healthy ? "good" : "bad" }, s.healthy ? "healthy" : "cannot be reached"), s.problem || ""])),
+        el("p", {}, (up.advertise ? "Agents are told to stay at " + up.advertise + "." : "Agents are led to the servers' own address after their first Sync, unless the agent group says otherwise: set upstream.advertise.")
+          + " Reports that a server would fail on: " + up.reports + "."),
+        el("h2", {}, "Clusters"),
+        up.clusters_total > (up.clusters || []).length ? el("p", { class: "quiet" }, (up.clusters || []).length + " of " + up.clusters_total + " are shown, those with trouble first.") : null,
+        table("Clusters behind", ["Cluster", "Server", "Elected", "~Syncs", "~Added ms", "Forwarded", "Fixed", "Refused", "Not kept", "Remark"], (up.clusters || []).map((c) => [
+          el("a", { href: "#/c/" + enc(c.cluster) + "/tree" }, c.cluster), c.server, who(c.cluster), number(c.syncs), c.added_ms.toFixed(1), number(c.reports_forwarded),
+          number(c.reports_fixed), number(c.reports_refused), number(c.reports_not_kept), el("div", {}, remarks(c))])));
+    } catch (err) {
+      if (signal.aborted) return;
+      show(el("h2", {}, "deepflow-servers behind this server"), failure(err));
       if (err.status === 401 || err.status === 403) return;
     }
     await pause(5000, signal);
