@@ -191,6 +191,12 @@ func (d *daemon) informersProblems() []operate.Problem {
 	}
 	var out []operate.Problem
 	for _, r := range st.Resources {
+		if r.NotMoved != "" {
+			out = append(out, operate.Problem{
+				Severity: operate.Warning, Since: r.NotMovedSince,
+				What: fmt.Sprintf("%s stays at %s: %s", r.Resource, r.GroupVersion, r.NotMoved), Advice: r.NotMovedAdvice,
+			})
+		}
 		failing := r.State == informers.Forbidden || r.State == informers.Failing || r.Required && r.State == informers.NotServed
 		if !failing && r.State != informers.Polling {
 			continue

@@ -276,6 +276,23 @@ func (d *discovery) resolve(sel resources.Selected) (t target, ok bool, err erro
 	return target{}, false, errors.Join(errs...)
 }
 
+// served returns all of sel's candidates that are served, in all their versions, the best first.
+func (d *discovery) served(sel resources.Selected) []target {
+	var out []target
+	for _, c := range sel.Candidates {
+		versions := []string{c.Version}
+		if c.Version == "" {
+			versions = d.versions(c.Group)
+		}
+		for _, c.Version = range versions {
+			if t, ok, _ := d.find(c); ok && !slices.Contains(out, t) {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
 // find looks one candidate up. An empty version means any, the preferred one first.
 func (d *discovery) find(c schema.GroupVersionResource) (t target, ok bool, err error) {
 	r := d.roots[rootOf(c.Group)]

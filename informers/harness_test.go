@@ -61,6 +61,7 @@ type sink struct {
 	entries map[string]map[resources.UID]*resources.Entry
 	calls   []string
 	onCall  func(call, id string, uid resources.UID)
+	onEntry func(id string, e *resources.Entry) // replaced or upserted
 }
 
 func newSink() *sink { return &sink{entries: map[string]map[resources.UID]*resources.Entry{}} }
@@ -72,12 +73,19 @@ func (s *sink) call(call, id string, uid resources.UID) {
 	}
 }
 
+func (s *sink) entry(id string, e *resources.Entry) {
+	if s.onEntry != nil {
+		s.onEntry(id, e)
+	}
+}
+
 func (s *sink) Replace(id string, entries []*resources.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := map[resources.UID]*resources.Entry{}
 	for _, e := range entries {
 		next[e.UID()] = e
+		s.entry(id, e)
 	}
 	for uid := range s.entries[id] {
 		if next[uid] == nil {
@@ -92,6 +100,7 @@ func (s *sink) Upsert(id string, e *resources.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.entries[id][e.UID()] = e
+	s.entry(id, e)
 	s.call("upsert", id, e.UID())
 }
 

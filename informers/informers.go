@@ -71,7 +71,8 @@ type Options struct {
 
 const (
 	settledDiscovery = 5 * time.Minute
-	pokedDiscovery   = time.Second // least time between two looks at discovery
+	trialInterval    = settledDiscovery - time.Minute // between two attempts to list another version; below one look
+	pokedDiscovery   = time.Second                    // least time between two looks at discovery
 	versionInterval  = 5 * time.Minute
 	versionRetry     = 5 * time.Second
 	maxListDeadline  = 30 * time.Minute
@@ -162,8 +163,8 @@ func (s *Set) Apply(selected []resources.Selected) {
 		if i >= 0 {
 			src = old[i]
 		} else {
-			src = &source{id: sel.ID, set: s, rec: newRecord(sel.ID, sel.Required, now)}
-			src.store = newStore(sel.ID, s.opts.Sink, src.listed)
+			src = &source{id: sel.ID, set: s, rec: newRecord(sel.ID, sel.Required, now), retry: map[target]time.Time{}}
+			src.store = newStore(sel.ID, s.opts.Sink)
 			s.metrics.show(sel.ID, Pending)
 		}
 		want := spec{sel, rank(sel), scope{sel.Kind, sel.As, sel.Namespace, sel.FieldSelector}}
@@ -377,6 +378,7 @@ func (l *loop) place(ctx context.Context, src *source) {
 	if !ok || best.gvr != first && first.Version != "" {
 		l.restless = true // something better may still come
 	}
+	src.reap()
 	r := src.running()
 	if r == nil {
 		l.begin(ctx, src, want, best, ok, err)
@@ -389,6 +391,11 @@ func (l *loop) place(ctx context.Context, src *source) {
 	}
 	if ok && best == r.target {
 		src.absentSince = time.Time{}
+		if others := l.others(src, want, r.target); len(others) > 0 {
+			l.besides(ctx, src, want, others)
+		} else {
+			src.endTrial(true)
+		}
 		return
 	}
 	_, still, unsure := l.discovery.find(r.target.gvr)
@@ -399,6 +406,8 @@ func (l *loop) place(ctx context.Context, src *source) {
 		return
 	case !still && !l.gone(ctx, src, r.target.gvr, r.lw.namespace):
 		return
+	case ok && still && comparable(best, r.target):
+		l.besides(ctx, src, want, []target{best})
 	case ok:
 		l.set.opts.Logger.Info("resource moves to another group or version", "resource", src.id,
 			"from", r.target.gvr.GroupVersion().String(), "to", best.gvr.GroupVersion().String())
@@ -412,6 +421,40 @@ func (l *loop) place(ctx context.Context, src *source) {
 			return
 		}
 		l.vanish(src)
+	}
+}
+
+// comparable tells whether a and b are two versions of the same objects.
+func comparable(a, b target) bool {
+	return a.gvr.GroupResource() == b.gvr.GroupResource() && a.kind == b.kind
+}
+
+// others are the versions that may be tried instead of t, which is the best: none, unless it fails and was never listed.
+func (l *loop) others(src *source, want spec, t target) []target {
+	if !src.failsFromTheStart(time.Now()) {
+		return nil
+	}
+	return slices.DeleteFunc(l.discovery.served(want.sel), func(o target) bool { return o == t || !comparable(o, t) })
+}
+
+// besides tries one of the targets besides the informer that runs, which goes on until that one has listed. One that failed is
+// tried again after some minutes.
+func (l *loop) besides(ctx context.Context, src *source, want spec, targets []target) {
+	now := time.Now()
+	if r, failed := src.trial(); r != nil {
+		if !failed && slices.Contains(targets, r.target) {
+			return
+		}
+		src.endTrial(false)
+		src.retry[r.target] = now.Add(trialInterval)
+	}
+	for _, t := range targets {
+		if now.Before(src.retry[t]) {
+			continue
+		}
+		l.set.opts.Logger.Info("resource is tried in another version", "resource", src.id, "version", t.gvr.GroupVersion().String())
+		src.try(ctx, want, t)
+		return
 	}
 }
 
@@ -609,6 +652,10 @@ type ResourceStatus struct {
 	LastBookmark  *time.Time `json:"last_bookmark,omitempty"`
 	LastError     string     `json:"last_error,omitempty"`
 	LastErrorAt   *time.Time `json:"last_error_at,omitempty"`
+	// NotMoved says why the resource is not watched in another version, which the apiserver prefers; NotMovedAdvice what to do.
+	NotMoved       string    `json:"not_moved,omitempty"`
+	NotMovedAdvice string    `json:"not_moved_advice,omitempty"`
+	NotMovedSince  time.Time `json:"not_moved_since,omitzero"`
 }
 
 // Status returns the present state of everything.
@@ -633,6 +680,8 @@ func (s *source) status(now time.Time) ResourceStatus {
 	}
 	trouble := r.trouble(now)
 	st.Reason, st.Advice = trouble.reason, trouble.advice
+	st.NotMoved, st.NotMovedAdvice = s.notMoved.reason, s.notMoved.advice
+	st.NotMovedSince = s.notMovedSince
 	if s.spec.sel.As {
 		st.As = s.spec.sel.Kind.Name
 	}

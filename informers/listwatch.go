@@ -1,6 +1,7 @@
 package informers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,6 +37,7 @@ type object struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
 	found resources.Object
+	feed  *feed // whose watch brought it
 }
 
 func (o *object) DeepCopyObject() runtime.Object { c := *o; return &c }
@@ -50,13 +53,17 @@ type listWatch struct {
 	base url.Values // parameters of every request
 
 	namespace string // in path, empty if there is none
-	proj      projector
+	sel       resources.Selected
 
 	running sync.WaitGroup // goroutines and calls that the reflector does not wait for
 	doubts  chan struct{}  // an event of an object that cannot be told, see doubt
 
 	mu          sync.Mutex
-	cancelWatch context.CancelCauseFunc // of the last watch, nil if there was none
+	projectors  []projector             // not in use; each is used by one list or watch at a time
+	feed        *feed                   // of the last list, under way or complete
+	watcher     *watcher                // the last one, nil if there was none
+	outlived    *watcher                // one that goes on until the list that takes its place is complete
+	cancelWait  context.CancelCauseFunc // of the last wait for the next list
 	relistDue   bool                    // the next list has to be a consistent one
 	listing     bool                    // a list is under way
 	notBefore   time.Time               // the apiserver is to be left alone until then
@@ -143,7 +150,6 @@ func (lw *listWatch) ListWithContext(ctx context.Context, opts metav1.ListOption
 
 // listPages reads all pages of one list. If the list expires between two pages, it is read again in one piece.
 func (lw *listWatch) listPages(ctx context.Context, params url.Values) (resourceVersion string, err error) {
-	lw.src.store.begin()
 	first := params.Get("resourceVersion")
 	for page := 0; ; page++ {
 		meta, err := lw.listPage(ctx, params)
@@ -152,7 +158,7 @@ func (lw *listWatch) listPages(ctx context.Context, params url.Values) (resource
 			params.Del("continue")
 			params.Del("limit")
 			setNonEmpty(params, "resourceVersion", first)
-			lw.src.store.begin()
+			lw.latest().restart()
 			continue
 		case err != nil:
 			return "", err
@@ -183,20 +189,42 @@ func (lw *listWatch) listPage(ctx context.Context, params url.Values) (pageMeta,
 		return pageMeta{}, withCause(ctx, err)
 	}
 	defer func() { _ = body.Close() }()
-	meta, err := decodePage(&idleReader{body, idle, lw.set.opts.IdleTimeout}, lw.proj, lw.src.store.known, lw.collect)
+	proj := lw.projector()
+	defer lw.putBack(proj)
+	meta, err := decodePage(&idleReader{body, idle, lw.set.opts.IdleTimeout}, proj, lw.src.store.known, lw.collect)
 	if err != nil {
 		return pageMeta{}, withCause(ctx, fmt.Errorf("read the list: %w", err))
 	}
 	return meta, nil
 }
 
+// projector returns one that nobody else uses until it is put back.
+func (lw *listWatch) projector() projector {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	if n := len(lw.projectors); n > 0 {
+		p := lw.projectors[n-1]
+		lw.projectors = lw.projectors[:n-1]
+		return p
+	}
+	return lw.set.newProjector(lw.sel)
+}
+
+func (lw *listWatch) putBack(p projector) {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	if len(lw.projectors) == 0 { // more is needed only while a watch outlives
+		lw.projectors = append(lw.projectors, p)
+	}
+}
+
 func (lw *listWatch) collect(obj resources.Object, malformed error) {
 	if malformed == nil {
-		lw.src.store.collect(obj)
+		lw.latest().collect(obj)
 		return
 	}
 	lw.src.malformed(obj, malformed)
-	lw.src.store.keep(obj)
+	lw.latest().keep(obj)
 }
 
 // WatchWithContext opens a watch, or a streaming list that goes on as a watch.
@@ -221,7 +249,6 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		if lw.cause != causeRenewed {
 			opts.ResourceVersion = "" // consistent
 		}
-		lw.src.store.begin()
 	} else if err := lw.pause(ctx); err != nil {
 		return nil, err
 	} else if err := lw.watchable(time.Now()); err != nil {
@@ -242,8 +269,8 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watcher{
-		lw: lw, ctx: ctx, cancel: cancel, initial: initial, rv: opts.ResourceVersion, leave: leave, opened: time.Now(),
-		events: make(chan watch.Event), stopped: make(chan struct{}),
+		lw: lw, feed: lw.latest(), ctx: ctx, cancel: cancel, initial: initial, rv: opts.ResourceVersion, leave: leave, opened: time.Now(),
+		events: make(chan watch.Event), stopped: make(chan struct{}), done: make(chan struct{}),
 		idle: time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) }),
 	}
 	body, err := lw.set.client.stream(ctx, "watch", lw.src.id, lw.path, params)
@@ -253,24 +280,25 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		cancel(nil)
 		return nil, lw.refused(err, initial, opts.ResourceVersion, leave)
 	}
-	w.body = &countingReader{ReadCloser: body}
+	w.body, w.proj, w.last = &countingReader{ReadCloser: body}, lw.projector(), w.rv
 	if initial {
 		w.hush(lw.set.opts.StreamIdleTimeout)
 		w.deadline = time.AfterFunc(lw.deadline(), func() { cancel(errDeadline) })
 	} else {
 		w.hush(lw.set.opts.SilentWatch)
 	}
-	lw.mu.Lock()
-	lw.cancelWatch = cancel
-	if lw.relistDue {
-		cancel(errRelist)
-	}
-	lw.mu.Unlock()
 	if !initial {
 		w.begun(time.Now())
 	}
+	lw.mu.Lock()
+	lw.watcher = w
+	due := lw.relistDue
+	lw.mu.Unlock()
 	lw.running.Add(1)
 	go w.run()
+	if due {
+		w.expire(errRelist)
+	}
 	return w, nil
 }
 
@@ -381,7 +409,12 @@ func (lw *listWatch) begin() {
 	due := lw.relistDue
 	lw.relistDue, lw.listing = false, true
 	lw.polling.listBegan = time.Now()
+	before := lw.feed
+	lw.feed = lw.src.store.begin(lw.gvr.Group)
 	lw.mu.Unlock()
+	if before != nil {
+		before.abandon()
+	}
 	lw.owners = lw.set.owners.Load()
 	switch {
 	case !lw.synced:
@@ -391,7 +424,27 @@ func (lw *listWatch) begin() {
 	case lw.cause == "":
 		lw.cause = causeRenewed
 	}
-	lw.src.listing(time.Now())
+	lw.tell(time.Now(), func(r *record) { r.listing() })
+}
+
+// latest is the feed of the last list.
+func (lw *listWatch) latest() *feed {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	return lw.feed
+}
+
+// inForce tells whether the source's entries are those of lw, and not of another informer that is to take its place, or has.
+func (lw *listWatch) inForce() bool {
+	r := lw.src.running()
+	return r != nil && r.lw == lw
+}
+
+// tell changes the record of the source, if that is about lw.
+func (lw *listWatch) tell(now time.Time, change func(*record)) {
+	if lw.inForce() {
+		lw.src.update(now, change)
+	}
 }
 
 // listed is called when the store has taken a complete list over.
@@ -399,15 +452,22 @@ func (lw *listWatch) listed() {
 	lw.set.metrics.relists.WithLabelValues(lw.src.id, lw.cause).Inc()
 	lw.synced, lw.cause = true, ""
 	lw.mu.Lock()
-	defer lw.mu.Unlock()
 	lw.interrupted, lw.refusals, lw.slow, lw.expired = 0, 0, 0, 0
 	lw.listing = false
 	lw.polling.listed(time.Now(), lw.set.opts.RelistInterval)
+	old := lw.outlived
+	lw.outlived = nil
+	lw.mu.Unlock()
+	if old != nil {
+		old.cancel(context.Canceled)
+	}
 }
 
 // abandon ends a list that failed.
 func (lw *listWatch) abandon() {
-	lw.src.store.abandon()
+	if f := lw.latest(); f != nil {
+		f.abandon()
+	}
 	lw.mu.Lock()
 	defer lw.mu.Unlock()
 	lw.listing = false
@@ -422,10 +482,14 @@ func (lw *listWatch) isListing() bool {
 // relist makes the reflector list again, consistently, as soon as it can.
 func (lw *listWatch) relist() {
 	lw.mu.Lock()
-	defer lw.mu.Unlock()
 	lw.relistDue = true
-	if lw.cancelWatch != nil {
-		lw.cancelWatch(errRelist)
+	w, cancelWait := lw.watcher, lw.cancelWait
+	lw.mu.Unlock()
+	if w != nil {
+		w.expire(errRelist)
+	}
+	if cancelWait != nil {
+		cancelWait(errRelist)
 	}
 }
 
@@ -478,6 +542,10 @@ func (lw *listWatch) fail(now time.Time, verb string, err error) {
 	if f.class == classExpired && lw.expiredAgain() < 3 {
 		return // the way of things: the next list will be from the present
 	}
+	if !lw.inForce() {
+		lw.src.vain(lw, f)
+		return
+	}
 	lw.src.failed(now, f)
 	if f.class == classNotFound {
 		lw.set.poke()
@@ -496,37 +564,98 @@ func (lw *listWatch) expiredAgain() int {
 // ends it.
 type watcher struct {
 	lw       *listWatch
+	feed     *feed
 	ctx      context.Context //nolint:containedctx // ends with the watch; watch.Interface leaves no other place
 	cancel   context.CancelCauseFunc
 	body     *countingReader
+	proj     projector
 	initial  bool   // the streaming list is not complete yet
 	rv       string // from which the watch was asked for
+	last     string // up to which it has come
 	leave    func()
 	idle     *time.Timer
 	deadline *time.Timer // of a streaming list, else nil
 	silence  time.Duration
 	events   chan watch.Event
 	stopped  chan struct{}
-	once     sync.Once
-	opened   time.Time   // when it began, or when its streaming list was complete
-	heard    bool        // something since then
-	poll     *time.Timer // ends the watch for the next list, nil if there is no need
+	done     chan struct{} // nothing more is read
+	opened   time.Time     // when it began, or when its streaming list was complete
+	heard    bool          // something since then
+	poll     *time.Timer   // ends the watch for the next list, nil if there is no need
 
 	// Of a streaming list: since when, with how many objects and from which byte on its progress is measured.
 	measured time.Time
 	objects  int
 	bytes    int64
+
+	complete atomic.Bool    // the streaming list; always of a mere watch
+	senders  sync.WaitGroup // on events, besides run
+
+	mu       sync.Mutex
+	stop     bool // Stop was called
+	outlives bool // goes on after that
 }
 
 // ResultChan is read by the reflector.
 func (w *watcher) ResultChan() <-chan watch.Event { return w.events }
 
-// Stop ends the watch; it may be called more than once.
+// Stop ends the watch, unless it is to go on until a list is complete. It may be called more than once.
 func (w *watcher) Stop() {
-	w.once.Do(func() {
-		close(w.stopped)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stop {
+		return
+	}
+	w.stop = true
+	close(w.stopped)
+	if !w.outlives {
 		w.cancel(context.Canceled)
+	}
+}
+
+// expire makes the reflector list, for which the watch has expired. In truth it goes on until the list is complete, with events
+// that do not pass through the reflector any more, so that no change has to wait for the list.
+func (w *watcher) expire(cause error) {
+	if _, polls := w.lw.untilPoll(time.Now()); polls || !w.complete.Load() || !w.feed.ordered() {
+		w.cancel(cause) // it is of no use, or would not do to compare with the list
+		return
+	}
+	w.lw.lasted(w.opened, true, false)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stop || w.outlives {
+		return
+	}
+	w.outlives = true
+	w.lw.outlive(w)
+	w.senders.Go(func() {
+		select {
+		case w.events <- watch.Event{Type: watch.Error, Object: ownStatus(metav1.StatusReasonExpired, cause.Error())}:
+		case <-w.stopped:
+		case <-w.done:
+		}
 	})
+}
+
+// isOutliving tells whether the watch is to go on until a list is complete.
+func (w *watcher) isOutliving() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.outlives
+}
+
+// goesOn tells whether events are taken in without the reflector, which is done with the watch.
+func (w *watcher) goesOn() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stop && w.outlives
+}
+
+// outlive keeps w until the next list is complete.
+func (lw *listWatch) outlive(w *watcher) {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.outlived = w
 }
 
 // hush sets how long the watch may be silent from now on.
@@ -547,54 +676,116 @@ func stopTimer(t *time.Timer) {
 // begun: from now on it is a watch, and no list.
 func (w *watcher) begun(now time.Time) {
 	w.opened = now
-	w.lw.src.opened(now)
+	w.complete.Store(true)
+	w.lw.tell(now, func(r *record) { r.opened(now) })
 	if wait, ok := w.lw.untilPoll(now); ok {
-		w.poll = time.AfterFunc(wait, func() { w.cancel(errPoll) })
+		w.poll = time.AfterFunc(wait, func() { w.expire(errPoll) })
 	}
 }
 
 func (w *watcher) run() {
 	lw := w.lw
 	defer lw.running.Done()
-	defer close(w.events)
+	defer func() {
+		close(w.done)
+		w.senders.Wait()
+		close(w.events)
+	}()
 	defer func() { w.leave() }()
 	defer w.cancel(nil)
 	defer w.finish()
 	defer w.idle.Stop()
 	defer func() { stopTimer(w.poll) }()
+	defer lw.putBack(w.proj)
 	defer func() { _ = w.body.Close() }()
+	for w.read() {
+		if !w.reopen() {
+			return
+		}
+	}
+}
+
+// read takes everything in that the connection brings. It returns true if the watch has ended although it is to go on.
+func (w *watcher) read() (again bool) {
+	lw := w.lw
 	var told time.Time
 	d := newWatchDecoder(w.body, w.initial)
 	for {
-		ev, err := d.nextEvent(lw.proj, lw.src.store.known)
-		if err != nil {
+		ev, err := d.nextEvent(w.proj, lw.src.store.known)
+		switch {
+		case err != nil && w.isOutliving():
+			return w.ctx.Err() == nil
+		case err != nil:
 			w.ended(withCause(w.ctx, err))
-			return
-		}
-		if ev.kind == "ERROR" {
+			return false
+		case ev.kind == "ERROR" && w.isOutliving():
+			return classify(apierrors.FromObject(ev.status)) != classExpired
+		case ev.kind == "ERROR":
 			w.refused(ev.status)
-			return
-		}
-		if w.initial && !w.progress(ev, time.Now()) {
+			return false
+		case w.initial && !w.progress(ev, time.Now()):
 			w.noStreaming()
-			return
+			return false
 		}
 		w.heard = !w.initial
 		if now := time.Now(); ev.kind == "BOOKMARK" || now.Sub(told) >= toldInterval {
 			told = now
 			w.idle.Reset(w.silence)
 			if !w.initial { // until it is complete, a streaming list proves nothing
-				lw.useful()
-				stopTimer(w.poll)
-				lw.src.heard(now, ev.kind == "BOOKMARK")
+				w.lives(now, ev.kind == "BOOKMARK")
 			}
 		}
 		if !w.pass(ev) {
-			return
+			return false
 		}
 		if !w.initial {
 			d.least = watchBuffer
+			if ev.malformed == nil {
+				w.last = cmp.Or(ev.version, ev.found.ResourceVersion, w.last)
+			}
 		}
+	}
+}
+
+// reopen opens a watch again that is to go on until a list is complete, from where it was.
+func (w *watcher) reopen() bool {
+	lw := w.lw
+	_ = w.body.Close()
+	select {
+	case <-w.stopped: // by then the reflector has taken in what it had got
+	case <-w.ctx.Done():
+		return false
+	}
+	params := lw.params()
+	params.Set("watch", "true")
+	params.Set("allowWatchBookmarks", "true")
+	params.Set("resourceVersion", w.last)
+	for pause := backoffFirst; ; pause = min(2*pause, backoffMax) {
+		select {
+		case <-time.After(pause):
+		case <-w.ctx.Done():
+			return false
+		}
+		body, err := lw.set.client.stream(w.ctx, "watch", lw.src.id, lw.path, params)
+		if err == nil {
+			w.body = &countingReader{ReadCloser: body}
+			w.idle.Reset(w.silence)
+			return true
+		}
+		lw.set.metrics.errors.WithLabelValues(lw.src.id, "watch", string(classify(err))).Inc()
+		if c := classify(err); c.definite() || c == classExpired || c == classNotFound {
+			return false
+		}
+	}
+}
+
+// lives: the watch has delivered something.
+func (w *watcher) lives(now time.Time, bookmark bool) {
+	lw := w.lw
+	lw.useful()
+	stopTimer(w.poll)
+	if lw.inForce() {
+		lw.src.heard(now, bookmark, !w.goesOn())
 	}
 }
 
@@ -635,7 +826,7 @@ func (w *watcher) pass(ev event) bool {
 		case ev.kind == "DELETED" || ev.found.Name == "" && !w.initial:
 			lw.doubt()
 		case w.initial:
-			lw.src.store.keep(ev.found)
+			w.feed.keep(ev.found)
 		}
 		return true
 	}
@@ -651,20 +842,27 @@ func (w *watcher) pass(ev event) bool {
 			w.initial = false
 			w.hush(lw.set.opts.SilentWatch)
 			w.finish()
+			lw.complete(time.Now())
 			w.begun(time.Now())
 			defer w.leave()
 		}
-		return w.send(watch.Event{Type: watch.Bookmark, Object: obj})
+		return w.send(watch.Event{Type: watch.Bookmark, Object: obj}) || w.goesOn()
 	case w.initial && ev.kind == "DELETED":
-		lw.src.store.uncollect(ev.found.Key)
+		w.feed.uncollect(ev.found.Key)
 		return true
 	case w.initial:
-		lw.src.store.collect(ev.found)
+		w.feed.collect(ev.found)
 		return true
-	default:
-		obj := &object{ObjectMeta: metav1.ObjectMeta{ResourceVersion: ev.found.ResourceVersion}, found: ev.found}
-		return w.send(watch.Event{Type: watch.EventType(ev.kind), Object: obj})
 	}
+	obj := &object{ObjectMeta: metav1.ObjectMeta{ResourceVersion: ev.found.ResourceVersion}, found: ev.found, feed: w.feed}
+	if w.send(watch.Event{Type: watch.EventType(ev.kind), Object: obj}) {
+		return true
+	}
+	if !w.goesOn() {
+		return false
+	}
+	w.feed.change(ev.found, ev.kind == "DELETED")
+	return true
 }
 
 func (w *watcher) send(ev watch.Event) bool {
@@ -756,6 +954,7 @@ func (w *watcher) brokeOff(now time.Time, err error) {
 // after a watch without any event, would open the next at once. A watch that we have ended ourselves does not count.
 func (lw *listWatch) lasted(opened time.Time, ourselves, silent bool) {
 	now := time.Now()
+	lw.tell(now, func(r *record) { r.closed(now) })
 	lw.mu.Lock()
 	defer lw.mu.Unlock()
 	switch {

@@ -50,6 +50,13 @@ func (p *polling) lasted() {
 // works: watches are of use.
 func (p *polling) works() { p.class, p.wastes, p.refused = classNone, 0, false }
 
+// complete: a list is complete.
+func (lw *listWatch) complete(now time.Time) {
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	lw.polling.listed(now, lw.set.opts.RelistInterval)
+}
+
 // wasted counts a watch that was of no use. It reports whether lists are to take the place of watches.
 func (lw *listWatch) wasted(now time.Time, why class) bool {
 	lw.mu.Lock()
@@ -69,7 +76,7 @@ func (lw *listWatch) wasted(now time.Time, why class) bool {
 	polls, every := p.polls(), p.every
 	lw.mu.Unlock()
 	if polls {
-		lw.src.update(now, func(r *record) { r.polled(uselessWatch(why, every)) })
+		lw.tell(now, func(r *record) { r.polled(uselessWatch(why, every)) })
 	}
 	return polls
 }
@@ -108,7 +115,7 @@ func (lw *listWatch) awaitPoll(ctx context.Context) error {
 		lw.mu.Unlock()
 		return nil
 	}
-	lw.cancelWatch = cancel
+	lw.cancelWait = cancel
 	lw.mu.Unlock()
 	t := time.NewTimer(wait)
 	defer t.Stop()

@@ -1,8 +1,10 @@
 package informers
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,24 +89,57 @@ func TestUselessWatches(t *testing.T) {
 func TestFailingListWhilePolling(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.sim.SetStreaming(apisim.StreamingRefused)
-		status := http.StatusGone
+		var status atomic.Int64
+		status.Store(http.StatusGone)
 		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
-			if req.Resource == podsGVR && (req.Verb == "watch" || status != http.StatusGone) {
-				return apisim.Fault{Status: status}
+			if req.Resource == podsGVR && (req.Verb == "watch" || status.Load() != http.StatusGone) {
+				return apisim.Fault{Status: int(status.Load())}
 			}
 			return apisim.Fault{}
 		})
 		r.start()
 		r.pass(time.Minute)
 		r.wantState("pods", Polling)
-		status = http.StatusForbidden
+		status.Store(http.StatusForbidden)
 		r.pass(3 * time.Minute)
 		r.wantState("pods", Failing)
 		if v := r.set.Verdict(time.Now()); len(v.Errors) != 1 {
 			t.Errorf("errors: got %v, want one", v.Errors)
 		}
-		status = http.StatusGone
+		status.Store(http.StatusGone)
 		r.pass(2 * time.Minute)
 		r.wantState("pods", Polling)
+	})
+}
+
+// TestConnectionsCutEverySoOften: a balancer that ends connections of HTTP/2 ends all watches at once, also those with which
+// streaming lists go on.
+func TestConnectionsCutEverySoOften(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		cut := func(d time.Duration) {
+			t.Helper()
+			for end := time.Now().Add(d); time.Now().Before(end); {
+				r.pass(3 * time.Second)
+				r.net.SetDown(true)
+				r.net.SetDown(false)
+			}
+		}
+		r.start()
+		cut(40 * time.Second)
+		for i := range 10 {
+			if st := r.state("pods"); st.State != Polling {
+				t.Errorf("got %s (%s), want Polling", st.State, st.Reason)
+			}
+			if v := r.set.Verdict(time.Now()); len(v.Errors) > 0 || !v.Complete {
+				t.Errorf("got %+v, want reports to go on", v)
+			}
+			r.sim.Put(podsGVR, pod("default", "p1", fmt.Sprint(i)))
+			cut(110 * time.Second)
+			for _, c := range r.sink.contents(t, "pods") {
+				if !strings.Contains(c, fmt.Sprintf(`"l":"%d"`, i)) {
+					t.Errorf("got %s, want label %d", c, i)
+				}
+			}
+		}
 	})
 }

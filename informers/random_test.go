@@ -2,10 +2,12 @@ package informers
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +42,8 @@ type game struct {
 	refused map[string]bool            // resources that are forbidden
 	live    map[resources.UID]string   // objects that must not be removed
 	uids    map[string][]resources.UID // by resource
+	age     map[resources.UID]int      // of Pods: the label of the last change that was passed on
+	labels  int
 }
 
 func newGame(t *testing.T, r *rig, seed uint64) *game {
@@ -47,6 +51,7 @@ func newGame(t *testing.T, r *rig, seed uint64) *game {
 	g := &game{
 		t: t, r: r, rng: rand.New(rand.NewPCG(seed, 1)), faults: rand.New(rand.NewPCG(seed, 2)),
 		refused: map[string]bool{}, live: map[resources.UID]string{}, uids: map[string][]resources.UID{},
+		age: map[resources.UID]int{},
 	}
 	r.opts.Selected = g.selected()
 	r.opts.PageSize = int64(1 + g.rng.IntN(5))
@@ -58,7 +63,36 @@ func newGame(t *testing.T, r *rig, seed uint64) *game {
 			t.Errorf("%s was removed although it lives", name)
 		}
 	}
+	r.sink.onEntry = g.passed
 	return g
+}
+
+// passed looks at an entry that was passed on: no Pod becomes what it was before.
+func (g *game) passed(id string, e *resources.Entry) {
+	if id != "pods" {
+		return
+	}
+	raw, err := e.JSON()
+	var o struct {
+		Metadata struct {
+			Name   string
+			Labels struct{ L string }
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &o)
+	}
+	if err != nil {
+		g.t.Error(err)
+		return
+	}
+	age, _ := strconv.Atoi(o.Metadata.Labels.L) // that of the first Pod is none
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if last := g.age[e.UID()]; age < last {
+		g.t.Errorf("Pod %s with label %d is passed on after label %d was", o.Metadata.Name, age, last)
+	}
+	g.age[e.UID()] = age
 }
 
 // fault draws what goes wrong with one request.
@@ -204,13 +238,14 @@ func (g *game) selected(more ...resources.Request) []resources.Selected {
 func (g *game) change() {
 	name := fmt.Sprint("x", g.rng.IntN(12))
 	label := fmt.Sprint(g.rng.IntN(3))
+	g.labels++
 	type kind struct {
 		id, object string
 		res        apisim.Resource
 		namespace  string
 	}
 	kinds := []kind{
-		{"pods", pod("default", name, label), builtin[2], "default"},
+		{"pods", pod("default", name, fmt.Sprint(g.labels)), builtin[2], "default"},
 		{"nodes", node(name), builtin[0], ""},
 		{"replicasets", fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default"},"spec":{"replicas":%s}}`, name, label), builtin[8], "default"},
 		{"clonesets", workload("CloneSet", "default", name), cloneSets, "default"},

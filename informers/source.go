@@ -2,6 +2,8 @@ package informers
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -21,13 +23,18 @@ type source struct {
 
 	absentSince time.Time // when discovery first did not name the resource; used by the Set's loop only
 
-	mu      sync.Mutex
-	spec    spec
-	rec     *record
-	run     *run
-	badOnce bool                  // a malformed object has been logged since the last complete list
-	again   bool                  // the scope was changed since the informer was started, perhaps there and back
-	owners  *map[ownerKind]string // of Pods: the Set's owners when the last complete list began
+	mu            sync.Mutex
+	spec          spec
+	rec           *record
+	run           *run    // whose entries are in force
+	next          *run    // is to take its place when it has listed
+	old           []*run  // have ended, or are about to
+	notMoved      failure // why the last next did not
+	notMovedSince time.Time
+	retry         map[target]time.Time  // not before which another next may be started
+	badOnce       bool                  // a malformed object has been logged since the last complete list
+	again         bool                  // the scope was changed since the informer was started, perhaps there and back
+	owners        *map[ownerKind]string // of Pods: the Set's owners when the last complete list began
 }
 
 // spec is what was asked for.
@@ -50,34 +57,135 @@ type run struct {
 	target target
 	scope  scope
 	lw     *listWatch
+	ctx    context.Context //nolint:containedctx // of the informer's goroutines, which cancel ends
 	cancel context.CancelFunc
 	done   chan struct{}
+	failed bool // to take the place of another; guarded by the source's mu
 }
 
 // start runs an informer for t.
 func (s *source) start(ctx context.Context, want spec, t target) {
-	ctx, cancel := context.WithCancel(ctx)
-	lw := newListWatch(s, want, t)
-	r := &run{target: t, scope: want.scope, lw: lw, cancel: cancel, done: make(chan struct{})}
+	r := s.newRun(ctx, want, t)
 	s.mu.Lock()
 	s.run, s.again = r, false
+	s.moved()
 	s.rec.polling = failure{} // its watches have to show it themselves
 	s.mu.Unlock()
 	s.set.gate.expect(s.id, want.rank)
+	s.launch(r)
+}
+
+// try runs an informer for t besides the one that runs. It takes its place when it has listed.
+func (s *source) try(ctx context.Context, want spec, t target) {
+	r := s.newRun(ctx, want, t)
+	s.mu.Lock()
+	s.next = r
+	s.mu.Unlock()
+	s.launch(r)
+}
+
+func (s *source) newRun(ctx context.Context, want spec, t target) *run {
+	ctx, cancel := context.WithCancel(ctx)
+	return &run{target: t, scope: want.scope, lw: newListWatch(s, want, t), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+}
+
+func (s *source) launch(r *run) {
 	quiet := logging.ClientGo(s.set.opts.Logger.With("resource", s.id))
-	reflector := cache.NewReflectorWithOptions(lw, nil, s.store, cache.ReflectorOptions{
+	reflector := cache.NewReflectorWithOptions(r.lw, nil, reflectorStore{r.lw}, cache.ReflectorOptions{
 		Name: s.id, TypeDescription: s.id, Logger: &quiet,
 		Backoff: &wait.Backoff{Duration: backoffFirst, Cap: backoffMax, Steps: 20, Factor: 2, Jitter: 0.5},
 	})
 	go func() {
 		defer close(r.done)
 		defer s.set.gate.attempted(s.id)
-		defer lw.release()
+		defer r.lw.release()
 		var background sync.WaitGroup
-		background.Go(func() { lw.relistEvery(ctx, s.set.opts.RelistInterval) })
-		reflector.RunWithContext(klog.NewContext(ctx, quiet))
+		background.Go(func() { r.lw.relistEvery(r.ctx, s.set.opts.RelistInterval) })
+		reflector.RunWithContext(klog.NewContext(r.ctx, quiet))
 		background.Wait()
 	}()
+}
+
+// promote puts the informer of lw in the place of the one that runs, if it is the one that is to.
+func (s *source) promote(lw *listWatch) {
+	s.mu.Lock()
+	if s.next == nil || s.next.lw != lw {
+		s.mu.Unlock()
+		return
+	}
+	old := s.run
+	s.run, s.next = s.next, nil
+	s.moved()
+	s.rec.polling = failure{}
+	if old != nil {
+		s.old = append(s.old, old)
+		old.cancel()
+	}
+	s.mu.Unlock()
+	s.set.opts.Logger.Info("resource has moved to another version", "resource", s.id, "to", lw.gvr.GroupVersion().String())
+	s.set.poke()
+}
+
+// moved: there is no other version that is preferred. s.mu is held.
+func (s *source) moved() { s.notMoved, s.notMovedSince = failure{}, time.Time{} }
+
+// vain: the informer that was to take the place of the one that runs cannot list.
+func (s *source) vain(lw *listWatch, f failure) {
+	s.mu.Lock()
+	if s.next == nil || s.next.lw != lw || s.next.failed {
+		s.mu.Unlock()
+		return
+	}
+	s.next.failed = true
+	if !s.rec.synced { // neither works, and the record says why the one that is preferred does not
+		s.mu.Unlock()
+		s.set.poke()
+		return
+	}
+	told := s.notMoved.class == f.class
+	f.reason = fmt.Sprintf("the apiserver prefers %s: %s", lw.gvr.GroupVersion(), f.reason)
+	s.notMoved = f
+	if s.notMovedSince.IsZero() {
+		s.notMovedSince = time.Now()
+	}
+	s.mu.Unlock()
+	if !told {
+		s.set.opts.Logger.Warn("resource stays at its version", "resource", s.id, "reason", f.reason, "advice", f.advice)
+	}
+	s.set.poke()
+}
+
+// trial returns the informer that is to take the place of the one that runs, nil if there is none, and whether it has failed.
+func (s *source) trial() (r *run, failed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next, s.next != nil && s.next.failed
+}
+
+// endTrial ends it. With best, the informer that runs is at the best version.
+func (s *source) endTrial(best bool) {
+	s.mu.Lock()
+	r := s.next
+	s.next = nil
+	if best {
+		s.moved()
+	}
+	s.mu.Unlock()
+	if r != nil {
+		r.cancel()
+		<-r.done
+	}
+}
+
+// reap waits for those whose place was taken.
+func (s *source) reap() {
+	s.mu.Lock()
+	old := s.old
+	s.old = nil
+	s.mu.Unlock()
+	for _, r := range old {
+		<-r.done
+	}
 }
 
 // newListWatch returns what a reflector needs to keep the entries of s.
@@ -89,24 +197,30 @@ func newListWatch(s *source, want spec, t target) *listWatch {
 	lw := &listWatch{
 		src: s, set: s.set, gvr: t.gvr, rank: want.rank,
 		path: resourcePath(t.gvr, namespace), namespace: namespace,
-		proj: s.set.newProjector(want.sel),
+		sel:  want.sel,
 		base: map[string][]string{}, doubts: make(chan struct{}, 1),
 	}
 	setNonEmpty(lw.base, "fieldSelector", want.scope.fieldSelector)
 	return lw
 }
 
-// stop ends the informer, if one runs, and waits for its goroutines. The entries stay.
+// stop ends the informers that run, and waits for their goroutines. The entries stay.
 func (s *source) stop() {
 	s.mu.Lock()
-	r := s.run
-	s.run = nil
-	s.mu.Unlock()
-	if r == nil {
-		return
+	runs := s.old
+	for _, r := range []*run{s.run, s.next} {
+		if r != nil {
+			runs = append(runs, r)
+		}
 	}
-	r.cancel()
-	<-r.done
+	s.run, s.next, s.old = nil, nil, nil
+	s.mu.Unlock()
+	for _, r := range runs {
+		r.cancel()
+	}
+	for _, r := range runs {
+		<-r.done
+	}
 }
 
 func (s *source) wanted() spec {
@@ -126,6 +240,14 @@ func (s *source) state() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.rec.state
+}
+
+// failsFromTheStart tells whether nothing was ever listed, for a while and for no reason that other versions would share.
+func (s *source) failsFromTheStart(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rec
+	return !r.synced && r.isFailing(now) && !r.failing.class.definite() && now.Sub(r.failingSince) >= errorAfter
 }
 
 func (s *source) running() *run {
@@ -152,14 +274,47 @@ func (s *source) update(now time.Time, change func(*record)) {
 	s.set.opts.Logger.Info("resource state", attrs...)
 }
 
-func (s *source) listing(now time.Time) { s.update(now, func(r *record) { r.listing() }) }
+// reflectorStore is what the reflector takes for a store. The objects of its lists come in by the feed.
+type reflectorStore struct{ lw *listWatch }
 
-// listed is called when the store and the sink have a complete list.
-func (s *source) listed() {
+// Add is called for an ADDED event.
+func (r reflectorStore) Add(obj any) error { return r.change(obj, false) }
+
+// Update is called for a MODIFIED event.
+func (r reflectorStore) Update(obj any) error { return r.change(obj, false) }
+
+// Delete is called for a DELETED event.
+func (r reflectorStore) Delete(obj any) error { return r.change(obj, true) }
+
+func (r reflectorStore) change(obj any, deleted bool) error {
+	ev, ok := obj.(*object)
+	if !ok {
+		return errors.New("not an object of this package")
+	}
+	ev.feed.change(ev.found, deleted)
+	return nil
+}
+
+// Replace is called when the list is complete. The slice is always empty.
+func (r reflectorStore) Replace(_ []any, resourceVersion string) error {
+	if err := r.lw.latest().replace(resourceVersion); err != nil {
+		return err
+	}
+	r.lw.src.listed(r.lw)
+	return nil
+}
+
+// Resync is part of the reflector's contract; there is nothing to repeat.
+func (r reflectorStore) Resync() error { return nil }
+
+// listed is called when the store and the sink have a complete list of lw.
+func (s *source) listed(lw *listWatch) {
 	now := time.Now()
+	s.promote(lw)
+	lw.listed()
 	r := s.running()
-	if r != nil {
-		r.lw.listed()
+	if r != nil && r.lw != lw {
+		return // its place was taken meanwhile
 	}
 	s.mu.Lock()
 	s.badOnce = false
@@ -181,14 +336,19 @@ func (s *source) behind() bool {
 	return s.spec.scope.kind != nil && s.spec.scope.kind.Name == "pods" && s.owners != s.set.owners.Load()
 }
 
-func (s *source) opened(now time.Time) { s.update(now, func(r *record) { r.opened(now) }) }
-
-func (s *source) heard(now time.Time, bookmark bool) {
+// heard: a watch delivered something. With proves, nothing else has to be shown.
+func (s *source) heard(now time.Time, bookmark, proves bool) {
 	setTime(s.set.metrics.lastHeard, s.id, now)
 	if bookmark {
 		setTime(s.set.metrics.lastMark, s.id, now)
 	}
-	s.update(now, func(r *record) { r.heard(now, bookmark) })
+	s.update(now, func(r *record) {
+		if proves {
+			r.heard(now, bookmark)
+		} else {
+			r.noted(now, bookmark)
+		}
+	})
 }
 
 func (s *source) failed(now time.Time, f failure) {

@@ -102,15 +102,27 @@ func (r *record) listed(now time.Time) {
 // opened: a watch was accepted. That alone does not end a failure: it may break at once.
 func (r *record) opened(now time.Time) { r.watchOpened = now }
 
+// closed: the watch has ended. One that was open for less than watchProof has proved nothing.
+func (r *record) closed(now time.Time) {
+	if now.Sub(r.watchOpened) < watchProof {
+		r.watchOpened = time.Time{}
+	}
+}
+
 // heard: a watch delivered something.
 func (r *record) heard(now time.Time, bookmark bool) {
-	r.lastEvent = now
-	if bookmark {
-		r.lastBookmark = now
-	}
+	r.noted(now, bookmark)
 	r.polling = failure{}
 	if r.synced {
 		r.recovered()
+	}
+}
+
+// noted: a watch that goes on until a list is complete delivered something. That says nothing of the list.
+func (r *record) noted(now time.Time, bookmark bool) {
+	r.lastEvent = now
+	if bookmark {
+		r.lastBookmark = now
 	}
 }
 

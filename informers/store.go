@@ -2,6 +2,7 @@ package informers
 
 import (
 	"errors"
+	"strconv"
 	"sync"
 
 	"github.com/pseudo-agent/pseudo-agent/resources"
@@ -21,24 +22,42 @@ type Sink interface {
 	Remove(id string)
 }
 
-// store holds the entries of one resource and nothing else of its objects. It is the store of the reflector, which
-// tells it when a list is complete and hands it the watch's events; the objects of a list come in by collect, without
+// store holds the entries of one resource and nothing else of its objects. The objects of a list come in by a feed, without
 // passing through the reflector, so that nothing but entries is ever accumulated.
 type store struct {
-	id       string
-	sink     Sink
-	onListed func()
+	id   string
+	sink Sink
+
+	turn sync.Mutex // one change at a time, together with what the sink is told of it
 
 	mu      sync.RWMutex
 	entries map[resources.Key]*resources.Entry
-	loaded  bool                               // the sink has a complete list
-	pending map[resources.Key]*resources.Entry // nil: no list under way
-	unclear bool                               // the list under way has an object that may be any of those in force
-	taken   uint64                             // complete lists and events so far
+	loaded  bool   // the sink has a complete list
+	taken   uint64 // complete lists and events so far
+	feed    *feed  // the one in force: whose list was the last to be complete
+	lists   int    // lists under way
+	// recent has the resourceVersions of the events since a list began, so that the list, when it is complete, takes nothing
+	// back that is newer; nil while no list is under way.
+	recent map[resources.Key]uint64
 }
 
-func newStore(id string, sink Sink, onListed func()) *store {
-	return &store{id: id, sink: sink, onListed: onListed, entries: map[resources.Key]*resources.Entry{}}
+// feed is one list and the watch that goes on from it. While the list is under way another feed is in force, if there was one
+// before: its watch goes on. From the moment at which the list is complete, that one's events are ignored.
+type feed struct {
+	s     *store
+	group string // resourceVersions of different API groups cannot be compared
+
+	// Guarded by s.mu.
+	pending map[resources.Key]*resources.Entry // nil: complete or abandoned
+	unclear bool                               // the list has an object that may be any of those in force
+	// numbered: the list has a resourceVersion that can be compared.
+	numbered bool
+	// ahead has the resourceVersions of what was newer than the list. The watch begins at the list, and brings older ones.
+	ahead map[resources.Key]uint64
+}
+
+func newStore(id string, sink Sink) *store {
+	return &store{id: id, sink: sink, entries: map[resources.Key]*resources.Entry{}}
 }
 
 // changes returns a number that differs after each complete list and each event.
@@ -67,64 +86,91 @@ func (s *store) isLoaded() bool {
 	return s.loaded
 }
 
-// begin starts a list afresh.
-func (s *store) begin() {
+// begin starts a list of a resource of that API group. It ends with Replace or abandon.
+func (s *store) begin(group string) *feed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pending, s.unclear = make(map[resources.Key]*resources.Entry, len(s.entries)), false
+	if s.lists++; s.recent == nil {
+		s.recent = map[resources.Key]uint64{}
+	}
+	return &feed{s: s, group: group, pending: make(map[resources.Key]*resources.Entry, len(s.entries))}
 }
 
-// abandon ends a list that failed.
-func (s *store) abandon() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending = nil
+// restart drops what the list has brought so far.
+func (f *feed) restart() {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if f.pending != nil {
+		clear(f.pending)
+		f.unclear = false
+	}
+}
+
+// abandon ends a list that failed; after the end of the list it has no effect.
+func (f *feed) abandon() {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	f.end()
+}
+
+// end is called with s.mu held.
+func (f *feed) end() {
+	if f.pending == nil {
+		return
+	}
+	f.pending = nil
+	if f.s.lists--; f.s.lists == 0 {
+		f.s.recent = nil
+	}
 }
 
 // collect takes one object of the list that is under way.
-func (s *store) collect(o resources.Object) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if o.Entry == nil {
-		delete(s.pending, o.Key)
-		return
+func (f *feed) collect(o resources.Object) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	switch {
+	case f.pending == nil:
+	case o.Entry == nil:
+		delete(f.pending, o.Key)
+	default:
+		f.pending[o.Key] = o.Entry
 	}
-	s.pending[o.Key] = o.Entry
 }
 
 // keep takes over the entry in force for an object of the list that could not be read. Without a name it may be any.
-func (s *store) keep(o resources.Object) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (f *feed) keep(o resources.Object) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
 	if o.Name == "" {
-		s.unclear = true
-	} else if e := s.entries[o.Key]; e != nil {
-		s.pending[o.Key] = e
+		f.unclear = true
+	} else if e := f.s.entries[o.Key]; e != nil && f.pending != nil {
+		f.pending[o.Key] = e
 	}
 }
 
-func (s *store) uncollect(k resources.Key) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, k)
+func (f *feed) uncollect(k resources.Key) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	delete(f.pending, k)
 }
 
-// Replace is called by the reflector when the list is complete. The slice is always empty: see collect.
-func (s *store) Replace([]any, string) error {
-	d, err := s.takeOver()
+// replace puts the list, which is complete as of resourceVersion, in force.
+func (f *feed) replace(resourceVersion string) error {
+	f.s.turn.Lock()
+	defer f.s.turn.Unlock()
+	d, err := f.takeOver(resourceVersion)
 	if err != nil {
 		return err
 	}
 	if d.first {
-		s.sink.Replace(s.id, d.all)
+		f.s.sink.Replace(f.s.id, d.all)
 	}
 	for _, e := range d.upserts {
-		s.sink.Upsert(s.id, e)
+		f.s.sink.Upsert(f.s.id, e)
 	}
 	for uid := range d.removed {
-		s.sink.Delete(s.id, uid)
+		f.s.sink.Delete(f.s.id, uid)
 	}
-	s.onListed()
 	return nil
 }
 
@@ -136,18 +182,23 @@ type difference struct {
 	removed map[resources.UID]struct{}
 }
 
-// takeOver puts the list that is complete in force. An entry that has not changed stays the one it was.
-func (s *store) takeOver() (difference, error) {
+// takeOver puts the list in force. An entry that has not changed stays the one it was.
+func (f *feed) takeOver(resourceVersion string) (difference, error) {
+	s := f.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	prev, next := s.entries, s.pending
-	s.pending = nil
+	prev, next := s.entries, f.pending
 	if next == nil {
 		return difference{}, errors.New("no list under way")
 	}
-	if s.unclear {
+	if f.unclear {
 		keepAll(next, prev)
 	}
+	if s.feed != nil && s.feed.group == f.group {
+		f.ahead = newer(next, prev, s.recent, resourceVersion)
+	}
+	_, f.numbered = number(resourceVersion)
+	f.end()
 	d := difference{first: !s.loaded}
 	if d.first {
 		d.all = make([]*resources.Entry, 0, len(next))
@@ -166,9 +217,48 @@ func (s *store) takeOver() (difference, error) {
 		}
 		delete(d.removed, e.UID()) // perhaps it goes on under another name
 	}
-	s.entries, s.loaded = next, true
+	s.entries, s.loaded, s.feed = next, true, f
 	s.taken++
 	return d, nil
+}
+
+// newer puts into next what events have made of prev since the time of the list that next is. It returns their
+// resourceVersions.
+func newer(next, prev map[resources.Key]*resources.Entry, events map[resources.Key]uint64, list string) map[resources.Key]uint64 {
+	at, ok := number(list)
+	if !ok {
+		return nil
+	}
+	var ahead map[resources.Key]uint64
+	for k, rv := range events {
+		if rv <= at {
+			continue
+		}
+		if e := prev[k]; e != nil {
+			next[k] = e
+		} else {
+			delete(next, k)
+		}
+		if ahead == nil {
+			ahead = map[resources.Key]uint64{}
+		}
+		ahead[k] = rv
+	}
+	return ahead
+}
+
+// ordered tells whether the watch of f may go on while a further list is under way: what is newer has to be known then.
+func (f *feed) ordered() bool {
+	f.s.mu.RLock()
+	defer f.s.mu.RUnlock()
+	return f.numbered
+}
+
+// number returns a resourceVersion as a number. Those of kube-apiserver are numbers, and later ones are greater; those of
+// other API servers need not be.
+func number(resourceVersion string) (uint64, bool) {
+	n, err := strconv.ParseUint(resourceVersion, 10, 64)
+	return n, err == nil
 }
 
 // keepAll adds to next what it lacks of prev.
@@ -195,27 +285,34 @@ func replaced(prev, next map[resources.Key]*resources.Entry) map[resources.UID]s
 	return uids
 }
 
-// Add is called by the reflector for an ADDED event.
-func (s *store) Add(obj any) error { return s.Update(obj) }
-
-// Update is called by the reflector for a MODIFIED event.
-func (s *store) Update(obj any) error {
-	ev, ok := obj.(*object)
-	if !ok {
-		return errors.New("not an object of this package")
+// change takes one event of the watch in: the object as it is now, or that it was deleted. Events of a feed that is not in
+// force are ignored.
+func (f *feed) change(o resources.Object, deleted bool) {
+	s := f.s
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	e := o.Entry
+	if deleted {
+		e = nil
 	}
-	e := ev.found.Entry
 	s.mu.Lock()
+	if s.feed != f || f.behind(o) {
+		s.mu.Unlock()
+		return
+	}
 	s.taken++
-	old := s.entries[ev.found.Key]
+	if rv, ok := number(o.ResourceVersion); ok && s.recent != nil {
+		s.recent[o.Key] = rv
+	}
+	old := s.entries[o.Key]
 	switch {
 	case e == nil:
-		delete(s.entries, ev.found.Key)
+		delete(s.entries, o.Key)
 	case old != nil && same(old, e):
 		s.mu.Unlock()
-		return nil
+		return
 	default:
-		s.entries[ev.found.Key] = e
+		s.entries[o.Key] = e
 	}
 	s.mu.Unlock()
 	if e != nil {
@@ -224,33 +321,28 @@ func (s *store) Update(obj any) error {
 	if old != nil && (e == nil || old.UID() != e.UID()) {
 		s.sink.Delete(s.id, old.UID())
 	}
-	return nil
 }
 
-// Delete is called by the reflector for a DELETED event.
-func (s *store) Delete(obj any) error {
-	ev, ok := obj.(*object)
+// behind tells whether o is older than what the watch before had brought. s.mu is held.
+func (f *feed) behind(o resources.Object) bool {
+	at, ok := f.ahead[o.Key]
 	if !ok {
-		return errors.New("not an object of this package")
+		return false
 	}
-	s.mu.Lock()
-	old := s.entries[ev.found.Key]
-	delete(s.entries, ev.found.Key)
-	s.mu.Unlock()
-	if old != nil {
-		s.sink.Delete(s.id, old.UID())
+	if rv, ok := number(o.ResourceVersion); ok && rv <= at {
+		return true
 	}
-	return nil
+	delete(f.ahead, o.Key)
+	return false
 }
-
-// Resync is part of the reflector's contract; there is nothing to repeat.
-func (s *store) Resync() error { return nil }
 
 // clear removes everything, because the resource is no longer served or selected.
 func (s *store) clear() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	loaded := s.loaded
-	s.entries, s.loaded, s.pending = map[resources.Key]*resources.Entry{}, false, nil
+	s.entries, s.loaded, s.feed = map[resources.Key]*resources.Entry{}, false, nil
 	s.mu.Unlock()
 	if loaded {
 		s.sink.Remove(s.id)

@@ -8,7 +8,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
-// TestStore follows the calls that lists and events lead to. An object is written name:uid:content.
+// TestStore follows the calls that lists and events lead to. An object is written name:uid:content, perhaps with :resourceVersion.
 func TestStore(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -24,9 +24,9 @@ func TestStore(t *testing.T) {
 		{"list without objects", func(s *storeRig) { s.list("a:1:x"); s.list("") }, "replace(1) delete(1)"},
 		{"recreated between lists", func(s *storeRig) { s.list("a:1:x"); s.list("a:3:x") }, "replace(1) upsert(3) delete(1)"},
 		{"the same uid under another name", func(s *storeRig) { s.list("a:1:x"); s.list("b:1:y") }, "replace(1) upsert(1)"},
-		{"abandoned list", func(s *storeRig) { s.list("a:1:x"); s.begin("b:2:x"); s.abandon(); s.event("Update", "a:1:y") }, "replace(1) upsert(1)"},
+		{"abandoned list", func(s *storeRig) { s.list("a:1:x"); s.begin("b:2:x"); s.pending.abandon(); s.event("Update", "a:1:y") }, "replace(1) upsert(1)"},
 		{"list begun again", func(s *storeRig) { s.begin("a:1:x"); s.list("b:2:x") }, "replace(2)"},
-		{"no longer reported during the list", func(s *storeRig) { s.begin("a:1:x a:1:"); s.end() }, "replace()"},
+		{"no longer reported during the list", func(s *storeRig) { s.begin("a:1:x a:1:"); s.end("") }, "replace()"},
 		{"events", func(s *storeRig) {
 			s.list("")
 			s.event("Add", "a:1:x")
@@ -38,13 +38,54 @@ func TestStore(t *testing.T) {
 		{"recreated under a watch", func(s *storeRig) { s.list("a:1:x"); s.event("Add", "a:2:x") }, "replace(1) upsert(2) delete(1)"},
 		{"no longer reported, and again", func(s *storeRig) { s.list("a:1:x"); s.event("Update", "a:1:"); s.event("Update", "a:1:x") }, "replace(1) delete(1) upsert(1)"},
 		{"never reported", func(s *storeRig) { s.list("a:1:"); s.event("Update", "a:1:"); s.event("Delete", "a:1:") }, "replace()"},
+		{"an event newer than the list that is under way", func(s *storeRig) {
+			s.list("a:1:x b:2:x c:3:x")
+			s.begin("a:1:x b:2:x c:3:x")
+			s.event("Update", "a:1:y:11")
+			s.event("Delete", "b:2:x:12")
+			s.event("Update", "c:3:y:9")
+			s.event("Add", "d:4:x:13")
+			s.end("10")
+		}, "replace(1 2 3) upsert(1) delete(2) upsert(3) upsert(4) upsert(3)"},
+		{"a watch that begins at a list and brings what is known to be older", func(s *storeRig) {
+			s.list("a:1:x b:2:x")
+			s.begin("a:1:x b:2:x")
+			s.event("Update", "a:1:z:12")
+			s.event("Delete", "b:2:x:13")
+			s.end("10")
+			s.event("Update", "a:1:y:11")
+			s.event("Update", "a:1:z:12")
+			s.event("Update", "b:2:y:11")
+			s.event("Delete", "b:2:x:13")
+			s.event("Update", "a:1:x:14")
+			s.event("Add", "b:5:x:15")
+		}, "replace(1 2) upsert(1) delete(2) upsert(1) upsert(5)"},
+		{"events of a watch whose place was taken", func(s *storeRig) {
+			s.list("a:1:x")
+			old := s.feed
+			s.list("a:1:x")
+			old.change(s.object("a:1:y:20"), false)
+			old.change(s.object("a:1:y:20"), true)
+		}, "replace(1)"},
+		{"events before a list count for no later one", func(s *storeRig) {
+			s.list("a:1:x")
+			s.event("Update", "a:1:y:50")
+			s.begin("a:1:x")
+			s.end("10")
+		}, "replace(1) upsert(1) upsert(1)"},
+		{"resourceVersions that are no numbers", func(s *storeRig) {
+			s.list("a:1:x")
+			s.begin("a:1:x")
+			s.event("Update", "a:1:y:m")
+			s.end("k")
+		}, "replace(1) upsert(1) upsert(1)"},
 		{"cleared", func(s *storeRig) { s.list("a:1:x"); s.clear(); s.clear(); s.list("a:1:x") }, "replace(1) remove replace(1)"},
 		{"cleared before anything was listed", func(s *storeRig) { s.begin("a:1:x"); s.clear() }, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &storeRig{t: t, enc: resources.NewEncoder()}
-			s.store = newStore("x", s, func() {})
+			s.store = newStore("x", s)
 			tt.do(s)
 			if got := strings.Join(s.calls, " "); got != tt.calls {
 				t.Errorf("calls: got %q, want %q", got, tt.calls)
@@ -56,14 +97,18 @@ func TestStore(t *testing.T) {
 // storeRig drives a store and writes down what it passes on.
 type storeRig struct {
 	*store
-	t     *testing.T
-	enc   *resources.Encoder
-	calls []string
+	feed, pending *feed
+	t             *testing.T
+	enc           *resources.Encoder
+	calls         []string
 }
 
 func (s *storeRig) object(text string) resources.Object {
 	p := strings.Split(text, ":")
 	o := resources.Object{Key: resources.KeyOf("", p[0])}
+	if len(p) > 3 {
+		o.ResourceVersion = p[3]
+	}
 	if p[2] != "" {
 		o.Entry = s.enc.Encode(resources.Content{WireType: "*v1.Pod", UID: resources.UID{p[1][0]}, JSON: []byte(p[2])}, nil)
 	}
@@ -71,28 +116,26 @@ func (s *storeRig) object(text string) resources.Object {
 }
 
 func (s *storeRig) begin(objects string) {
-	s.store.begin()
+	s.pending = s.store.begin("")
 	for o := range strings.FieldsSeq(objects) {
-		s.collect(s.object(o))
+		s.pending.collect(s.object(o))
 	}
 }
 
-func (s *storeRig) end() {
-	if err := s.store.Replace(nil, ""); err != nil {
+func (s *storeRig) end(resourceVersion string) {
+	s.feed = s.pending
+	if err := s.feed.replace(resourceVersion); err != nil {
 		s.t.Error(err)
 	}
 }
 
 func (s *storeRig) list(objects string) {
 	s.begin(objects)
-	s.end()
+	s.end("")
 }
 
 func (s *storeRig) event(kind, text string) {
-	call := map[string]func(any) error{"Add": s.Add, "Update": s.Update, "Delete": s.store.Delete}[kind]
-	if err := call(&object{found: s.object(text)}); err != nil {
-		s.t.Error(err)
-	}
+	s.feed.change(s.object(text), kind == "Delete")
 }
 
 func (s *storeRig) Replace(_ string, entries []*resources.Entry) {

@@ -99,9 +99,14 @@ func count(req Request) Count {
 
 type collection struct {
 	Resource
-	base    map[string]stored // as of the last compaction
-	log     []change
+	*history
 	removed bool
+}
+
+// history is what happened to the objects of a resource, in all its versions.
+type history struct {
+	base map[string]stored // as of the last compaction
+	log  []change
 }
 
 type stored struct {
@@ -166,7 +171,7 @@ func (s *Server) Serve(r Resource) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.collections[r.GroupVersionResource] == nil {
-		s.collections[r.GroupVersionResource] = &collection{Resource: r, base: map[string]stored{}}
+		s.collections[r.GroupVersionResource] = &collection{Resource: r, history: &history{base: map[string]stored{}}}
 	}
 }
 
@@ -174,11 +179,7 @@ func (s *Server) Serve(r Resource) {
 func (s *Server) ServeAs(r Resource, of schema.GroupVersionResource) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := *s.collections[of]
-	c.Resource = r
-	c.log = slices.Clone(c.log)
-	c.base = maps.Clone(c.base)
-	s.collections[r.GroupVersionResource] = &c
+	s.collections[r.GroupVersionResource] = &collection{Resource: r, history: s.collections[of].history}
 }
 
 // Remove takes a resource away with all its objects, as the removal of a CRD does. Its watches end.
