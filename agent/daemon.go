@@ -141,6 +141,7 @@ func projectionOptions(p config.AgentProjection, access *rest.Config) (resources
 	opts := resources.Options{
 		PodEnv: p.PodEnv, ConfigMapData: p.ConfigMapData, LiteralEnv: p.LiteralEnv, GenerateName: p.GenerateName,
 		AnnotationLimit: p.AnnotationLimit, Annotations: p.Annotations,
+		CredentialWords: p.CredentialWords,
 	}
 	if p.HashKeyFile != "" {
 		key, err := os.ReadFile(p.HashKeyFile)

@@ -155,7 +155,10 @@ type AgentProjection struct {
 	Annotations []resources.AnnotationRule `mapstructure:"annotations" usage:"which annotations to report, as a YAML list"`
 	// AnnotationLimit is the longest annotation value that is reported, in bytes.
 	AnnotationLimit int `mapstructure:"annotation_limit" min:"1" max:"262144" usage:"longest annotation value to report, in bytes"`
-	// HashKeyFile holds the key of the hashes that stand for literal env values. Empty: derived from the apiserver's CA.
+	// CredentialWords tell which names in command lines, headers and specs of workloads stand for credentials, whose values
+	// are then reported as a keyed hash. An empty list leaves them as they are.
+	CredentialWords []string `mapstructure:"credential_words" usage:"words by which credentials in workloads are known"`
+	// HashKeyFile holds the key of the hashes that stand for literal env values and other credentials. Empty: derived from the apiserver's CA.
 	HashKeyFile string `mapstructure:"hash_key_file" usage:"file with the key of the hashes of env values"`
 }
 
@@ -209,7 +212,7 @@ func DefaultAgent() Agent {
 			Debounce: time.Second, HeartbeatInterval: time.Minute, KeepaliveInterval: 10 * time.Minute,
 			FullResyncInterval: time.Hour, ShutdownTimeout: 10 * time.Second,
 		},
-		Projection:   AgentProjection{AnnotationLimit: 4096},
+		Projection:   AgentProjection{AnnotationLimit: 4096, CredentialWords: resources.DefaultCredentialWords()},
 		WatchPolicy:  "watch-only",
 		ClaimWatcher: true,
 		HighAvailability: HighAvailability{

@@ -33,6 +33,9 @@ func optionsOf(bits byte) Options {
 	if bits&64 != 0 {
 		o.Annotations = []AnnotationRule{{Allow: []string{"a*", "x", "field.cattle.io/*"}, Deny: []string{"ab*"}}}
 	}
+	if bits&128 != 0 {
+		o.CredentialWords = DefaultCredentialWords()
+	}
 	return o
 }
 
@@ -123,7 +126,7 @@ func FuzzProject(f *testing.F) {
 func TestOddDocuments(t *testing.T) {
 	for _, k := range catalogue {
 		for _, s := range odd {
-			for _, bits := range []byte{0, 63, 127} {
+			for _, bits := range []byte{0, 63, 127, 128, 255} {
 				compare(t, k, optionsOf(bits), []byte(s))
 			}
 		}
@@ -157,6 +160,8 @@ func mutate(rnd *rand.Rand, v any, depth int) any {
 		[]any{nil, doc{}},
 		doc{"env": []any{doc{"name": "a", "value": "b"}}, "annotations": doc{"x.last-applied": "1"}},
 		doc{"uid": "u", "controller": true},
+		doc{"command": []any{"run", "--password", "x", "http://u:p@h", doc{"args": "a --token=b"}}, "extraEnv": []any{"A=b", doc{"key": "a", "val": "b"}}},
+		doc{"httpHeaders": []any{doc{"name": "a", "value": "b"}}, "password": "x", "labels": doc{"token": "y"}, "name": "secret", "value": "z"},
 		doc{"type": "Ready", "status": "True"},
 	}
 	if rnd.IntN(8*depth+4) == 0 {
@@ -284,7 +289,7 @@ func TestRandomDocumentsAgreeWithReference(t *testing.T) {
 		kind := selected(t, s.req).Kind
 		for range rounds {
 			v := mutate(rnd, decoded(t, data), 0)
-			compare(t, kind, optionsOf(byte(rnd.UintN(128))), scramble(rnd, nil, v))
+			compare(t, kind, optionsOf(byte(rnd.UintN(256))), scramble(rnd, nil, v))
 		}
 	}
 }

@@ -30,6 +30,9 @@ type Options struct {
 	AnnotationLimit int
 	// Annotations say which annotations are sent; the first rule that applies to a resource counts. Without one all are.
 	Annotations []AnnotationRule
+	// CredentialWords tell which names in workload specs stand for credentials; without any, only environment variables,
+	// probe headers and passwords in URLs are hidden. See DefaultCredentialWords.
+	CredentialWords []string
 	// HashKey keys the hash (HMAC-SHA256) that stands for what is not sent. It should be secret, and the same in every
 	// replica and after every restart: otherwise one version could have two contents.
 	HashKey []byte
@@ -90,12 +93,16 @@ type Projector struct {
 	// annotations may be nil.
 	annotations *AnnotationRule
 
-	tree    jsonscan.Tree
-	enc     *Encoder
-	mac     hash.Hash
-	out     []byte
-	scratch []byte
-	strings map[string]string // namespaces, owners: few, and shared by many objects
+	tree        jsonscan.Tree
+	enc         *Encoder
+	mac         hash.Hash
+	out         []byte
+	scratch     []byte
+	hidden      []byte
+	argument    []byte
+	credentials *credentials
+	members     map[string]memberRule // by key
+	strings     map[string]string     // namespaces, owners: few, and shared by many objects
 
 	// Of the object at hand: its first owner as it will be sent.
 	owner     UID
@@ -123,9 +130,11 @@ func NewProjector(sel Selected, opts Options) *Projector {
 		enc:      NewEncoder(),
 		mac:      hmac.New(sha256.New, macKey(opts.HashKey)),
 		strings:  map[string]string{},
+		members:  map[string]memberRule{},
 
 		annotations: ruleFor(opts.Annotations, sel.Kind.Name),
 	}
+	p.credentials = newCredentials(opts.CredentialWords, p.sum)
 	t := tables[sel.Kind.project]
 	p.filter, p.root = compile(t.rows, &p.opts)
 	p.reported = t.reported

@@ -19,7 +19,7 @@ import (
 )
 
 // referenceProjection does over encoding/json, without regard to cost, what Projector does in one pass. It shares no code
-// with it but the catalogue.
+// with it but the catalogue and what finds credentials in a text or by a key, for which credentials_test.go has a corpus.
 type referenceProjection struct {
 	kind *Kind
 	opts Options
@@ -253,20 +253,36 @@ func (r referenceProjection) free(v any) any {
 				out[k] = f
 			}
 		}
+		if s, ok := v["value"].(string); ok && r.credentials().inName([]byte(asText(v["name"]))) {
+			out["value"] = r.literal(s)
+		}
 		return out
+	case string:
+		return string(r.credentials().urls(nil, []byte(v)))
 	default:
 		return v
 	}
 }
 
+func (r referenceProjection) credentials() *credentials {
+	return newCredentials(r.opts.CredentialWords, func(dst, value []byte) []byte { return append(dst, r.hash(string(value))...) })
+}
+
+func (r referenceProjection) ruleOf(key string) memberRule {
+	return (&Projector{opts: r.opts, credentials: r.credentials()}).ruleOfKey([]byte(key))
+}
+
 func (r referenceProjection) freeMember(k string, v any) (any, bool) {
 	m, isDoc := v.(doc)
 	l, isList := v.([]any)
-	switch {
-	case isDoc && k == "annotations":
+	s, isText := v.(string)
+	switch rule := r.ruleOf(k); {
+	case isDoc && rule == plainMember:
+		return v, true
+	case isDoc && rule == notesMember:
 		out := r.annotations(m)
 		return out, len(out) > 0
-	case isDoc && k == "env" && !r.opts.LiteralEnv:
+	case isDoc && (rule == envMember || rule == headerMember):
 		out := doc{}
 		for name, e := range m {
 			switch e.(type) {
@@ -277,25 +293,49 @@ func (r referenceProjection) freeMember(k string, v any) (any, bool) {
 			}
 		}
 		return out, true
-	case isList && k == "env" && !r.opts.LiteralEnv:
+	case isList && (rule == envMember || rule == headerMember):
 		out := []any{}
 		for _, e := range l {
 			out = append(out, r.envVar(e))
 		}
 		return out, true
+	case rule == commandMember && (isText || isList):
+		if isText {
+			l = []any{s}
+		}
+		out, state, c := []any{}, scan{}, r.credentials()
+		for _, e := range l {
+			if arg, ok := e.(string); ok {
+				e = string(c.argument(nil, c.urls(nil, []byte(arg)), &state))
+			} else {
+				e = r.free(e)
+			}
+			out = append(out, e)
+		}
+		if isText {
+			return out[0], true
+		}
+		return out, true
+	case rule == secretMember && isText:
+		return r.literal(v), true
 	default:
 		return r.free(v), true
 	}
 }
 
 func (r referenceProjection) envVar(v any) any {
+	if s, ok := v.(string); ok {
+		if name, value, ok := strings.Cut(s, "="); ok && value != "" {
+			return name + "=" + r.hash(value)
+		}
+	}
 	m, ok := v.(doc)
 	if !ok {
 		return r.free(v)
 	}
 	out := doc{}
 	for k, e := range m {
-		if k == "value" {
+		if _, isText := e.(string); k == "value" || isText && k != "name" && k != "key" && k != "type" {
 			out[k] = r.literal(e)
 		} else if f, keep := r.freeMember(k, e); keep {
 			out[k] = f

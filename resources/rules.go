@@ -314,32 +314,53 @@ func workloadSpec(p *Projector, v jsonscan.Value) bool {
 	return true
 }
 
-// appendFree copies a value of any shape; wherever there are annotations or environment variables in it, their rules apply.
+// appendFree copies a value of any shape; wherever there are annotations, environment variables, command lines or other
+// places for credentials in it, their rules apply.
 func (p *Projector) appendFree(v jsonscan.Value) {
 	switch v.Kind() {
 	case jsonscan.ObjectKind:
+		if value := v.Get("value"); value.Kind() == jsonscan.StringKind && p.credentials.inName(v.Get("name").Text()) {
+			p.appendMembers(v, p.appendParameterMember)
+			return
+		}
 		p.appendMembers(v, p.appendFreeMember)
 	case jsonscan.ArrayKind:
 		p.appendElements(v, p.appendFree)
 	default:
-		p.out = v.Append(p.out)
+		p.appendText(v)
 	}
 }
 
 func (p *Projector) appendFreeMember(m jsonscan.Value) bool {
-	switch {
-	case m.Kind() == jsonscan.ObjectKind && string(m.Key()) == "annotations":
+	compound := m.Kind() >= jsonscan.ArrayKind
+	switch rule := p.memberRule(m.Key()); {
+	case rule == plainMember && m.Kind() == jsonscan.ObjectKind:
+		p.out = m.Append(p.out)
+	case rule == notesMember && m.Kind() == jsonscan.ObjectKind:
 		return annotations(p, m)
-	case m.Kind() >= jsonscan.ArrayKind && string(m.Key()) == "env" && !p.opts.LiteralEnv:
+	case rule == envMember && compound, rule == headerMember && compound:
 		p.appendEnv(m)
+	case rule == commandMember:
+		p.appendCommand(m)
+	case rule == secretMember && m.Kind() == jsonscan.StringKind:
+		p.appendLiteral(m)
 	default:
 		p.appendFree(m)
 	}
 	return true
 }
 
-// appendEnv copies environment variables, as a list of name and value or (in some CRDs) as a map, with every literal value
-// replaced by its hash.
+// appendParameterMember copies a member of a name and value whose name stands for a credential.
+func (p *Projector) appendParameterMember(m jsonscan.Value) bool {
+	if string(m.Key()) != "value" {
+		return p.appendFreeMember(m)
+	}
+	p.appendLiteral(m)
+	return true
+}
+
+// appendEnv copies environment variables, as a list of name and value or (in some CRDs) of texts or as a map, with every
+// literal value replaced by its hash.
 func (p *Projector) appendEnv(v jsonscan.Value) {
 	if v.Kind() == jsonscan.ArrayKind {
 		p.appendElements(v, p.appendEnvVar)
@@ -355,18 +376,39 @@ func (p *Projector) appendEnv(v jsonscan.Value) {
 	})
 }
 
+// appendEnvVar copies one variable: an object of which only the members that name the variable stay, or NAME=value.
 func (p *Projector) appendEnvVar(v jsonscan.Value) {
-	if v.Kind() != jsonscan.ObjectKind {
+	switch v.Kind() {
+	case jsonscan.ObjectKind:
+	case jsonscan.StringKind:
+		p.appendAssignment(v)
+		return
+	default:
 		p.appendFree(v)
 		return
 	}
 	p.appendMembers(v, func(m jsonscan.Value) bool {
-		if string(m.Key()) != "value" {
+		switch key := string(m.Key()); {
+		case key == "value":
+			p.appendLiteral(m)
+		case key == "name" || key == "key" || key == "type" || m.Kind() != jsonscan.StringKind:
 			return p.appendFreeMember(m)
+		default:
+			p.appendLiteral(m)
 		}
-		p.appendLiteral(m)
 		return true
 	})
+}
+
+// appendAssignment copies NAME=value with the hash of the value.
+func (p *Projector) appendAssignment(v jsonscan.Value) {
+	name, value, ok := bytes.Cut(v.Text(), []byte("="))
+	if !ok || len(value) == 0 {
+		p.appendText(v)
+		return
+	}
+	p.argument = p.sum(append(append(p.argument[:0], name...), '='), value)
+	p.out = jsonscan.AppendQuoted(p.out, p.argument)
 }
 
 // appendLiteral appends the hash of a literal value; an empty one stays, since it tells nothing.

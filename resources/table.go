@@ -130,8 +130,8 @@ var tables = map[projection]table{
 	workloadProjection: {rows: meta(labelsRow, annotationsRow, ownersRow,
 		row{
 			path: "spec", rule: workloadSpec,
-			note: "the whole, for the server's change events; literal env values as keyed hash unless projection.literal_env; " +
-				"annotations inside (templates) as above",
+			note: "the whole, for the server's change events; literal env values, probe headers and credentials as keyed hash " +
+				"(projection.literal_env, credential_words); annotations inside (templates) as above",
 		},
 	)},
 	replicaSetProjection: {
