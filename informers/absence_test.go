@@ -50,7 +50,7 @@ func TestDamagedDiscovery(t *testing.T) {
 		"group, plain":         {false, `"name":"apps.kruise.io"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, r *rig) {
+			inBubble(t, func(_ *testing.T, r *rig) {
 				r.sim.SetAggregated(tt.aggregated)
 				withCloneSet(r)
 				r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
@@ -81,7 +81,7 @@ func TestDamagedDiscovery(t *testing.T) {
 // TestForbiddenWhileStarting: an apiserver that is starting names no CRDs and, as long as it has no roles, refuses everything.
 // When it has started between the request for discovery and the look that confirms it, the CRD is not gone.
 func TestForbiddenWhileStarting(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		withCloneSet(r)
 		start := time.Now()
 		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
@@ -109,7 +109,7 @@ func TestForbiddenWhileStarting(t *testing.T) {
 // TestAbsenceIsUninterrupted: the time for which discovery has to be without a resource that answers 403 begins anew after
 // discovery was unsure.
 func TestAbsenceIsUninterrupted(t *testing.T) {
-	inBubble(t, func(t *testing.T, r *rig) {
+	inBubble(t, func(_ *testing.T, r *rig) {
 		r.sim.Serve(apisim.Resource{GroupVersionResource: gvr("apps.kruise.io", "v1alpha1", "sidecarsets"), Kind: "SidecarSet"})
 		withCloneSet(r)
 		r.deny(http.StatusForbidden, on("clonesets"))

@@ -406,7 +406,7 @@ func (l *loop) place(ctx context.Context, src *source) {
 		return
 	case !still && !l.gone(ctx, src, r.target.gvr, r.lw.namespace):
 		return
-	case ok && still && comparable(best, r.target):
+	case ok && still && sameObjects(best, r.target):
 		l.besides(ctx, src, want, []target{best})
 	case ok:
 		l.set.opts.Logger.Info("resource moves to another group or version", "resource", src.id,
@@ -424,8 +424,8 @@ func (l *loop) place(ctx context.Context, src *source) {
 	}
 }
 
-// comparable tells whether a and b are two versions of the same objects.
-func comparable(a, b target) bool {
+// sameObjects tells whether a and b are two versions of the same objects.
+func sameObjects(a, b target) bool {
 	return a.gvr.GroupResource() == b.gvr.GroupResource() && a.kind == b.kind
 }
 
@@ -434,7 +434,7 @@ func (l *loop) others(src *source, want spec, t target) []target {
 	if !src.failsFromTheStart(time.Now()) {
 		return nil
 	}
-	return slices.DeleteFunc(l.discovery.served(want.sel), func(o target) bool { return o == t || !comparable(o, t) })
+	return slices.DeleteFunc(l.discovery.served(want.sel), func(o target) bool { return o == t || !sameObjects(o, t) })
 }
 
 // besides tries one of the targets besides the informer that runs, which goes on until that one has listed. One that failed is

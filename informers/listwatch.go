@@ -798,10 +798,10 @@ const (
 
 // progress tells whether the streaming list may still come to its end.
 func (w *watcher) progress(ev event, now time.Time) bool {
-	switch {
-	case ev.kind == "BOOKMARK":
+	switch ev.kind {
+	case "BOOKMARK":
 		return true // see pass
-	case ev.kind == "ADDED":
+	case "ADDED":
 		w.objects++
 	}
 	if w.measured.IsZero() {

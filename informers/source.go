@@ -57,7 +57,6 @@ type run struct {
 	target target
 	scope  scope
 	lw     *listWatch
-	ctx    context.Context //nolint:containedctx // of the informer's goroutines, which cancel ends
 	cancel context.CancelFunc
 	done   chan struct{}
 	failed bool // to take the place of another; guarded by the source's mu
@@ -65,31 +64,32 @@ type run struct {
 
 // start runs an informer for t.
 func (s *source) start(ctx context.Context, want spec, t target) {
-	r := s.newRun(ctx, want, t)
+	ctx, r := s.newRun(ctx, want, t)
 	s.mu.Lock()
 	s.run, s.again = r, false
 	s.moved()
 	s.rec.polling = failure{} // its watches have to show it themselves
 	s.mu.Unlock()
 	s.set.gate.expect(s.id, want.rank)
-	s.launch(r)
+	s.launch(ctx, r)
 }
 
 // try runs an informer for t besides the one that runs. It takes its place when it has listed.
 func (s *source) try(ctx context.Context, want spec, t target) {
-	r := s.newRun(ctx, want, t)
+	ctx, r := s.newRun(ctx, want, t)
 	s.mu.Lock()
 	s.next = r
 	s.mu.Unlock()
-	s.launch(r)
+	s.launch(ctx, r)
 }
 
-func (s *source) newRun(ctx context.Context, want spec, t target) *run {
+// newRun returns an informer and the context of its goroutines, which launch starts.
+func (s *source) newRun(ctx context.Context, want spec, t target) (context.Context, *run) {
 	ctx, cancel := context.WithCancel(ctx)
-	return &run{target: t, scope: want.scope, lw: newListWatch(s, want, t), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+	return ctx, &run{target: t, scope: want.scope, lw: newListWatch(s, want, t), cancel: cancel, done: make(chan struct{})}
 }
 
-func (s *source) launch(r *run) {
+func (s *source) launch(ctx context.Context, r *run) {
 	quiet := logging.ClientGo(s.set.opts.Logger.With("resource", s.id))
 	reflector := cache.NewReflectorWithOptions(r.lw, nil, reflectorStore{r.lw}, cache.ReflectorOptions{
 		Name: s.id, TypeDescription: s.id, Logger: &quiet,
@@ -100,8 +100,8 @@ func (s *source) launch(r *run) {
 		defer s.set.gate.attempted(s.id)
 		defer r.lw.release()
 		var background sync.WaitGroup
-		background.Go(func() { r.lw.relistEvery(r.ctx, s.set.opts.RelistInterval) })
-		reflector.RunWithContext(klog.NewContext(r.ctx, quiet))
+		background.Go(func() { r.lw.relistEvery(ctx, s.set.opts.RelistInterval) })
+		reflector.RunWithContext(klog.NewContext(ctx, quiet))
 		background.Wait()
 	}()
 }

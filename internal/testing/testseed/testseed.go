@@ -14,7 +14,7 @@ import (
 // New returns PSEUDO_TEST_SEED, a number in decimals, or another seed each time if it is not set.
 func New(tb testing.TB) uint64 {
 	tb.Helper()
-	seed := rand.Uint64() //nolint:gosec // of a test
+	seed := rand.Uint64()
 	if s := os.Getenv("PSEUDO_TEST_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
