@@ -25,7 +25,11 @@ func TestRandom(t *testing.T) {
 	for i := range testseed.Rounds(t, 12) {
 		seed := first + uint64(i)
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			inBubble(t, func(t *testing.T, r *rig) { newGame(t, r, seed).play() })
+			inBubble(t, func(t *testing.T, r *rig) {
+				g := newGame(t, r, seed)
+				g.slow()
+				g.play()
+			})
 		})
 	}
 }
@@ -39,6 +43,7 @@ type game struct {
 	mu      sync.Mutex
 	faults  *rand.Rand
 	odds    float64
+	delays  *rand.Rand                 // nil: answers come at once
 	refused map[string]bool            // resources that are forbidden
 	live    map[resources.UID]string   // objects that must not be removed
 	uids    map[string][]resources.UID // by resource
@@ -95,6 +100,24 @@ func (g *game) passed(id string, e *resources.Entry) {
 	g.age[e.UID()] = age
 }
 
+// slow makes some answers come late, by when changes have gone by, and lists be made often.
+func (g *game) slow() {
+	g.delays = rand.New(rand.NewPCG(uint64(g.rng.Int64()), 3))
+	g.r.opts.RelistInterval = time.Duration(1+g.rng.IntN(10)) * time.Minute
+}
+
+// delay draws how late the parts of an answer are. It is called with mu held.
+func (g *game) delay() apisim.Fault {
+	if g.delays == nil || g.odds == 0 || g.delays.IntN(4) > 0 {
+		return apisim.Fault{}
+	}
+	late := time.Duration(g.delays.IntN(12)) * time.Second
+	return apisim.Fault{Garble: func(b []byte) []byte {
+		time.Sleep(late)
+		return b
+	}}
+}
+
 // fault draws what goes wrong with one request.
 func (g *game) fault(req apisim.Request) apisim.Fault {
 	g.mu.Lock()
@@ -103,7 +126,7 @@ func (g *game) fault(req apisim.Request) apisim.Fault {
 		return apisim.Fault{Status: http.StatusForbidden}
 	}
 	if g.faults.Float64() >= g.odds {
-		return apisim.Fault{}
+		return g.delay()
 	}
 	size := 1 + g.faults.IntN(3000)
 	switch g.faults.IntN(14) {
