@@ -111,6 +111,8 @@ type ServerLimits struct {
 	RequestsPerMinute int `mapstructure:"requests_per_minute" min:"1" max:"60000" usage:"sustained reports per minute of one cluster"`
 	// RequestTimeout is how long a client may take to send one request.
 	RequestTimeout time.Duration `mapstructure:"request_timeout" min:"1s" max:"10m" usage:"how long sending one request may take"`
+	// MinReceiveRate is the least bytes per second at which a request may come in, after the first five seconds.
+	MinReceiveRate int `mapstructure:"min_receive_rate" min:"1" max:"1073741824" usage:"least bytes per second of a request"`
 }
 
 // ServerValidation says which reports are refused beyond what is always refused.
@@ -227,7 +229,7 @@ func DefaultServer() Server {
 		Limits: ServerLimits{
 			MaxMessageSize: 104857600, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 1000,
 			MaxRetainedEntries: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
-			RequestTimeout: time.Minute,
+			RequestTimeout: time.Minute, MinReceiveRate: 65536,
 		},
 		Validation: ServerValidation{Suspicion: ServerSuspicion{MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
 		Access:     ServerAccess{Anonymous: "read"},

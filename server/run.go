@@ -292,6 +292,6 @@ func limits(l config.ServerLimits) receiver.Limits {
 		MaxMessageSize: int(l.MaxMessageSize), MaxEntrySize: l.MaxEntrySize, MaxSnapshotSize: l.MaxSnapshotSize, MaxEntries: l.MaxEntries,
 		MaxClusters: l.MaxClusters, MaxRetained: l.MaxRetainedEntries, MaxConcurrentRequests: l.MaxConcurrentRequests,
 		MaxWaitingRequests: l.MaxWaitingRequests, MaxConnections: l.MaxConnections, RequestsPerMinute: l.RequestsPerMinute,
-		RequestTimeout: l.RequestTimeout,
+		RequestTimeout: l.RequestTimeout, MinReceiveRate: l.MinReceiveRate,
 	}
 }

@@ -175,7 +175,7 @@ func corpus() []hostile {
 			t.Helper()
 			return append(encode(t, report(99, 1)), bytes.Repeat([]byte{10<<3 | 2, 0}, 1001)...)
 		}, in, []string{"rule entries", "1000"}},
-		{"too large", func(testing.TB) []byte { return make([]byte, 2<<20) }, too, []string{"larger than max"}},
+		{"too large", func(testing.TB) []byte { return make([]byte, 2<<20) }, too, []string{"has 2097152 bytes", "message_size"}},
 		{"no cluster_id", header(func(r *agent.KubernetesAPISyncRequest) { r.ClusterId = nil }), in, []string{"rule cluster_id"}},
 		{"strange cluster_id", header(func(r *agent.KubernetesAPISyncRequest) { r.ClusterId = new("../x") }), in, []string{"rule cluster_id"}},
 		{"version 0", header(func(r *agent.KubernetesAPISyncRequest) { r.Version = nil }), in, []string{"rule version"}},

@@ -47,20 +47,33 @@ const keepPatience = 5 * time.Second
 func (r *Receiver) Admit(ctx context.Context, req *agent.SyncRequest) error {
 	p := peerOf(ctx)
 	if err := r.mayReport(p, req.GetKubernetesClusterId()); err != nil {
-		return r.refuse(p, err)
+		return r.refuse(ctx, p, err)
 	}
 	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
-		return r.refuse(p, ref)
+		return r.refuse(ctx, p, ref)
 	}
 	return nil
 }
 
 // Acquire waits for one of Limits.MaxConcurrentRequests, before a report is received.
 func (r *Receiver) Acquire(ctx context.Context) (release func(), err error) {
-	if err := r.acquire(ctx); err != nil {
-		return nil, r.refuse(peerOf(ctx), err)
+	p := peerOf(ctx)
+	key := p.quotaKey()
+	if !r.waiting.tryEnter(key, 0) {
+		return nil, r.refuse(ctx, p, r.busy())
 	}
-	return r.release, nil
+	r.metrics.waiting.Inc()
+	in := r.large.enter(ctx, key, 0)
+	r.metrics.waiting.Dec()
+	r.waiting.leave(key, 0)
+	if !in {
+		return nil, r.refuse(ctx, p, context.Cause(ctx))
+	}
+	r.metrics.working.Inc()
+	return func() {
+		r.metrics.working.Dec()
+		r.large.leave(key, 0)
+	}, nil
 }
 
 // Pass validates and stores a report that goes on to a deepflow-server. An error, which is a gRPC status, refuses it. A
@@ -73,7 +86,7 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 		if mode == PassForward {
 			return Passed{NotKept: ref.Error()}, nil
 		}
-		return Passed{}, r.refuse(p, ref)
+		return Passed{}, r.refuse(ctx, p, ref)
 	}
 	passed := Passed{Cluster: clip(req.clusterID), Version: req.version}
 	err = r.header(p, req)
@@ -86,7 +99,7 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 		}
 	}
 	if err != nil {
-		return r.unless(p, passed, mode, err)
+		return r.unless(ctx, p, passed, mode, err)
 	}
 	if req.version == 0 {
 		return passed, nil
@@ -95,23 +108,23 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 		m := fixer{limit: r.opts.Limits.MaxEntrySize, most: r.opts.Limits.MaxSnapshotSize}
 		if fixed := m.entries(req.entries); len(fixed) > 0 {
 			if passed.Data, err = replaceEntries(data.Materialize(), fixed); err != nil {
-				return Passed{}, r.refuse(p, invalidMessage(err))
+				return Passed{}, r.refuse(ctx, p, invalidMessage(err))
 			}
 			passed.Fixed, passed.FixedEntries = m.notes, len(fixed)
 			if req, err = parseRequest(mem.BufferSlice{mem.SliceBuffer(passed.Data)}, r.opts.Limits.MaxEntries); err != nil {
-				return Passed{}, r.refuse(p, invalidMessage(err))
+				return Passed{}, r.refuse(ctx, p, invalidMessage(err))
 			}
 			req.clean()
 		}
 	}
 	if err := r.keep(ctx, p, req); err != nil {
-		return r.unless(p, passed, mode, err)
+		return r.unless(ctx, p, passed, mode, err)
 	}
 	return passed, nil
 }
 
 // unless decides about a report that was not stored.
-func (r *Receiver) unless(p *Peer, passed Passed, mode string, err error) (Passed, error) {
+func (r *Receiver) unless(ctx context.Context, p *Peer, passed Passed, mode string, err error) (Passed, error) {
 	var ref *refusal
 	if !errors.As(err, &ref) {
 		r.noteStorage(err)
@@ -122,7 +135,7 @@ func (r *Receiver) unless(p *Peer, passed Passed, mode string, err error) (Passe
 	case ref.rule == ruleCapacity || ref.rule == ruleBusy:
 	case mode == PassForward && ref.code != codes.PermissionDenied && ref.code != codes.ResourceExhausted && ref.code != codes.Unauthenticated:
 	default:
-		return Passed{}, r.refuse(p, err)
+		return Passed{}, r.refuse(ctx, p, err)
 	}
 	r.metrics.refusals.WithLabelValues(string(ref.rule)).Inc()
 	passed.NotKept = ref.Error()

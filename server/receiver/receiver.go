@@ -47,8 +47,9 @@ type Limits struct {
 	MaxEntries            int           // objects of one report
 	MaxClusters           int           // clusters in the store
 	MaxRetained           int           // entries of all kept versions of all clusters
-	MaxConcurrentRequests int           // requests received or worked on at once
+	MaxConcurrentRequests int           // requests received or worked on at once, those of at most 64 KiB not counted with others
 	MaxWaitingRequests    int           // requests that wait for that, each with at most 64 KiB received
+	MinReceiveRate        int           // bytes per second of a request, after five seconds
 	MaxConnections        int           // gRPC connections
 	RequestsPerMinute     int           // sustained, of one cluster
 	RequestTimeout        time.Duration // from the first byte of a request to its answer
@@ -59,7 +60,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		MaxMessageSize: 100 << 20, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 1000,
 		MaxRetained: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
-		RequestTimeout: time.Minute,
+		RequestTimeout: time.Minute, MinReceiveRate: 64 << 10,
 	}
 }
 
@@ -76,6 +77,7 @@ func (l Limits) withDefaults() Limits {
 	orDefault(&l.MaxConnections, d.MaxConnections)
 	orDefault(&l.RequestsPerMinute, d.RequestsPerMinute)
 	orDefault(&l.RequestTimeout, d.RequestTimeout)
+	orDefault(&l.MinReceiveRate, d.MinReceiveRate)
 	return l
 }
 
@@ -99,15 +101,15 @@ type Receiver struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *metrics
-	slots   chan struct{}
-	lenient map[string]bool
-	audit   *auditLog
+	// Where requests wait and are worked on: those whose first portion is on its way, small ones, large ones.
+	waiting, small, large *gate
+	lenient               map[string]bool
+	audit                 *auditLog
 	// listening is since when reports can be stored; only Run uses it.
 	listening time.Time
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter
-	waiting  int
 	storage  storageState
 	clusters int // stored
 	retained int // entries stored, of all versions
@@ -139,7 +141,9 @@ func New(opts Options) *Receiver {
 	}
 	r := &Receiver{
 		opts: opts, store: opts.Store, log: opts.Logger, now: opts.Now, metrics: newMetrics(opts.Registerer),
-		slots:    make(chan struct{}, opts.Limits.MaxConcurrentRequests),
+		waiting:  newGate(opts.Limits.MaxWaitingRequests, 0),
+		small:    newGate(opts.Limits.MaxConcurrentRequests, 0),
+		large:    newGate(opts.Limits.MaxConcurrentRequests, 0),
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{},
 		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),

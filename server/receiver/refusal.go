@@ -34,6 +34,7 @@ const (
 	ruleBusy         rule = "busy"
 	ruleMessageSize  rule = "message_size"
 	ruleTimeout      rule = "timeout"
+	ruleCanceled     rule = "canceled"
 	ruleCapacity     rule = "capacity"
 	ruleStorage      rule = "storage"
 	ruleElection     rule = "election"
@@ -47,7 +48,7 @@ const (
 var rules = []rule{
 	ruleProtobuf, ruleClusterID, ruleVersion, ruleTeamID, ruleEntries, ruleType, ruleZlib, ruleEntrySize, ruleSnapshotSize,
 	ruleUTF8, ruleJSON, ruleObject, ruleMetadata, ruleVersionInfo, ruleDuplicate, ruleContent, ruleSuspicion, ruleAccess,
-	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleCapacity, ruleStorage, ruleElection, ruleTLS,
+	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleCanceled, ruleCapacity, ruleStorage, ruleElection, ruleTLS,
 	ruleConnections, ruleAPI,
 }
 

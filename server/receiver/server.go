@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -35,7 +36,7 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 		// A request that waits for its turn holds no more than the first window. Once it is read, gRPC extends the window.
 		grpc.InitialWindowSize(64 << 10),
 		grpc.InitialConnWindowSize(4 << 20),
-		grpc.MaxConcurrentStreams(32),
+		grpc.MaxConcurrentStreams(8),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.ReadBufferSize(8 << 10),
 		grpc.WriteBufferSize(8 << 10),
@@ -43,9 +44,7 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),
 		grpc.InTapHandle(func(ctx context.Context, _ *tap.Info) (context.Context, error) {
-			ctx, cancel := context.WithTimeout(ctx, l.RequestTimeout)
-			context.AfterFunc(ctx, cancel)
-			return ctx, nil
+			return r.bounded(ctx), nil
 		}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			method, _ := grpc.MethodFromServerStream(stream)
@@ -62,20 +61,23 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 			ServiceName: service,
 			HandlerType: (*any)(nil),
 			Streams: []grpc.StreamDesc{
-				{StreamName: protocol.MethodKubernetesAPISync, Handler: r.handler(service, protocol.MethodKubernetesAPISync, r.kubernetesAPISync)},
-				{StreamName: protocol.MethodGetKubernetesClusterID, Handler: r.handler(service, protocol.MethodGetKubernetesClusterID, r.getKubernetesClusterID)},
-				{StreamName: protocol.MethodSync, Handler: r.handler(service, protocol.MethodSync, r.sync)},
+				{StreamName: protocol.MethodKubernetesAPISync, Handler: r.handler(service, protocol.MethodKubernetesAPISync, l.MaxMessageSize, r.kubernetesAPISync)},
+				{StreamName: protocol.MethodGetKubernetesClusterID, Handler: r.handler(service, protocol.MethodGetKubernetesClusterID, maxSmallMessage, r.getKubernetesClusterID)},
+				{StreamName: protocol.MethodSync, Handler: r.handler(service, protocol.MethodSync, maxSmallMessage, r.sync)},
 			},
 		}, r)
 	}
 	return s
 }
 
-func (r *Receiver) handler(service, method string, answer call) grpc.StreamHandler {
+// maxSmallMessage is the largest Sync and GetKubernetesClusterID, in bytes. Those of deepflow-agents have at most some KiB.
+const maxSmallMessage = 64 << 10
+
+func (r *Receiver) handler(service, method string, limit int, answer call) grpc.StreamHandler {
 	return func(_ any, stream grpc.ServerStream) error {
 		start := r.now()
 		_ = stream.SetHeader(metadata.Pairs(protocol.ServerHeader, r.opts.Version))
-		resp, err := r.serve(stream, service, answer)
+		resp, err := r.serve(stream.Context(), service, min(limit, r.opts.Limits.MaxMessageSize), answer)
 		if err == nil {
 			err = stream.SendMsg(resp)
 		}
@@ -85,45 +87,82 @@ func (r *Receiver) handler(service, method string, answer call) grpc.StreamHandl
 	}
 }
 
-// serve receives and answers a request. The slot and the request's memory are given back before the answer is sent, so
-// that a client that does not read holds neither.
-func (r *Receiver) serve(stream grpc.ServerStream, service string, answer call) (proto.Message, error) {
-	ctx := stream.Context()
+// serve receives and answers a request. Its places and the request's memory are given back before the answer is sent, so
+// that a client that does not read holds none.
+func (r *Receiver) serve(ctx context.Context, service string, limit int, answer call) (proto.Message, error) {
 	p := peerOf(ctx)
 	resp, err := func() (proto.Message, error) {
 		if err := r.opts.Access.admit(p); err != nil {
 			return nil, err
 		}
-		if err := r.acquire(ctx); err != nil {
+		m := message{peer: p.quotaKey()}
+		defer m.free()
+		if err := r.take(ctx, &m, limit); err != nil {
 			return nil, err
 		}
-		defer r.release()
-		var m message
-		if err := stream.RecvMsg(&m); err != nil {
-			return nil, r.receiveError(err)
-		}
-		defer m.free()
 		r.metrics.received.Add(float64(m.data.Len()))
 		return answer(ctx, p, service, &m)
 	}()
 	if err != nil {
-		return nil, r.refuse(p, err)
+		return nil, r.refuse(ctx, p, err)
 	}
 	return resp, nil
 }
 
-// receiveError turns what gRPC says about a request that could not be received into a refusal.
-func (r *Receiver) receiveError(err error) error {
-	switch status.Code(err) {
-	case codes.ResourceExhausted:
-		return &refusal{
-			code: codes.ResourceExhausted, rule: ruleMessageSize, what: status.Convert(err).Message(),
-			advice: "report fewer types or raise limits.max_message_size of pseudo-server",
-		}
-	case codes.DeadlineExceeded:
-		return r.timeout("the request was not received", "look at the network between sender and server")
-	default:
+// take receives a message. While it has only its first portion it is one of MaxWaitingRequests; those that come slowly
+// stay there until they are ended, and hold up nobody. It then waits for its place among MaxConcurrentRequests: a message
+// that is complete by then among others of that kind, a larger one among those that are received and worked on.
+func (r *Receiver) take(ctx context.Context, m *message, limit int) error {
+	if !r.waiting.tryEnter(m.peer, 0) {
+		return r.busy()
+	}
+	r.metrics.waiting.Inc()
+	leave := sync.OnceFunc(func() {
+		r.metrics.waiting.Dec()
+		r.waiting.leave(m.peer, 0)
+	})
+	defer leave()
+	w, err := wireOf(ctx)
+	if err != nil {
 		return err
+	}
+	length, err := r.messageLength(ctx, w, limit)
+	if err != nil {
+		return err
+	}
+	first := min(length, firstPortion)
+	if err := r.receive(ctx, w, m, first, firstPortion); err != nil {
+		return err
+	}
+	gate := r.small
+	if length > first {
+		gate = r.large
+	}
+	if gate.bytes > 0 && int64(length) > gate.bytes {
+		return &refusal{
+			code: codes.ResourceExhausted, rule: ruleCapacity,
+			what:   fmt.Sprintf("the message has %d bytes, all requests together may have %d", length, gate.bytes),
+			advice: "report fewer types, or give pseudo-server more memory (limits.memory, by default the container's memory limit)",
+		}
+	}
+	if !gate.enter(ctx, m.peer, int64(length)) {
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			return r.busy()
+		}
+		return context.Cause(ctx)
+	}
+	leave()
+	r.metrics.working.Inc()
+	m.gate, m.held = gate, int64(length)
+	m.left = r.metrics.working.Dec
+	return r.receive(ctx, w, m, length-first, 2*firstPortion)
+}
+
+func (r *Receiver) busy() *refusal {
+	return &refusal{
+		code: codes.ResourceExhausted, rule: ruleBusy,
+		what:   fmt.Sprintf("%d requests are being worked on and others wait", r.opts.Limits.MaxConcurrentRequests),
+		advice: "send it again later, or raise limits.max_concurrent_requests or limits.max_waiting_requests of pseudo-server",
 	}
 }
 
@@ -135,64 +174,47 @@ func (r *Receiver) timeout(what, advice string) *refusal {
 	}
 }
 
-// acquire waits until the request may be received.
-func (r *Receiver) acquire(ctx context.Context) error {
-	select {
-	case r.slots <- struct{}{}:
-		r.metrics.working.Inc()
+// ended turns the end of a request's context into a refusal; nil if it has not ended, or because the client went away.
+func (r *Receiver) ended(ctx context.Context, err error) *refusal {
+	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) &&
+		!errors.Is(err, errTimeout) && !errors.Is(err, errSlow) && status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Canceled {
 		return nil
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errSlow):
+		return &refusal{
+			code: codes.DeadlineExceeded, rule: ruleTimeout,
+			what:   fmt.Sprintf("the request came in with less than %d bytes per second", r.opts.Limits.MinReceiveRate),
+			advice: "look at the network between sender and server, or lower limits.min_receive_rate of pseudo-server",
+		}
+	case errors.Is(cause, errTimeout):
+		return r.timeout("the request was not received and answered",
+			"look at the network between sender and server, and whether the storage of pseudo-server hangs (/status)")
+	case errors.Is(cause, context.DeadlineExceeded):
+		return &refusal{
+			code: codes.Canceled, rule: ruleCanceled, what: "the client's own deadline passed before the answer",
+			advice: "give the client more time; this server would have taken more",
+		}
+	case errors.Is(cause, context.Canceled):
+		return &refusal{code: codes.Canceled, rule: ruleCanceled, what: "the client gave up", advice: "nothing"}
 	default:
-	}
-	r.mu.Lock()
-	full := r.waiting >= r.opts.Limits.MaxWaitingRequests
-	if !full {
-		r.waiting++
-	}
-	r.mu.Unlock()
-	busy := &refusal{
-		code: codes.ResourceExhausted, rule: ruleBusy,
-		what:   fmt.Sprintf("%d requests are being worked on and others wait", r.opts.Limits.MaxConcurrentRequests),
-		advice: "send it again later, or raise limits.max_concurrent_requests or limits.max_waiting_requests of pseudo-server",
-	}
-	if full {
-		return busy
-	}
-	r.metrics.waiting.Inc()
-	defer func() {
-		r.metrics.waiting.Dec()
-		r.mu.Lock()
-		r.waiting--
-		r.mu.Unlock()
-	}()
-	select {
-	case r.slots <- struct{}{}:
-		r.metrics.working.Inc()
 		return nil
-	case <-ctx.Done():
-		return busy
 	}
-}
-
-func (r *Receiver) release() {
-	r.metrics.working.Dec()
-	<-r.slots
 }
 
 // refuse counts and records an error and turns it into what the client gets.
-func (r *Receiver) refuse(p *Peer, err error) error {
+func (r *Receiver) refuse(ctx context.Context, p *Peer, err error) error {
 	var ref *refusal
+	if !errors.As(err, &ref) {
+		ref = r.ended(ctx, err)
+	}
 	switch {
-	case errors.As(err, &ref):
+	case ref != nil:
 		r.metrics.refusals.WithLabelValues(string(ref.rule)).Inc()
-		r.audit.refused(p, ref)
+		if ref.rule != ruleCanceled {
+			r.audit.refused(p, ref)
+		}
 		return ref
-	case errors.Is(err, context.DeadlineExceeded):
-		ref = r.timeout("the request was not answered", "send it again later; see whether the storage of pseudo-server hangs (/status)")
-		r.metrics.refusals.WithLabelValues(string(ref.rule)).Inc()
-		r.audit.refused(p, ref)
-		return ref
-	case errors.Is(err, context.Canceled):
-		return status.Error(codes.Canceled, "the client gave up")
 	default:
 		if _, ok := status.FromError(err); ok {
 			return err
@@ -209,13 +231,16 @@ func (r *Receiver) refuse(p *Peer, err error) error {
 }
 
 // getKubernetesClusterID tells mistakes as deepflow-server does: in the answer.
-func (r *Receiver) getKubernetesClusterID(_ context.Context, p *Peer, _ string, m *message) (proto.Message, error) {
+func (r *Receiver) getKubernetesClusterID(ctx context.Context, p *Peer, _ string, m *message) (proto.Message, error) {
 	var req agent.KubernetesClusterIDRequest
+	if err := m.countFields(); err != nil {
+		return nil, invalidMessage(err)
+	}
 	if err := m.decode(&req); err != nil {
 		return nil, invalidMessage(err)
 	}
 	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
-		return &agent.KubernetesClusterIDResponse{ErrorMsg: new(r.refuse(p, ref).Error())}, nil
+		return &agent.KubernetesClusterIDResponse{ErrorMsg: new(r.refuse(ctx, p, ref).Error())}, nil
 	}
 	id, ok := clusterID(req.GetCaMd5())
 	if !ok {
@@ -227,6 +252,9 @@ func (r *Receiver) getKubernetesClusterID(_ context.Context, p *Peer, _ string, 
 
 func (r *Receiver) sync(ctx context.Context, p *Peer, service string, m *message) (proto.Message, error) {
 	var req agent.SyncRequest
+	if err := m.countFields(); err != nil {
+		return nil, invalidMessage(err)
+	}
 	if err := m.decode(&req); err != nil {
 		return nil, invalidMessage(err)
 	}
@@ -251,7 +279,7 @@ func (r *Receiver) sync(ctx context.Context, p *Peer, service string, m *message
 func (r *Receiver) elect(ctx context.Context, p *Peer, req *agent.SyncRequest) (*agent.SyncResponse, error) {
 	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
 		p.cluster = clip(req.GetKubernetesClusterId())
-		_ = r.refuse(p, ref) // which only counts and records it here
+		_ = r.refuse(ctx, p, ref) // which only counts and records it here
 		return &agent.SyncResponse{Status: agent.Status_FAILED.Enum()}, nil
 	}
 	return r.opts.Elector.Sync(ctx, p.Address, req)

@@ -32,9 +32,8 @@ const storageAdvice = "look at the disk or the database; senders repeat what was
 // Status returns the present state.
 func (r *Receiver) Status() Status {
 	states, err := r.overview()
-	s := Status{State: "ok", Working: len(r.slots)}
+	s := Status{State: "ok", Working: r.small.inside() + r.large.inside(), Waiting: r.waiting.inside()}
 	r.mu.Lock()
-	s.Waiting = r.waiting
 	failing := r.storage
 	r.mu.Unlock()
 	if err != nil && failing.err == nil {

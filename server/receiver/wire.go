@@ -14,14 +14,55 @@ import (
 // takes its size once.
 type message struct {
 	data mem.BufferSlice
+	peer string // as Peer.quotaKey
+	// gate is where the message has its place, and held how many bytes it has there; nil: nowhere yet.
+	gate *gate
+	held int64
+	left func() // called when the place is given back
 }
 
 func (m *message) free() {
 	m.data.Free()
 	m.data = nil
+	if m.gate != nil {
+		m.gate.leave(m.peer, m.held)
+		m.left()
+		m.gate = nil
+	}
 }
 
-// codec hands requests to us undecoded and encodes responses as usual.
+// grow takes bytes for what is made of the message, or returns false if there is no room.
+func (m *message) grow(bytes int64) bool {
+	if m.gate == nil || !m.gate.grow(bytes) {
+		return m.gate == nil
+	}
+	m.held += bytes
+	return true
+}
+
+// maxFields bounds the fields of a small message, which take more memory decoded than on the wire. deepflow-agents send a
+// hundred, and one for each address of the host.
+const maxFields = 4096
+
+// countFields refuses a small message that would become large in memory.
+func (m *message) countFields() error {
+	c := cursor{rest: m.data, left: m.data.Len()}
+	for n := 0; !c.end(); n++ {
+		if n == maxFields {
+			return fmt.Errorf("more than %d fields", maxFields)
+		}
+		num, typ, err := c.tag()
+		if err != nil {
+			return err
+		}
+		if err := c.skip(num, typ); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// codec encodes responses as usual. Requests are received without it, see receive.go.
 type codec struct{}
 
 // Name implements encoding.CodecV2; it is that of the ordinary codec, for this is what goes over the wire.
@@ -39,15 +80,7 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
 }
 
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	m, ok := v.(*message)
-	if !ok {
-		return fmt.Errorf("request of type %T", v)
-	}
-	data.Ref()
-	m.data = data
-	return nil
-}
+func (codec) Unmarshal(_ mem.BufferSlice, v any) error { return fmt.Errorf("request of type %T", v) }
 
 // decode decodes a small message.
 func (m *message) decode(into proto.Message) error {

@@ -1,0 +1,150 @@
+package receiver
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+)
+
+// gate lets a bounded number of requests, with a bounded number of bytes, through at once; others wait in order of arrival.
+// No peer has more than three quarters of the places, so that one cannot shut out all others.
+type gate struct {
+	places int
+	bytes  int64 // 0: not bounded
+
+	mu        sync.Mutex
+	used      int
+	usedBytes int64
+	peers     map[string]int
+	queue     []*arrival
+}
+
+// arrival is a request that waits at a gate.
+type arrival struct {
+	peer  string
+	bytes int64
+	let   chan struct{} // closed when it has its place
+}
+
+func newGate(places int, bytes int64) *gate {
+	return &gate{places: places, bytes: bytes, peers: map[string]int{}}
+}
+
+// share is how many of n places one peer may have, at least 1.
+func share(n int) int { return (n*3 + 3) / 4 }
+
+// tryEnter takes a place if there is one now.
+func (g *gate) tryEnter(peer string, bytes int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.queue) > 0 || !g.hasRoom(peer, bytes) {
+		return false
+	}
+	g.take(peer, bytes)
+	return true
+}
+
+// enter takes a place, or returns false when the context ends before there is one. With true, leave must be called.
+func (g *gate) enter(ctx context.Context, peer string, bytes int64) bool {
+	g.mu.Lock()
+	a := &arrival{peer: peer, bytes: bytes, let: make(chan struct{})}
+	g.queue = append(g.queue, a)
+	g.admit()
+	g.mu.Unlock()
+	select {
+	case <-a.let:
+		return true
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.Index(g.queue, a)
+	if i < 0 {
+		return true // it was let in at the same moment
+	}
+	g.queue = slices.Delete(g.queue, i, i+1)
+	g.admit()
+	return false
+}
+
+// grow takes more bytes for a request that is inside, or returns false if there is no room: a request that waited for more
+// than it has could wait for another one that does the same.
+func (g *gate) grow(bytes int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.bytes > 0 && g.usedBytes+bytes > g.bytes {
+		return false
+	}
+	g.usedBytes += bytes
+	return true
+}
+
+// leave gives a place and all bytes of its request back.
+func (g *gate) leave(peer string, bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.used--
+	g.usedBytes -= bytes
+	if g.peers[peer]--; g.peers[peer] == 0 {
+		delete(g.peers, peer)
+	}
+	g.admit()
+}
+
+func (g *gate) inside() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.used
+}
+
+func (g *gate) hasRoom(peer string, bytes int64) bool {
+	return g.used < g.places && g.peers[peer] < share(g.places) && (g.bytes == 0 || g.usedBytes+bytes <= g.bytes)
+}
+
+func (g *gate) take(peer string, bytes int64) {
+	g.used++
+	g.usedBytes += bytes
+	g.peers[peer]++
+}
+
+// admit lets in who waits and has room. Peers that have their share are passed over; who waits for bytes is not, or small
+// requests would keep a large one waiting for ever.
+func (g *gate) admit() {
+	g.queue = slices.DeleteFunc(g.queue, func() func(*arrival) bool {
+		stop := false
+		return func(a *arrival) bool {
+			if stop || g.peers[a.peer] >= share(g.places) {
+				return false
+			}
+			if !g.hasRoom(a.peer, a.bytes) {
+				stop = true
+				return false
+			}
+			g.take(a.peer, a.bytes)
+			close(a.let)
+			return true
+		}
+	}())
+}
+
+// quotaKey is what places are counted by: the name of the client's certificate, otherwise the network that its address is
+// in (/24 of IPv4, /56 of IPv6), since one who attacks has many addresses of one network more easily than of many.
+func (p *Peer) quotaKey() string {
+	if len(p.certificates) > 0 {
+		return "certificate " + p.certificates[0]
+	}
+	ip, err := netip.ParseAddr(p.host())
+	if err != nil {
+		return p.host()
+	}
+	bits := 24
+	if ip = ip.Unmap().WithZone(""); ip.Is6() {
+		bits = 56
+	}
+	prefix, err := ip.Prefix(bits)
+	if err != nil {
+		return ip.String()
+	}
+	return prefix.String()
+}
