@@ -27,6 +27,9 @@ func newRBACCommand(build operate.Build) *cobra.Command {
 		Long: `rbac prints the least ClusterRole (with kubernetes_namespace: Role and ClusterRole) for this configuration, with
 its bindings, for "kubectl apply -f -". It needs neither an apiserver nor a server.
 
+The names of roles and bindings begin with the namespace of the service account. Before 0.2 they did not; to remove what
+was applied then: pseudo-agent rbac --former-names ... | kubectl delete --ignore-not-found -f -
+
 With --advised it asks the cluster, as check does, which Pods deepflow-server would drop, and prints the permissions
 for the configuration with the advised api_resources entries, which it prints as a comment.`,
 		Args: cobra.NoArgs,
@@ -67,7 +70,8 @@ for the configuration with the advised api_resources entries, which it prints as
 		},
 	}
 	config.AgentFlags(cmd.Flags())
-	cmd.Flags().StringVar(&o.Name, "name", "pseudo-agent", "name of the roles and bindings")
+	cmd.Flags().StringVar(&o.Name, "name", "pseudo-agent", "name of the roles and bindings, after the namespace and a colon")
+	cmd.Flags().BoolVar(&o.FormerNames, "former-names", false, "names without the namespace, as before 0.2, for kubectl delete")
 	cmd.Flags().StringVar(&o.ServiceAccount, "service-account", "", "service account that gets the permissions (default: --name)")
 	cmd.Flags().StringVarP(&o.ServiceAccountNamespace, "namespace", "n", "deepflow", "namespace of the service account")
 	cmd.Flags().BoolVar(&advised, "advised", false, "add what the cluster's Pods need besides (asks the apiserver)")

@@ -26,8 +26,11 @@ var LeaseVerbs = []string{"get", "update"}
 
 // Options say for whom the permissions are, and what the daemon does besides watching.
 type Options struct {
-	// Name is that of the roles and bindings; empty means "pseudo-agent".
+	// Name is the base name of the roles and bindings; empty means "pseudo-agent". They are named
+	// "ServiceAccountNamespace:Name", so that installations of one name in several namespaces do not share them.
 	Name string
+	// FormerNames leaves the namespace out of the names, as releases before 0.2 did, to find what they left behind.
+	FormerNames bool
 	// ServiceAccount and ServiceAccountNamespace name who gets the permissions; empty means Name and "deepflow".
 	ServiceAccount, ServiceAccountNamespace string
 	// Namespace is kubernetes_namespace: the one namespace that is watched; empty means all.
@@ -45,6 +48,22 @@ func (o Options) withDefaults() Options {
 	o.ServiceAccountNamespace = cmp.Or(o.ServiceAccountNamespace, "deepflow")
 	o.LeaseNamespace = cmp.Or(o.LeaseNamespace, o.ServiceAccountNamespace)
 	return o
+}
+
+// roleName is the name of everything that stands outside of the service account's namespace, or may stand there. A colon
+// is in no name of a namespace, so that two pairs never give one name.
+func (o Options) roleName() string {
+	if o.FormerNames {
+		return o.Name
+	}
+	return o.ServiceAccountNamespace + ":" + o.Name
+}
+
+func (o Options) leaseRoleName() string {
+	if o.FormerNames {
+		return o.Name + "-lease"
+	}
+	return o.roleName() + ":lease"
 }
 
 // RuleSet is the permissions of a configuration by where they apply.
@@ -162,11 +181,12 @@ func Manifest(selected []resources.Selected, o Options) ([]byte, error) {
 		return metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: kind}
 	}
 	var docs []any
+	name := o.roleName()
 	if len(set.Cluster) > 0 {
 		docs = append(docs,
-			rbacv1.ClusterRole{TypeMeta: typ("ClusterRole"), ObjectMeta: meta("", o.Name), Rules: set.Cluster},
+			rbacv1.ClusterRole{TypeMeta: typ("ClusterRole"), ObjectMeta: meta("", name), Rules: set.Cluster},
 			rbacv1.ClusterRoleBinding{
-				TypeMeta: typ("ClusterRoleBinding"), ObjectMeta: meta("", o.Name), RoleRef: ref("ClusterRole", o.Name), Subjects: subjects,
+				TypeMeta: typ("ClusterRoleBinding"), ObjectMeta: meta("", name), RoleRef: ref("ClusterRole", name), Subjects: subjects,
 			})
 	}
 	role := func(namespace, name string, rules []rbacv1.PolicyRule) {
@@ -178,8 +198,8 @@ func Manifest(selected []resources.Selected, o Options) ([]byte, error) {
 				})
 		}
 	}
-	role(o.Namespace, o.Name, set.Namespaced)
-	role(o.LeaseNamespace, o.Name+"-lease", set.Lease)
+	role(o.Namespace, name, set.Namespaced)
+	role(o.LeaseNamespace, o.leaseRoleName(), set.Lease)
 	return encode(docs)
 }
 

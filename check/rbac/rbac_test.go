@@ -155,8 +155,8 @@ func TestManifest(t *testing.T) {
 		got = append(got, o.Kind+" "+o.Metadata.Namespace+"/"+o.Metadata.Name)
 	}
 	want := []string{
-		"ClusterRole /agent", "ClusterRoleBinding /agent", "Role shop/agent", "RoleBinding shop/agent",
-		"Role mon/agent-lease", "RoleBinding mon/agent-lease",
+		"ClusterRole /mon:agent", "ClusterRoleBinding /mon:agent", "Role shop/mon:agent", "RoleBinding shop/mon:agent",
+		"Role mon/mon:agent:lease", "RoleBinding mon/mon:agent:lease",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("got other objects than wanted (-want +got):\n%s", diff)

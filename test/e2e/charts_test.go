@@ -102,7 +102,14 @@ var monitoring = []sample.CRD{
 // strictest of the Pod Security Standards.
 func releaseNamespaces(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{releaseNamespace, "shop"} {
+	makeNamespaces(t, releaseNamespace, "shop")
+}
+
+// makeNamespaces makes namespaces that enforce the restricted Pod security standard, until the test ends. What is in them
+// then stays, since nobody collects it here.
+func makeNamespaces(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
 		ns := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Namespace",
 			"metadata": map[string]any{

@@ -275,6 +275,18 @@ func (b *book) nothingLeft() {
 	}
 }
 
+// podUser is the user and group of a Pod, which are those of the image unless the Pod names others.
+func podUser(pod *corev1.PodSecurityContext) string {
+	user, group := int64(65532), int64(65532)
+	if pod.RunAsUser != nil {
+		user = *pod.RunAsUser
+	}
+	if pod.RunAsGroup != nil {
+		group = *pod.RunAsGroup
+	}
+	return fmt.Sprintf("%d:%d", user, group)
+}
+
 // beKubelet runs the container of the release's Deployment from the image that was built: on a read-only root, as the
 // user that the Deployment names, without capabilities, with the mounts and the environment of a Pod. It returns when the
 // container is ready, after which the Deployment's status says so, and a function that ends it.
@@ -331,7 +343,7 @@ func (b *book) beKubelet() (stop func()) {
 		b.t.Fatal(err)
 	}
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "ROOT=" + root, fmt.Sprintf("POD_USER=%d:%d", *pod.RunAsUser, *pod.RunAsGroup),
+		"PATH=" + os.Getenv("PATH"), "ROOT=" + root, "POD_USER=" + podUser(pod),
 		"KUBERNETES_SERVICE_HOST=" + host, "KUBERNETES_SERVICE_PORT=" + hostPort,
 		// The Pod's own network, in which nobody else has this port.
 		"PSEUDO_AGENT_HTTP_ADDRESS=" + address,
@@ -353,7 +365,7 @@ func (b *book) beKubelet() (stop func()) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	b.confined(cmd.Process.Pid, fmt.Sprint(*pod.RunAsUser))
+	b.confined(cmd.Process.Pid, strings.Split(podUser(pod), ":")[0])
 
 	deployment.Status = appsv1.DeploymentStatus{
 		ObservedGeneration: deployment.Generation, Replicas: 1, UpdatedReplicas: 1, ReadyReplicas: 1, AvailableReplicas: 1,

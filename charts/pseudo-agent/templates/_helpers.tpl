@@ -1,21 +1,47 @@
+{{- /*
+The name of all objects. Chart.Name is the alias if the chart is a dependency that has one; its name is then never left
+out, so that two aliases in one release do not meet, and what is too long keeps a hash of the whole.
+*/ -}}
 {{- define "pseudo-agent.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
+{{- if and (eq .Chart.Name "pseudo-agent") (contains .Chart.Name .Release.Name) -}}
+{{- $name = .Release.Name -}}
+{{- end -}}
+{{- if or (le (len $name) 63) (eq .Chart.Name "pseudo-agent") -}}
+{{- $name | trunc 63 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" ($name | trunc 54 | trimSuffix "-") (sha256sum $name | trunc 8) -}}
 {{- end -}}
 {{- end -}}
 
+{{- /* A Deployment's selector cannot be changed: a release without an alias keeps the one it has. */ -}}
 {{- define "pseudo-agent.selector" -}}
-app.kubernetes.io/name: pseudo-agent
+app.kubernetes.io/name: {{ include "pseudo-agent.labelValue" .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- /* Versions may hold a +, labels may not. */ -}}
+{{- define "pseudo-agent.labelValue" -}}
+{{- regexReplaceAll "[^a-zA-Z0-9]+$" (. | replace "+" "_" | trunc 63) "" -}}
+{{- end -}}
+
+{{- /* The name of what stands outside of the release's namespace, or may: another release there can have the same name. */ -}}
+{{- define "pseudo-agent.roleName" -}}
+{{ .Release.Namespace }}:{{ include "pseudo-agent.fullname" . }}
 {{- end -}}
 
 {{- define "pseudo-agent.labels" -}}
 {{ include "pseudo-agent.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "pseudo-agent.labelValue" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ include "pseudo-agent.labelValue" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- end -}}
+
+{{- /* OpenShift's SCC restricted-v2 gives the ids, and refuses Pods that ask for others. */ -}}
+{{- define "pseudo-agent.podSecurityContext" -}}
+{{- $context := deepCopy .Values.podSecurityContext -}}
+{{- if .Values.openshift -}}{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}{{- end -}}
+{{- toYaml $context -}}
 {{- end -}}
 
 {{- define "pseudo-agent.serviceAccount" -}}

@@ -1,21 +1,49 @@
+{{- /*
+The name of all objects. Chart.Name is the alias if the chart is a dependency that has one; its name is then never left
+out, so that two aliases in one release do not meet, and what is too long keeps a hash of the whole.
+*/ -}}
 {{- define "pseudo-server.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
+{{- if and (eq .Chart.Name "pseudo-server") (contains .Chart.Name .Release.Name) -}}
+{{- $name = .Release.Name -}}
+{{- end -}}
+{{- if or (le (len $name) 63) (eq .Chart.Name "pseudo-server") -}}
+{{- $name | trunc 63 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" ($name | trunc 54 | trimSuffix "-") (sha256sum $name | trunc 8) -}}
 {{- end -}}
 {{- end -}}
 
+{{- /* A Deployment's selector cannot be changed: a release without an alias keeps the one it has. */ -}}
 {{- define "pseudo-server.selector" -}}
-app.kubernetes.io/name: pseudo-server
+app.kubernetes.io/name: {{ include "pseudo-server.labelValue" .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- /* Versions may hold a +, labels may not. */ -}}
+{{- define "pseudo-server.labelValue" -}}
+{{- regexReplaceAll "[^a-zA-Z0-9]+$" (. | replace "+" "_" | trunc 63) "" -}}
 {{- end -}}
 
 {{- define "pseudo-server.labels" -}}
 {{ include "pseudo-server.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "pseudo-server.labelValue" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- end -}}
+
+{{- /* OpenShift's SCC restricted-v2 gives the ids, and refuses Pods that ask for others. */ -}}
+{{- define "pseudo-server.podSecurityContext" -}}
+{{- $context := deepCopy .Values.podSecurityContext -}}
+{{- if .Values.openshift -}}{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}{{- end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
+{{- /* Of the Service for scraping; a Service's name has at most 63 characters. */ -}}
+{{- define "pseudo-server.metricsName" -}}
+{{- $name := include "pseudo-server.fullname" . -}}
+{{- if gt (len $name) 55 -}}{{- $name = printf "%s-%s" ($name | trunc 46 | trimSuffix "-") (sha256sum $name | trunc 8) -}}{{- end -}}
+{{- $name -}}-metrics
 {{- end -}}
 
 {{- define "pseudo-server.serviceAccount" -}}
