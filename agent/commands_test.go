@@ -140,7 +140,7 @@ func TestRBACCommand(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "agent.yaml")
 	write(t, config, "inputs: {resources: {kubernetes: {api_resources: [{name: clonesets}]}}}\nhigh_availability: {enabled: true}\n")
 	out, errOut, code := execute(t, newRBACCommand(operate.NewBuild("dev", "")), "--config", config, "--name", "x", "--namespace", "mon")
-	for _, want := range []string{"kind: ClusterRole\n", "- apps.kruise.io\n", "name: x-lease\n  namespace: mon\n", "- kind: ServiceAccount\n  name: x\n  namespace: mon\n"} {
+	for _, want := range []string{"kind: ClusterRole\n", "- apps.kruise.io\n", "name: mon:x:lease\n  namespace: mon\n", "- kind: ServiceAccount\n  name: x\n  namespace: mon\n"} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("got status %d, %s%s, want it to contain %q", code, out, errOut, want)
 		}
