@@ -126,7 +126,7 @@ func (f *Fold) Take() *Snapshot {
 		if len(k.merged) == 0 {
 			continue
 		}
-		s.groups = append(s.groups, group{wireType: wt, entries: k.merged, size: k.size})
+		s.groups = append(s.groups, group{wireType: wt, entries: k.reported(wt), size: k.size})
 		s.count += len(k.merged)
 		s.size += k.size
 	}

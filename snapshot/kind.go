@@ -21,6 +21,21 @@ type kind struct {
 	// allSince is set instead of dirty once most of the entries are dirty, so that neither memory nor time grows with
 	// the number of events between two snapshots.
 	allSince time.Time
+	// ordered is merged in the order of a report where that is not the order of the uids; from is the merged that it was
+	// made of.
+	ordered, from []*resources.Entry
+	nodes         nodeOrder
+}
+
+// reported is the content of the last snapshot in the order of a report.
+func (k *kind) reported(wireType string) []*resources.Entry {
+	if wireType != nodeType {
+		return k.merged
+	}
+	if len(k.from) != len(k.merged) || len(k.merged) > 0 && &k.from[0] != &k.merged[0] {
+		k.ordered, k.from = k.nodes.sorted(k.merged), k.merged
+	}
+	return k.ordered
 }
 
 // part is what one source has of one wire type: base with edits on top of it.

@@ -1,6 +1,7 @@
 // Package snapshot folds the current entries of all resources into immutable, versioned snapshots.
 //
-// A snapshot is, per wire type, one slice of pointers to entries sorted by uid. Taking the next one copies the slices of
+// A snapshot is, per wire type, one slice of pointers to entries sorted by uid, or for Nodes by podCIDR, because their
+// order decides what deepflow-server makes of them. Taking the next one copies the slices of
 // the types that changed, with the changes merged in, and shares everything else: a hundred thousand unchanged entries
 // cost one memory copy, not a sort, and whoever still sends an older snapshot is not disturbed. It relies on entries
 // being immutable. It promises that a Replace is seen whole or not at all, that content which has not changed keeps its
@@ -24,7 +25,7 @@ type Snapshot struct {
 	size      int
 }
 
-// group holds all entries of one wire type, sorted by uid.
+// group holds all entries of one wire type, sorted by uid; Nodes as nodeOrder does.
 type group struct {
 	wireType string
 	entries  []*resources.Entry
@@ -63,7 +64,7 @@ func (s *Snapshot) Types() []TypeStat {
 	return out
 }
 
-// All yields the entries ordered by wire type, then uid.
+// All yields the entries ordered by wire type, then uid; Nodes by podCIDR.
 func (s *Snapshot) All() iter.Seq[*resources.Entry] {
 	return func(yield func(*resources.Entry) bool) {
 		for _, g := range s.groups {
