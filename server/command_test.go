@@ -24,6 +24,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/server/cli"
 	"github.com/pseudo-agent/pseudo-agent/server/cli/apiclient"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
 var update = flag.Bool("update", false, "write the output of the commands into docs/cli.md")
@@ -140,7 +141,7 @@ func TestDocumentedCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := documentedPlugin(t)
+	image, stored := documentedPlugin(t), documentedStore(t)
 	lines := strings.Split(string(doc), "\n")
 	var written []string
 	ran := map[string]bool{}
@@ -155,7 +156,10 @@ func TestDocumentedCommands(t *testing.T) {
 			i++
 			want = append(want, lines[i])
 		}
-		given := append(strings.Fields(strings.ReplaceAll(line, "games.lua", image)), "--server", api)
+		given := strings.Fields(strings.NewReplacer("games.lua", image, "store.db", stored).Replace(line))
+		if given[0] != "store" {
+			given = append(given, "--server", api)
+		}
 		ran[given[0]] = true
 		var text string
 		if given[0] == "follow" {
@@ -186,6 +190,26 @@ func TestDocumentedCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// documentedStore returns the file of a store that holds a cluster.
+func documentedStore(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "store.db")
+	backend, err := store.OpenEmbedded(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := store.New(backend, store.Options{}).Begin(t.Context(), "d-demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = tx.Save(t.Context(), 1, store.Touch{}, nil)
+	tx.Close()
+	if err := errors.Join(err, backend.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // continued tells whether more of the same block follows empty lines.

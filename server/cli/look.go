@@ -1,6 +1,7 @@
 // Package cli has the commands that ask a running pseudo-server: what it holds, who watches, its plugins.
 //
-// It relies on the HTTP API alone, through apiclient. It promises that what a cluster or a server chose cannot control the
+// It relies on the HTTP API alone, through apiclient; only the store commands, for a server that does not run, read its file.
+// It promises that what a cluster or a server chose cannot control the
 // terminal, in any format, and that a mistake in the command line is a UsageError.
 package cli
 
@@ -88,7 +89,7 @@ type clusterList struct {
 // Commands returns the commands that ask a running pseudo-server.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		newWatchersCommand(), clustersCommand(), objectsCommand(), versionsCommand(), diffCommand(), followCommand(), inventoryCommand(), droppedCommand(), pluginCommand(),
+		newWatchersCommand(), clustersCommand(), objectsCommand(), versionsCommand(), diffCommand(), followCommand(), inventoryCommand(), droppedCommand(), pluginCommand(), storeCommand(),
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -20,6 +21,10 @@ type Embedded struct {
 	db   *bolt.DB
 	path string
 	file os.FileInfo // of the open file, to notice that another one lies at path
+
+	writing sync.Mutex
+	// broken is set when a write met a damaged page: bbolt may still hold its own lock then, and would wait for ever.
+	broken error
 }
 
 // The buckets. Those of snapshots, entries and payloads have a bucket per cluster, documents one per kind.
@@ -49,23 +54,68 @@ func OpenEmbedded(path string) (*Embedded, error) {
 	return e, nil
 }
 
+// errLocked is that another process has the database file open.
+var errLocked = errors.New("another process has it open; use PostgreSQL for several replicas")
+
 func openEmbedded(path string) (*Embedded, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: lockWait, FreelistType: bolt.FreelistMapType,
-		// Otherwise every heartbeat would write the list of all free pages.
-		NoFreelistSync: true,
+	if err := beforeOpen(path); err != nil {
+		return nil, err
+	}
+	e := &Embedded{path: path}
+	err := guarded(func() error {
+		var err error
+		e.db, err = openBolt(path)
+		return err
 	})
 	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("another process has it open; use PostgreSQL for several replicas: %w", err)
+		return nil, fmt.Errorf("%w: %w", errLocked, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	e := &Embedded{db: db, path: path}
-	if err := e.prepare(); err != nil {
-		return nil, errors.Join(err, db.Close())
+	if err := guarded(e.prepare); err != nil {
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
+}
+
+func openBolt(path string) (*bolt.DB, error) {
+	return bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: lockWait, FreelistType: bolt.FreelistMapType,
+		// Otherwise every heartbeat would write the list of all free pages.
+		NoFreelistSync: true,
+	})
+}
+
+// beforeOpen makes sure that there is a file that can be opened. A new one gets its name when it is complete, so that one of
+// zero bytes is never ours.
+func beforeOpen(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		next := path + ".new"
+		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		db, err := openBolt(next)
+		if err != nil {
+			return err
+		}
+		if err := db.Close(); err != nil {
+			return err
+		}
+		return os.Rename(next, path)
+	case err != nil:
+		return err
+	case info.Size() == 0:
+		return fmt.Errorf("%w: it has zero bytes: what was in it is lost; put a copy in its place with: pseudo-server store restore FILE --from COPY, "+
+			"or remove it to begin with an empty store", ErrDamaged)
+	}
+	unlock, err := lockFile(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(intact(path), unlock())
 }
 
 func (e *Embedded) prepare() error {
@@ -138,13 +188,24 @@ func dropStaged(tx *bolt.Tx) error {
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // view runs a read. Its function must be short: the file cannot grow while it runs.
-func (e *Embedded) view(f func(tx *bolt.Tx) error) error { return e.classify(e.db.View(f)) }
+func (e *Embedded) view(f func(tx *bolt.Tx) error) error {
+	return e.classify(guarded(func() error { return e.db.View(f) }))
+}
 
 func (e *Embedded) update(f func(tx *bolt.Tx) error) error {
 	if err := e.sameFile(); err != nil {
 		return err
 	}
-	return e.classify(e.db.Update(f))
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	if e.broken != nil {
+		return e.classify(e.broken)
+	}
+	err := guarded(func() error { return e.db.Update(f) })
+	if errors.Is(err, ErrDamaged) {
+		e.broken = err
+	}
+	return e.classify(err)
 }
 
 func (e *Embedded) classify(err error) error {
@@ -461,13 +522,28 @@ func (e *Embedded) PutDocument(_ context.Context, kind string, d Document) (uint
 }
 
 // Check implements Backend.
-func (e *Embedded) Check(context.Context) error { return e.sameFile() }
+func (e *Embedded) Check(context.Context) error {
+	e.writing.Lock()
+	broken := e.broken
+	e.writing.Unlock()
+	if broken != nil {
+		return e.classify(broken)
+	}
+	return e.sameFile()
+}
 
 // Shared implements Backend.
 func (e *Embedded) Shared() bool { return false }
 
 // Close implements Backend.
-func (e *Embedded) Close() error { return e.db.Close() }
+func (e *Embedded) Close() error {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	if e.broken != nil {
+		return nil // bbolt would wait for its own lock; the file is closed with the process
+	}
+	return guarded(e.db.Close)
+}
 
 // encodeEntry writes an entry for the database: numbers and hashes of fixed size, then three strings with their lengths.
 func encodeEntry(e *Entry) []byte {
