@@ -111,6 +111,8 @@ type ServerLimits struct {
 	RequestsPerMinute int `mapstructure:"requests_per_minute" min:"1" max:"60000" usage:"sustained reports per minute of one cluster"`
 	// RequestTimeout is how long a client may take to send one request.
 	RequestTimeout time.Duration `mapstructure:"request_timeout" min:"1s" max:"10m" usage:"how long sending one request may take"`
+	// Memory is what the program may use in bytes, 0: the container's limit, or GOMEMLIMIT. Larger requests have a quarter of it.
+	Memory int64 `mapstructure:"memory" min:"0" max:"1099511627776" usage:"memory of the program in bytes, 0: what the container has"`
 	// MinReceiveRate is the least bytes per second at which a request may come in, after the first five seconds.
 	MinReceiveRate int `mapstructure:"min_receive_rate" min:"1" max:"1073741824" usage:"least bytes per second of a request"`
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -78,6 +80,9 @@ func (d *daemon) run(ctx context.Context, watch func(context.Context)) error {
 	}
 	if _, err := operate.LimitMemory(percent, d.log); err != nil {
 		d.log.Warn("no memory limit", "error", err)
+	}
+	if m := d.cfg.Limits.Memory; m > 0 {
+		debug.SetMemoryLimit(m / 10 * 9)
 	}
 	backend, err := openBackend(ctx, d.cfg.Store)
 	if err != nil {
@@ -292,6 +297,15 @@ func limits(l config.ServerLimits) receiver.Limits {
 		MaxMessageSize: int(l.MaxMessageSize), MaxEntrySize: l.MaxEntrySize, MaxSnapshotSize: l.MaxSnapshotSize, MaxEntries: l.MaxEntries,
 		MaxClusters: l.MaxClusters, MaxRetained: l.MaxRetainedEntries, MaxConcurrentRequests: l.MaxConcurrentRequests,
 		MaxWaitingRequests: l.MaxWaitingRequests, MaxConnections: l.MaxConnections, RequestsPerMinute: l.RequestsPerMinute,
-		RequestTimeout: l.RequestTimeout, MinReceiveRate: l.MinReceiveRate,
+		RequestTimeout: l.RequestTimeout, MinReceiveRate: l.MinReceiveRate, Memory: l.Memory,
 	}
+}
+
+// memory is what the program may use, in bytes: limits.memory, the container's or GOMEMLIMIT; 0 if nothing bounds it.
+func memory() int64 {
+	limit := debug.SetMemoryLimit(-1)
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit
 }

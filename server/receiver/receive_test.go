@@ -110,3 +110,27 @@ func TestCanceled(t *testing.T) {
 		t.Errorf("refused with rule canceled %v times and with rule timeout %v times, want 1 and 0", c, s)
 	}
 }
+
+// TestRequestMemory: large requests wait for their share of the memory, and one that has more than all is refused before it
+// is received.
+func TestRequestMemory(t *testing.T) {
+	r := newRig(t, receiver.Options{Limits: receiver.Limits{Memory: 4 << 20}})
+	var out []byte
+	err := r.conn.Invoke(context.Background(), "/agent.Synchronizer/KubernetesAPISync", make([]byte, 2<<20), &out, grpc.ForceCodecV2(rawCodec{}))
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "2097152 bytes, all requests together may have 1048576 (rule capacity)") {
+		t.Errorf("a message larger than all may be: %v", err)
+	}
+	// Several of 0.7 MiB at once follow each other. They are no reports, which is found out when they have been received.
+	refused := make(chan error)
+	for range 6 {
+		go func() {
+			var out []byte
+			refused <- r.conn.Invoke(context.Background(), "/agent.Synchronizer/KubernetesAPISync", bytes.Repeat([]byte{0x0b}, 700<<10), &out, grpc.ForceCodecV2(rawCodec{}))
+		}()
+	}
+	for range 6 {
+		if err := <-refused; status.Code(err) != codes.InvalidArgument {
+			t.Errorf("a message that fits: %v", err)
+		}
+	}
+}

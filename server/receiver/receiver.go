@@ -49,6 +49,7 @@ type Limits struct {
 	MaxRetained           int           // entries of all kept versions of all clusters
 	MaxConcurrentRequests int           // requests received or worked on at once, those of at most 64 KiB not counted with others
 	MaxWaitingRequests    int           // requests that wait for that, each with at most 64 KiB received
+	Memory                int64         // of the program in bytes, of which requests above 64 KiB have a quarter; 0: not bounded
 	MinReceiveRate        int           // bytes per second of a request, after five seconds
 	MaxConnections        int           // gRPC connections
 	RequestsPerMinute     int           // sustained, of one cluster
@@ -143,7 +144,7 @@ func New(opts Options) *Receiver {
 		opts: opts, store: opts.Store, log: opts.Logger, now: opts.Now, metrics: newMetrics(opts.Registerer),
 		waiting:  newGate(opts.Limits.MaxWaitingRequests, 0),
 		small:    newGate(opts.Limits.MaxConcurrentRequests, 0),
-		large:    newGate(opts.Limits.MaxConcurrentRequests, 0),
+		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/4),
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{},
 		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),

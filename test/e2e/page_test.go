@@ -308,7 +308,7 @@ func TestHostilePage(t *testing.T) {
 	s := startServer(t)
 	reportObjects(t, s, "d-hostile", 1, hostile, workloads(3, hostile))
 	reportObjects(t, s, "d-hostile", 2, hostile, workloads(4, hostile))
-	b.do("open the page", chromedp.Navigate(s.HTTP+"/"))
+	b.do("open an address that is none", chromedp.Navigate(s.HTTP+"/#/%"))
 	b.until("the error message as text", `document.querySelector("main").textContent.includes("<script>window.hacked=1</script>")`)
 	for _, tab := range []string{"tree", "dropped", "versions", "services", "nodes", "changes"} {
 		b.do("view "+tab, chromedp.Evaluate(fmt.Sprintf(`location.hash="#/c/d-hostile/%s"`, tab), nil))

@@ -75,11 +75,20 @@ let stream = { id: null, ctl: null, events: [] };
 
 const tabs = [["tree", "Tree"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
 
+// decoded is a part of the address, as it stands if it has escapes that are none.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function route() {
   view.abort();
   view = new AbortController();
   onChange = null;
-  const [, kind, id, tab = "tree"] = location.hash.split("/").map(decodeURIComponent);
+  const [, kind, id, tab = "tree"] = location.hash.split("/").map(decoded);
   const nav = byId("tabs");
   nav.replaceChildren();
   nav.hidden = kind !== "c";
