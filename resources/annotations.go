@@ -77,8 +77,7 @@ func sendsAnnotations(name string) bool { return slices.Contains(annotated(), na
 func annotated() []string {
 	var out []string
 	for _, k := range catalogue {
-		switch k.project {
-		case podProjection, serviceProjection, workloadProjection, replicaSetProjection:
+		if slices.Contains([]projection{podProjection, serviceProjection, workloadProjection, replicaSetProjection}, k.project) {
 			out = append(out, k.Name)
 		}
 	}

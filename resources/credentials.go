@@ -2,6 +2,7 @@ package resources
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
@@ -403,14 +404,7 @@ func (p *Projector) ruleOfKey(key []byte) memberRule {
 	parts := partsOf(key)
 	last := parts[len(parts)-1]
 	is := func(words ...string) bool {
-		for _, part := range parts {
-			for _, w := range words {
-				if part == w {
-					return true
-				}
-			}
-		}
-		return false
+		return slices.ContainsFunc(parts, func(part string) bool { return slices.Contains(words, part) })
 	}
 	switch {
 	case !p.opts.LiteralEnv && last != "from" && is("env", "envs", "environment", "environments", "envvars", "extraenv"):

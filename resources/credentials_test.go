@@ -107,7 +107,7 @@ func FuzzCredentials(f *testing.F) {
 }
 
 // A text that is made to be expensive costs in proportion to its length: each of these would take minutes otherwise.
-func TestCredentialsCost(t *testing.T) {
+func TestCredentialsCost(*testing.T) {
 	c := newCredentials(DefaultCredentialWords(), func(dst, _ []byte) []byte { return append(dst, "hash:0"...) })
 	for _, part := range []string{"://", "://a:b@", "token ", "token=", `"`, "-u ", "--password ", `\"`, "a.", "=", "token : "} {
 		text := []byte(strings.Repeat(part, 1<<20/len(part)))

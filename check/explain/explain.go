@@ -288,7 +288,7 @@ func (r *Report) follow(ctx context.Context, o Options, sel *resources.Selected,
 		}
 		changes = append(changes, inventory.Change{Type: e.WireType(), ID: idOf(doc), JSON: doc})
 	}
-	r.Size.Snapshot = int(result.Snapshot.Size())
+	r.Size.Snapshot = result.Snapshot.Size()
 	if r.Sent == nil {
 		r.Why = "it was not in what was listed a moment later: it may have been deleted"
 		return nil

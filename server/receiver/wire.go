@@ -31,15 +31,6 @@ func (m *message) free() {
 	}
 }
 
-// grow takes bytes for what is made of the message, or returns false if there is no room.
-func (m *message) grow(bytes int64) bool {
-	if m.gate == nil || !m.gate.grow(bytes) {
-		return m.gate == nil
-	}
-	m.held += bytes
-	return true
-}
-
 // maxFields bounds the fields of a small message, which take more memory decoded than on the wire. deepflow-agents send a
 // hundred, and one for each address of the host.
 const maxFields = 4096
@@ -142,32 +133,32 @@ func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
 	return &r, nil
 }
 
-func (r *request) addEntry(c *cursor, types map[string]string) error {
+func (req *request) addEntry(c *cursor, types map[string]string) error {
 	b, err := c.bytes()
 	if err == nil {
 		var e rawEntry
 		if e, err = parseEntry(b, types); err == nil {
-			r.entries = append(r.entries, e)
+			req.entries = append(req.entries, e)
 			return nil
 		}
 	}
-	return fmt.Errorf("entry %d: %w", len(r.entries), err)
+	return fmt.Errorf("entry %d: %w", len(req.entries), err)
 }
 
-func (r *request) setNumber(c *cursor, num protowire.Number) error {
+func (req *request) setNumber(c *cursor, num protowire.Number) error {
 	v, err := c.varint()
 	if err != nil {
 		return err
 	}
 	if num == 2 {
-		r.version = v
+		req.version = v
 	} else {
-		r.agentID = uint32(v)
+		req.agentID = uint32(v)
 	}
 	return nil
 }
 
-func (r *request) setText(c *cursor, num protowire.Number) error {
+func (req *request) setText(c *cursor, num protowire.Number) error {
 	b, err := c.bytes()
 	if err != nil {
 		return err
@@ -177,13 +168,13 @@ func (r *request) setText(c *cursor, num protowire.Number) error {
 	}
 	switch num {
 	case 1:
-		r.clusterID = string(b)
+		req.clusterID = string(b)
 	case 3:
-		r.errorMsg = string(b)
+		req.errorMsg = string(b)
 	case 5:
-		r.sourceIP = string(b)
+		req.sourceIP = string(b)
 	case 6:
-		r.teamID = string(b)
+		req.teamID = string(b)
 	}
 	return nil
 }

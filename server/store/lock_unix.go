@@ -17,7 +17,7 @@ func lockFile(path string) (unlock func() error, err error) {
 		return nil, err
 	}
 	for end := time.Now().Add(lockWait); ; time.Sleep(50 * time.Millisecond) {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // file descriptors are small
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		switch {
 		case err == nil:
 			return file.Close, nil

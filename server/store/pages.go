@@ -92,9 +92,9 @@ func (w *pageWalk) run() error {
 		return err
 	}
 	w.page, w.limit = m.page, m.limit
-	if need := int64(min(m.limit, 1<<40)) * m.page; need > w.size { //nolint:gosec // bounded
+	if need := int64(min(m.limit, 1<<40)) * m.page; need > w.size {
 		w.damaged(nil, fmt.Sprintf("it has %d bytes and should have at least %d: its end is missing", w.size, need))
-		w.limit = uint64(w.size / w.page) //nolint:gosec // not negative
+		w.limit = uint64(w.size / w.page)
 	}
 	w.seen = make([]uint64, w.limit/64+1)
 	return w.walk(nil, m.root, 0, nil, nil)
@@ -111,14 +111,14 @@ func (w *pageWalk) walk(path [][]byte, id uint64, depth int, low, high []byte) e
 		return nil
 	}
 	w.seen[id/64] |= 1 << (id % 64)
-	offset := int64(id) * w.page //nolint:gosec // within the file
+	offset := int64(id) * w.page
 	header := make([]byte, pageHeader)
 	if _, err := w.file.ReadAt(header, offset); err != nil {
 		w.damaged(path, fmt.Sprintf("page %d cannot be read: %v", id, err))
 		return nil
 	}
 	overflow := uint64(order.Uint32(header[12:]))
-	total := int64(overflow+1) * w.page //nolint:gosec // 32 bits, times a page
+	total := int64(overflow+1) * w.page
 	if order.Uint64(header) != id || overflow >= w.limit-id || total > maxPageBytes {
 		w.damaged(path, fmt.Sprintf("page %d is damaged: its header is not its own", id))
 		return nil

@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -168,15 +169,7 @@ func hasAlias(b []byte) bool {
 	}
 	var walk func(n *yaml.Node) bool
 	walk = func(n *yaml.Node) bool {
-		if n.Kind == yaml.AliasNode || n.Anchor != "" {
-			return true
-		}
-		for _, c := range n.Content {
-			if walk(c) {
-				return true
-			}
-		}
-		return false
+		return n.Kind == yaml.AliasNode || n.Anchor != "" || slices.ContainsFunc(n.Content, walk)
 	}
 	return walk(&root)
 }

@@ -285,12 +285,3 @@ func (c *choice) stay(key string, b *backend) *backend {
 	c.sticky[key] = b
 	return before
 }
-
-func (c *choice) of(key string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if b := c.sticky[key]; b != nil {
-		return b.address
-	}
-	return ""
-}

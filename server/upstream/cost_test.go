@@ -209,8 +209,12 @@ func manySyncs(t testing.TB, address, method string, agents, syncs int) (median,
 	conns := make([]*grpc.ClientConn, connections)
 	for i := range conns {
 		conns[i] = plain(t, address)
-		defer func() { _ = conns[i].Close() }()
 	}
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}()
 	took := make([]time.Duration, syncs)
 	var wg sync.WaitGroup
 	const workers = 2

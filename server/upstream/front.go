@@ -139,7 +139,7 @@ func (f *Front) NewGRPCServer(creds credentials.TransportCredentials) *grpc.Serv
 		grpc.ForceServerCodecV2(codec{}), grpc.UnknownServiceHandler(f.handle),
 		grpc.StatsHandler(connections{encodingHandler{begins: true}}),
 		grpc.MaxRecvMsgSize(f.opts.MaxMessageSize), grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(connectionWindow),
-		grpc.MaxHeaderListSize(maxHeader), grpc.ReadBufferSize(8 << 10), grpc.WriteBufferSize(32 << 10), grpc.SharedWriteBuffer(true),
+		grpc.MaxHeaderListSize(maxHeader), grpc.ReadBufferSize(8 << 10), grpc.WriteBufferSize(32 << 10),
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),
@@ -265,7 +265,7 @@ func (c *call) outgoing(ctx context.Context) context.Context {
 
 // open opens the call to a server: the next one if a server cannot be reached.
 func (c *call) open(ctx context.Context) (grpc.ClientStream, *pooled, error) {
-	key := keyOf(c.stream.Context())
+	key := keyOf(c.stream.Context()) //nolint:contextcheck // ctx is the outgoing one; the connection is known to the agent's
 	desc := &grpc.StreamDesc{ServerStreams: true, ClientStreams: !c.unary}
 	var opts []grpc.CallOption
 	if e := encodingsOf(ctx); e != nil && load(&e.agent) != "" {
@@ -323,9 +323,9 @@ func (c *call) pass() error {
 	return err
 }
 
-func (m *frame) drop() {
-	if m != nil {
-		m.free()
+func (f *frame) drop() {
+	if f != nil {
+		f.free()
 	}
 }
 
@@ -366,7 +366,7 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 	if err == nil && header != nil {
 		answered = true
 		if e := encodingsOf(ctx); e != nil && load(&e.server) != "" {
-			_ = grpc.SetSendCompressor(c.stream.Context(), load(&e.server)) // an agent that cannot read it gets it plain
+			_ = grpc.SetSendCompressor(c.stream.Context(), load(&e.server)) //nolint:contextcheck // towards the agent; an agent that cannot read it gets it plain
 		}
 		if err := c.stream.SendHeader(clean(header)); err != nil {
 			return answered, err

@@ -137,7 +137,7 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 		if len(req.GetEntries()) > 0 {
 			d.version[req.GetClusterId()] = req.GetVersion()
 		}
-		return stream.SendMsg(&agent.KubernetesAPISyncResponse{Version: proto.Uint64(d.version[req.GetClusterId()])})
+		return stream.SendMsg(&agent.KubernetesAPISyncResponse{Version: new(d.version[req.GetClusterId()])})
 	}
 	return d.other(method, stream)
 }
@@ -149,7 +149,7 @@ func (d *deepflow) sync(req *agent.SyncRequest, method string) proto.Message {
 	d.syncs = append(d.syncs, req)
 	key, id := req.GetCtrlIp()+"-"+req.GetCtrlMac(), req.GetKubernetesClusterId()
 	watchOnly := req.GetKubernetesWatchPolicy() == agent.KubernetesWatchPolicy_KWP_WATCH_ONLY
-	if !(watchOnly && req.GetKubernetesForceWatch()) {
+	if !watchOnly || !req.GetKubernetesForceWatch() {
 		d.registered[key] = true
 	}
 	enabled := false
@@ -312,7 +312,6 @@ func (r *rig) atMostOne(agents ...*standIn) *standIn {
 // Invariant: what passes is equal to the byte, with its metadata, trailers and the details of its status.
 func TestPassesUnchanged(t *testing.T) {
 	r := newRig(t, 1, upstream.Options{}, elector.Options{})
-	type sides struct{ up, down, header, trailer string }
 	seed := testseed.New(t)
 	var got atomic.Pointer[metadata.MD]
 	r.servers[0].other = func(method string, stream grpc.ServerStream) error {
@@ -465,7 +464,7 @@ func TestFailover(t *testing.T) {
 		t.Fatalf("one cluster is on two servers: %d and %d Syncs", len(first.syncs), len(second.syncs))
 	}
 	first.server.Stop()
-	for i := 0; i < 20; i++ {
+	for range 20 {
 		if a.sync(); a.err == nil {
 			break
 		}

@@ -49,6 +49,7 @@ func content(t testing.TB, e *agent.KubernetesAPIInfo) string {
 
 // harmful is a report that would crash a deepflow-server in several ways.
 func harmful(t testing.TB, version uint64) *agent.KubernetesAPISyncRequest {
+	t.Helper()
 	return &agent.KubernetesAPISyncRequest{ClusterId: new("d-test"), Version: &version, AgentId: proto.Uint32(7), Entries: []*agent.KubernetesAPIInfo{
 		entry(t, "*version.Info", `{"gitVersion":"v1.36.0"}`),
 		entry(t, "*v1.Pod", `{"metadata":{"uid":"1","name":"p","namespace":"default"},"status":{"podIP":"10.0.0.999","podNetworks":[1]}}`),

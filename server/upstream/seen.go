@@ -103,13 +103,13 @@ type Bypass struct {
 
 // ClusterStatus is what was seen of a cluster since the start.
 type ClusterStatus struct {
-	Cluster    string   `json:"cluster"`
-	Server     string   `json:"server"`
-	Syncs      int      `json:"syncs"`
-	Forwarded  int      `json:"reports_forwarded"`
-	Fixed      int      `json:"reports_fixed"`
-	Refused    int      `json:"reports_refused"`
-	NotKept    int      `json:"reports_not_kept"`
+	Cluster   string `json:"cluster"`
+	Server    string `json:"server"`
+	Syncs     int    `json:"syncs"`
+	Forwarded int    `json:"reports_forwarded"`
+	Fixed     int    `json:"reports_fixed"`
+	Refused   int    `json:"reports_refused"`
+	NotKept   int    `json:"reports_not_kept"`
 	// AddedMs is what a Sync spends here and not at the server, in milliseconds, as a moving average.
 	AddedMs    float64  `json:"added_ms"`
 	LastFixed  []string `json:"last_fixed,omitempty"` // of the last report of which something was
