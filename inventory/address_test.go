@@ -43,3 +43,19 @@ func TestOneAddressForAll(t *testing.T) {
 	inv.Apply(gone)
 	check(pods/2, name(pods/2-1))
 }
+
+// TestFirstAddressThatIsNotEmpty: the real server passes an empty InternalIP over, and drops a Node that has no other.
+func TestFirstAddressThatIsNotEmpty(t *testing.T) {
+	inv := inventory.New(inventory.Options{})
+	node := func(id, addresses string) inventory.Change {
+		return inventory.Change{Type: "*v1.Node", ID: id, JSON: []byte(`{"metadata":{"uid":"` + id + `","name":"` + id + `"},"status":{"addresses":` + addresses + `}}`)}
+	}
+	inv.Apply([]inventory.Change{
+		node("a", `[{"type":"InternalIP","address":""},{"type":"InternalIP","address":"10.0.0.2"},{"type":"InternalIP","address":"10.0.0.3"}]`),
+		node("b", `[{"type":"InternalIP","address":""}]`),
+	})
+	nodes := inv.Nodes(inventory.Filter{})
+	if len(nodes) != 1 || nodes[0].Name != "a" || nodes[0].Address != "10.0.0.2" {
+		t.Errorf("got %+v, want a with 10.0.0.2", nodes)
+	}
+}

@@ -15,7 +15,7 @@ type quantity struct {
 
 // nodeFacts are what is read of a Node's spec and status before it is judged.
 type nodeFacts struct {
-	address      string // the first InternalIP
+	address      string // the first InternalIP that is not empty
 	addressed    bool
 	ready        bool // a condition of type Ready has status True
 	kubeletReady bool // there is a condition with reason KubeletReady
@@ -27,7 +27,7 @@ type nodeFacts struct {
 
 type node struct {
 	object
-	address  string     // the first InternalIP as it came
+	address  string     // the first InternalIP that is not empty, as it came
 	addr     netip.Addr // invalid if address does not parse
 	podCIDR  string
 	prefix   netip.Prefix // invalid if podCIDR is absent or no network
@@ -106,7 +106,7 @@ func (d *decoder) nodeStatus(key string, f *nodeFacts) {
 	case "addresses":
 		d.array(func(int) {
 			pair := d.strings("type", "address", "")
-			if pair[0] == "InternalIP" && !f.addressed {
+			if pair[0] == "InternalIP" && pair[1] != "" && !f.addressed { // the server passes empty ones over
 				f.addressed, f.address = true, pair[1]
 			}
 		})
