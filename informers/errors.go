@@ -52,7 +52,7 @@ func (c class) rank() int {
 	switch {
 	case c == classInitializing:
 		return 0
-	case c.definite(), c == classConversion:
+	case c.definite(), c == classConversion, c == classCertificate, c == classCredentials:
 		return 2
 	default:
 		return 1

@@ -193,3 +193,17 @@ func TestReasonFollowsTheFailure(t *testing.T) {
 		t.Errorf("reason: got %q, want broken", r.failing.reason)
 	}
 }
+
+// TestCauseIsToldAtOnce: what names a cause takes the place of what only follows from it, and not the other way round.
+func TestCauseIsToldAtOnce(t *testing.T) {
+	for _, cause := range []class{classCertificate, classCredentials, classForbidden, classUnauthorized, classConversion} {
+		now := time.Unix(0, 0)
+		var r record
+		r.failed(now, failure{class: classConnection, reason: "connection reset"})
+		r.failed(now.Add(time.Second), failure{class: cause, reason: "the cause"})
+		r.failed(now.Add(2*time.Second), failure{class: classConnection, reason: "connection reset"})
+		if r.failing.class != cause {
+			t.Errorf("got %q told, want %q", r.failing.class, cause)
+		}
+	}
+}

@@ -414,7 +414,7 @@ func (d *deployment) grantPrinted() string {
 		d.c.t.Fatalf("pseudo-agent rbac: status %d: %s", r.code, r.stderr)
 	}
 	d.c.create(r.stdout)
-	return d.account.Name
+	return "kube-system:" + d.account.Name
 }
 
 func (d *deployment) check(more ...string) (agentRun, checkReport) {
@@ -689,12 +689,12 @@ func TestCheckNamesWrongInputs(t *testing.T) {
 	c.loader, err = sample.NewLoader(cluster.Dynamic, cluster.Client.Discovery())
 	c.must(err)
 	d := c.deploy("wrong", nil)
-	d.grantPrinted()
+	role := d.grantPrinted()
 	t.Cleanup(func() {
 		// The shared cluster goes on without them; the test's own context has ended.
 		for _, err := range []error{
-			cluster.Client.RbacV1().ClusterRoles().Delete(context.Background(), "wrong", metav1.DeleteOptions{}),
-			cluster.Client.RbacV1().ClusterRoleBindings().Delete(context.Background(), "wrong", metav1.DeleteOptions{}),
+			cluster.Client.RbacV1().ClusterRoles().Delete(context.Background(), role, metav1.DeleteOptions{}),
+			cluster.Client.RbacV1().ClusterRoleBindings().Delete(context.Background(), role, metav1.DeleteOptions{}),
 		} {
 			if err != nil {
 				t.Error(err)
