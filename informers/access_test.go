@@ -3,6 +3,7 @@ package informers
 import (
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
 
@@ -87,8 +90,7 @@ func TestRotatedToken(t *testing.T) {
 		r.wantComplete(true)
 		write(t, file, "second")
 		r.sim.SetToken("second")
-		r.net.SetDown(true) // all watches are reopened
-		r.net.SetDown(false)
+		r.net.Cut() // all watches are reopened
 		r.pass(20 * time.Second)
 		r.wantState("pods", Synced)
 		if n := testutil.ToFloat64(r.set.metrics.errors.WithLabelValues("pods", "watch", string(classUnauthorized))); n != 0 {
@@ -202,6 +204,20 @@ func TestKubeconfigCredentials(t *testing.T) {
 				t.Errorf("got Authorization %q, want %q", got, tt.header)
 			}
 		})
+	}
+}
+
+// TestAnswersAreNoMissingCredentials: an apiserver, or its authorization webhook, may say the words of client-go's errors.
+func TestAnswersAreNoMissingCredentials(t *testing.T) {
+	for _, text := range []string{"getting credentials: no", "oidc: the ID token is expired", "oauth2: token was revoked"} {
+		for want, err := range map[class]error{
+			classUnauthorized: apierrors.NewUnauthorized(text),
+			classForbidden:    apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New(text)),
+		} {
+			if got := classify(err); got != want {
+				t.Errorf("%v: got class %q, want %q", err, got, want)
+			}
+		}
 	}
 }
 

@@ -171,8 +171,11 @@ const CredentialsAdvice = "the kubeconfig's exec plugin or auth provider gives n
 	"same kubeconfig), as the user and with the environment of this process"
 
 // NoCredentials tells whether the request was not even made, because the kubeconfig's exec plugin or its auth provider
-// oidc failed. client-go has no types for these errors.
+// oidc failed. client-go has no types for these errors; what an apiserver answers may have the same words and is none of them.
 func NoCredentials(err error) bool {
+	if isStatus(err) {
+		return false
+	}
 	text := strings.ToLower(err.Error())
 	return slices.ContainsFunc([]string{"getting credentials: ", "id-token", "id token", "failed to refresh token", "oauth2: "},
 		func(sign string) bool { return strings.Contains(text, sign) })
