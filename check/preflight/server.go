@@ -134,8 +134,7 @@ func explainTLS(err error, serverName string) (what, advice string) {
 	var alert tls.AlertError
 	switch {
 	case errors.Is(err, protocol.ErrNoALPN):
-		what, advice, _ = strings.Cut(err.Error(), ": ")
-		return what, advice
+		return protocol.NoALPN, protocol.NoALPNAdvice
 	case errors.As(err, &unknownCA):
 		advice = "set server.tls.ca_file to the CA that signed the server's certificate"
 	case errors.As(err, &host):
