@@ -12,49 +12,29 @@ import (
 // which they come, and loses Pod networks if a greater one comes before a smaller one (docs/protocol.md, section 2).
 const nodeType = "*v1.Node"
 
-// nodeOrder puts Nodes into the order of a report. It remembers the podCIDR of each entry, so that a Node is decompressed
-// once for each of its changes.
+// nodeOrder puts Nodes into the order of a report. It remembers the last address of each entry's podCIDR, so that a Node is
+// decompressed once for each of its changes.
 type nodeOrder struct {
-	networks map[*resources.Entry]netip.Prefix
+	last map[*resources.Entry]netip.Addr
 }
 
-// sorted returns the entries by the last address of their podCIDR, then the longer network, then the uid; those without
-// one come last. So networks that lie within another one come before it, and nothing that was joined ever shrinks. The
-// order follows from the content alone: all replicas, before and after a restart, send the same.
+// sorted returns the entries by the last address of their podCIDR, then the uid; those without a podCIDR come first. So a
+// network that lies within another one comes before it, or ends with it, and nothing that was joined ever shrinks. The order
+// follows from the content alone: all replicas, before and after a restart, send the same.
 func (o *nodeOrder) sorted(entries []*resources.Entry) []*resources.Entry {
-	type ranked struct {
-		entry   *resources.Entry
-		network netip.Prefix
-		last    netip.Addr
-	}
-	networks := make(map[*resources.Entry]netip.Prefix, len(entries))
-	list := make([]ranked, 0, len(entries))
+	last := make(map[*resources.Entry]netip.Addr, len(entries))
 	for _, e := range entries {
-		network, ok := o.networks[e]
-		if !ok {
-			network = podNetwork(e)
+		addr, known := o.last[e]
+		if !known {
+			addr = lastAddress(podNetwork(e))
 		}
-		networks[e] = network
-		list = append(list, ranked{entry: e, network: network, last: lastAddress(network)})
+		last[e] = addr
 	}
-	o.networks = networks
-	slices.SortStableFunc(list, func(a, b ranked) int { // entries are sorted by uid
-		switch {
-		case a.last.IsValid() != b.last.IsValid():
-			if a.last.IsValid() {
-				return -1
-			}
-			return 1
-		case a.last != b.last:
-			return a.last.Compare(b.last)
-		default:
-			return b.network.Bits() - a.network.Bits()
-		}
+	o.last = last
+	out := slices.Clone(entries)
+	slices.SortStableFunc(out, func(a, b *resources.Entry) int { // entries are sorted by uid
+		return last[a].Compare(last[b])
 	})
-	out := make([]*resources.Entry, len(list))
-	for i, r := range list {
-		out[i] = r.entry
-	}
 	return out
 }
 
@@ -79,7 +59,7 @@ func podNetwork(e *resources.Entry) netip.Prefix {
 	return network.Masked()
 }
 
-// lastAddress is the last address of a network.
+// lastAddress is the last address of a network, the zero one of an invalid network.
 func lastAddress(p netip.Prefix) netip.Addr {
 	if !p.IsValid() {
 		return netip.Addr{}

@@ -126,6 +126,8 @@ func TestNodesInTheOrderThatLosesNothing(t *testing.T) {
 			switch rng.IntN(8) {
 			case 0:
 				cidr = ""
+			case 3: // one within the other, with the same last address
+				cidr = []string{"10.200.3.0/24", "10.200.2.0/23", "10.200.0.0/22"}[rng.IntN(3)]
 			case 1:
 				cidr = fmt.Sprintf("fd00:10:244:%x::/%d", rng.IntN(20), 56+rng.IntN(24))
 			case 2:
