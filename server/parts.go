@@ -51,7 +51,7 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 	}
 	opts.Store, opts.Elector, opts.Version, opts.Logger, opts.Registerer = kept, p.elector, d.build.Version, d.log, reg
 	opts.Limits = limits(cfg.Limits)
-	opts.Limits.Memory = memory()
+	opts.Limits.Memory = memory() // what is in force: limits.memory, where it is 0 what the container or GOMEMLIMIT has
 	opts.Retention = receiver.Retention(cfg.Retention)
 	opts.Lenient = cfg.Validation.LenientClusters
 	opts.Suspicion = receiver.SuspicionOptions(cfg.Validation.Suspicion)

@@ -4,18 +4,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/zlib"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -24,6 +29,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
 // logLines is a log that can be waited for.
@@ -229,6 +235,40 @@ func TestLimits(t *testing.T) {
 	}
 	if len(seen) != v.NumField() {
 		t.Errorf("got %d limits for %d keys", len(seen), v.NumField())
+	}
+}
+
+// TestMemoryBoundsRequests: what limits the memory of the process is the receiver's budget.
+func TestMemoryBoundsRequests(t *testing.T) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
+	if got := memory(); got != 0 {
+		t.Errorf("without a limit: got %d, want 0", got)
+	}
+	debug.SetMemoryLimit(16 << 20)
+	cfg := config.DefaultServer()
+	d := &daemon{cfg: &cfg, log: slog.New(slog.DiscardHandler)}
+	parts, err := d.assemble(t.Context(), store.NewMemory(), prometheus.NewRegistry(), receiver.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parts.close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := parts.grpcServer(nil)
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(l) })
+	defer served.Wait()
+	defer server.Stop()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(t.Context(), &agent.KubernetesAPISyncRequest{ErrorMsg: new(strings.Repeat("x", 5<<20))})
+	if !strings.Contains(fmt.Sprint(err), "all requests together may have 4194304 (rule capacity)") {
+		t.Errorf("a report of 5 MiB where the process may have 16: got %v, want rule capacity", err)
 	}
 }
 

@@ -68,18 +68,6 @@ func (g *gate) enter(ctx context.Context, peer string, bytes int64) bool {
 	return false
 }
 
-// grow takes more bytes for a request that is inside, or returns false if there is no room: a request that waited for more
-// than it has could wait for another one that does the same.
-func (g *gate) grow(bytes int64) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.bytes > 0 && g.usedBytes+bytes > g.bytes {
-		return false
-	}
-	g.usedBytes += bytes
-	return true
-}
-
 // leave gives a place and all bytes of its request back.
 func (g *gate) leave(peer string, bytes int64) {
 	g.mu.Lock()

@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -9,6 +10,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 )
@@ -23,6 +27,13 @@ func TestGateShares(t *testing.T) {
 				t.Fatal("no place for the greedy one's share")
 			}
 		}
+		if g.tryEnter("greedy", 1) {
+			t.Fatal("the greedy one got more than its share")
+		}
+		if !g.tryEnter("other", 1) {
+			t.Fatal("no place for another one")
+		}
+		g.leave("other", 1)
 		let := make(chan string, 3)
 		go func() {
 			if g.enter(ctx, "greedy", 1) {
@@ -86,9 +97,6 @@ func TestInvariantGate(t *testing.T) {
 					if !g.enter(ctx, peer, size) {
 						return
 					}
-					if more := rng.Int64N(most); g.grow(more) {
-						size += more
-					}
 					if n, b := inside.Add(1), bytes.Add(size); n > int64(places) || b > most {
 						t.Errorf("%d requests with %d bytes are inside, want at most %d with %d", n, b, places, most)
 					}
@@ -103,5 +111,35 @@ func TestInvariantGate(t *testing.T) {
 				t.Errorf("the gate is not empty: %+v", g)
 			}
 		})
+	}
+}
+
+// TestEnded: why a request ended decides what the client is told, and whether the storage is to blame.
+func TestEnded(t *testing.T) {
+	r := &Receiver{opts: Options{Limits: DefaultLimits()}}
+	for name, tt := range map[string]struct {
+		cause, err error
+		want       rule
+	}{
+		"too slow":                         {errSlow, status.Error(codes.Canceled, "x"), ruleTimeout},
+		"our own timeout":                  {errTimeout, context.DeadlineExceeded, ruleTimeout},
+		"the client's deadline":            {context.DeadlineExceeded, context.DeadlineExceeded, ruleCanceled},
+		"the client's deadline, from gRPC": {context.DeadlineExceeded, status.Error(codes.DeadlineExceeded, "x"), ruleCanceled},
+		"the client gave up":               {context.Canceled, context.Canceled, ruleCanceled},
+		"the storage, meanwhile":           {context.Canceled, errors.New("disk full"), ""},
+		"the storage's own deadline":       {nil, context.DeadlineExceeded, ""},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		if tt.cause != nil {
+			cancel(tt.cause)
+		}
+		got := rule("")
+		if ref := r.ended(ctx, tt.err); ref != nil {
+			got = ref.rule
+		}
+		if got != tt.want {
+			t.Errorf("%s: got rule %q, want %q", name, got, tt.want)
+		}
+		cancel(nil)
 	}
 }

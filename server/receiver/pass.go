@@ -59,13 +59,12 @@ func (r *Receiver) Admit(ctx context.Context, req *agent.SyncRequest) error {
 func (r *Receiver) Acquire(ctx context.Context) (release func(), err error) {
 	p := peerOf(ctx)
 	key := p.quotaKey()
-	if !r.waiting.tryEnter(key, 0) {
-		return nil, r.refuse(ctx, p, r.busy())
+	leave, err := r.line(key)
+	if err != nil {
+		return nil, r.refuse(ctx, p, err)
 	}
-	r.metrics.waiting.Inc()
 	in := r.large.enter(ctx, key, 0)
-	r.metrics.waiting.Dec()
-	r.waiting.leave(key, 0)
+	leave()
 	if !in {
 		return nil, r.refuse(ctx, p, context.Cause(ctx))
 	}

@@ -113,14 +113,10 @@ func (r *Receiver) serve(ctx context.Context, service string, limit int, answer 
 // stay there until they are ended, and hold up nobody. It then waits for its place among MaxConcurrentRequests: a message
 // that is complete by then among others of that kind, a larger one among those that are received and worked on.
 func (r *Receiver) take(ctx context.Context, m *message, limit int) error {
-	if !r.waiting.tryEnter(m.peer, 0) {
-		return r.busy()
+	leave, err := r.line(m.peer)
+	if err != nil {
+		return err
 	}
-	r.metrics.waiting.Inc()
-	leave := sync.OnceFunc(func() {
-		r.metrics.waiting.Dec()
-		r.waiting.leave(m.peer, 0)
-	})
 	defer leave()
 	w, err := wireOf(ctx)
 	if err != nil {
@@ -158,6 +154,18 @@ func (r *Receiver) take(ctx context.Context, m *message, limit int) error {
 	return r.receive(ctx, w, m, length-first, 2*firstPortion)
 }
 
+// line makes a request of the peer one of MaxWaitingRequests. It leaves the line once, however often leave is called.
+func (r *Receiver) line(peer string) (leave func(), err error) {
+	if !r.waiting.tryEnter(peer, 0) {
+		return nil, r.busy()
+	}
+	r.metrics.waiting.Inc()
+	return sync.OnceFunc(func() {
+		r.metrics.waiting.Dec()
+		r.waiting.leave(peer, 0)
+	}), nil
+}
+
 func (r *Receiver) busy() *refusal {
 	return &refusal{
 		code: codes.ResourceExhausted, rule: ruleBusy,
@@ -174,7 +182,7 @@ func (r *Receiver) timeout(what, advice string) *refusal {
 	}
 }
 
-// ended turns the end of a request's context into a refusal; nil if it has not ended, or because the client went away.
+// ended turns err into a refusal if it comes from the end of the request's context, which then says why; nil if it does not.
 func (r *Receiver) ended(ctx context.Context, err error) *refusal {
 	if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) &&
 		!errors.Is(err, errTimeout) && !errors.Is(err, errSlow) && status.Code(err) != codes.DeadlineExceeded && status.Code(err) != codes.Canceled {
