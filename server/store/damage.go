@@ -82,6 +82,13 @@ type examinedCluster struct {
 	problem   string
 }
 
+// tell notes one damage.
+func (x *Examined) tell(what string) {
+	if x.Damaged++; len(x.Damage) < maxTold {
+		x.Damage = append(x.Damage, what)
+	}
+}
+
 func (x *Examined) cluster(id string) *examinedCluster {
 	c := x.clusters[id]
 	if c == nil {
@@ -101,9 +108,7 @@ func (c *examinedCluster) fail(format string, args ...any) {
 func Examine(path string) (*Examined, error) {
 	x := &Examined{Path: path, Lost: map[string]string{}, clusters: map[string]*examinedCluster{}}
 	damaged := func(in [][]byte, what string) {
-		if x.Damaged++; len(x.Damage) < maxTold {
-			x.Damage = append(x.Damage, what)
-		}
+		x.tell(what)
 		if len(in) == 2 && !bytes.Equal(in[0], bucketDocuments) {
 			x.cluster(string(in[1])).fail("%s", what)
 		}
@@ -121,10 +126,7 @@ func Examine(path string) (*Examined, error) {
 			continue
 		}
 		x.Lost[id] = c.problem
-		if x.Damaged == 0 || len(x.Damage) < maxTold {
-			x.Damage = append(x.Damage, fmt.Sprintf("cluster %s: %s", id, c.problem))
-		}
-		x.Damaged++
+		x.tell(fmt.Sprintf("cluster %s: %s", id, c.problem))
 	}
 	slices.Sort(x.Whole)
 	return x, nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 )
@@ -197,6 +198,34 @@ func payloadOf(t *testing.T, path, id string, row uint64) []byte {
 		t.Fatal(err)
 	}
 	return p[0]
+}
+
+// TestBrokenWrites: after a write that met a damaged page nothing is written any more, it is told, and nothing waits for
+// bbolt's lock. Reads go on.
+func TestBrokenWrites(t *testing.T) {
+	e, err := OpenEmbedded(filepath.Join(t.TempDir(), "real.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	if err := e.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.update(func(*bolt.Tx) error { panic("page 7 already freed") }); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "page 7") {
+		t.Errorf("a write that meets a damaged page: got %v, want an error that names it", err)
+	}
+	if _, err := e.PutDocument(ctx, "designation", Document{Key: "k", Value: []byte("{}")}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("the next write: got %v, want that the file is damaged", err)
+	}
+	if err := e.Check(ctx); !errors.Is(err, ErrDamaged) {
+		t.Errorf("Check: got %v, want that the file is damaged", err)
+	}
+	if _, err := e.Clusters(ctx); err != nil {
+		t.Errorf("a read: got %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Errorf("Close: got %v", err)
+	}
 }
 
 // mangle flips, cuts and swaps pages.
