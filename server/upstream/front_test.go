@@ -107,6 +107,18 @@ func (d *deepflow) forget() {
 	d.holder, d.heard, d.version = map[string]string{}, map[string]time.Duration{}, map[string]uint64{}
 }
 
+// onlyMessage receives the message of a call that has one. Real servers wait for the end behind it.
+func onlyMessage(stream grpc.ServerStream, b *[]byte) error {
+	if err := stream.RecvMsg(b); err != nil {
+		return err
+	}
+	var more []byte
+	if err := stream.RecvMsg(&more); !errors.Is(err, io.EOF) {
+		return status.Errorf(codes.Internal, "after the only message came %d bytes and %v, want the end", len(more), err)
+	}
+	return nil
+}
+
 func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	if d.broken.Load() {
@@ -115,7 +127,7 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 	var b []byte
 	switch method {
 	case "/agent.Synchronizer/Sync", "/trident.Synchronizer/Sync", "/agent.Synchronizer/Push":
-		if err := stream.RecvMsg(&b); err != nil {
+		if err := onlyMessage(stream, &b); err != nil {
 			return err
 		}
 		var req agent.SyncRequest
@@ -124,7 +136,7 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 		}
 		return stream.SendMsg(d.sync(&req, method))
 	case "/agent.Synchronizer/KubernetesAPISync":
-		if err := stream.RecvMsg(&b); err != nil {
+		if err := onlyMessage(stream, &b); err != nil {
 			return err
 		}
 		var req agent.KubernetesAPISyncRequest

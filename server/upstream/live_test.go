@@ -9,10 +9,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/upstream"
@@ -169,5 +173,36 @@ func TestMutualTLS(t *testing.T) {
 			t.Errorf("%s: healthy %v", name, healthy)
 		}
 		r.stop()
+	}
+}
+
+// TestNoALPN: what ends TLS before the server knows nothing of HTTP/2. The problem that is shown has the way out.
+func TestNoALPN(t *testing.T) {
+	cert, key := certificate(t, "balancer")
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			served.Go(func() { _, _ = io.Copy(io.Discard, conn); _ = conn.Close() })
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); served.Wait() })
+	r := newRig(t, 0, upstream.Options{Addresses: []string{l.Addr().String()}, TLS: upstream.TLS{Enabled: true, CAFile: cert}}, elector.Options{})
+	defer r.stop()
+	a := r.agent("a", "10.0.0.1", normal)
+	a.sync()
+	if text := fmt.Sprint(a.err, r.front.Status().Servers); !strings.Contains(text, protocol.NoALPNAdvice) {
+		t.Errorf("got %s, want the way out in it", text)
 	}
 }
