@@ -122,12 +122,11 @@ const pause = (ms, signal) => new Promise((done) => {
 async function showClusters(signal) {
   while (!signal.aborted) {
     try {
-      const { clusters } = await get("/clusters", signal);
+      const [{ clusters }, { servers }] = await Promise.all([get("/clusters", signal), get("/upstream", signal)]);
       const rows = clusters.map((c) => [
         el("a", { href: "#/c/" + enc(c.id) + "/tree" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
         (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? "a report was refused that would remove " + number(c.suspicion.removed) + " objects" : c.error_msg,
       ]);
-      const { servers } = await get("/upstream", signal);
       show(el("h2", {}, "Clusters"), servers.length ? el("p", {}, el("a", { href: "#/upstream" }, "deepflow-servers behind this server"),
         ": " + servers.filter((s) => s.healthy).length + " of " + servers.length + " can be reached") : null, rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
         : el("p", {}, "No cluster has reported yet."));
