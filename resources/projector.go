@@ -109,15 +109,6 @@ type Projector struct {
 	ownerKind string
 }
 
-// macKey is the key of the HMAC. Without one of its own it is a block of zeros, which is the same key to an HMAC as none,
-// and one that FIPS 140 lets pass.
-func macKey(key []byte) []byte {
-	if len(key) == 0 {
-		return make([]byte, sha256.BlockSize)
-	}
-	return key
-}
-
 // NewProjector returns a Projector for the objects of sel.
 func NewProjector(sel Selected, opts Options) *Projector {
 	if opts.AnnotationLimit <= 0 {
@@ -128,7 +119,7 @@ func NewProjector(sel Selected, opts Options) *Projector {
 		wireType: sel.Kind.WireType,
 		opts:     opts,
 		enc:      NewEncoder(),
-		mac:      hmac.New(sha256.New, macKey(opts.HashKey)),
+		mac:      hmac.New(sha256.New, opts.HashKey),
 		strings:  map[string]string{},
 		members:  map[string]memberRule{},
 
