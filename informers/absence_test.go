@@ -65,8 +65,7 @@ func TestDamagedDiscovery(t *testing.T) {
 					return apisim.Fault{}
 				})
 				r.sim.Serve(rollouts) // so that discovery is sent, and not answered with 304
-				r.net.SetDown(true)
-				r.net.SetDown(false)
+				r.net.Cut()
 				r.pass(5 * time.Minute)
 				r.wantState("clonesets", Failing)
 				r.wantNames("clonesets", "default/c1")
@@ -94,8 +93,7 @@ func TestForbiddenWhileStarting(t *testing.T) {
 			return apisim.Fault{Status: http.StatusForbidden}
 		})
 		r.sim.SetStarting(true)
-		r.net.SetDown(true)
-		r.net.SetDown(false)
+		r.net.Cut()
 		r.pass(3 * time.Minute)
 		r.wantState("clonesets", Failing)
 		r.wantNames("clonesets", "default/c1")

@@ -275,8 +275,7 @@ func TestShortWatches(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.start()
 		r.pass(10 * time.Second)
-		r.net.SetDown(true)
-		r.net.SetDown(false)
+		r.net.Cut()
 		size := len(r.sim.Objects(podsGVR)[0]) + len(`{"type":"MODIFIED","object":}`) + 40
 		r.sim.SetFaults(func(req apisim.Request) apisim.Fault {
 			if req.Resource == podsGVR && req.Verb == "watch" && !req.Streaming {
@@ -422,8 +421,7 @@ func TestUnsureDiscoveryMovesNothing(t *testing.T) {
 		r.sink.reset()
 		r.sim.SetBroken("networking.k8s.io", true)
 		r.deny(http.StatusNotFound, func(req apisim.Request) bool { return req.Resource == ingresses })
-		r.net.SetDown(true)
-		r.net.SetDown(false)
+		r.net.Cut()
 		r.pass(10 * time.Minute)
 		if st := r.state("ingresses"); st.State != Failing || st.GroupVersion != "networking.k8s.io/v1" {
 			t.Errorf("got %s at %s, want it Failing at networking.k8s.io/v1", st.State, st.GroupVersion)
@@ -983,8 +981,7 @@ func TestReportedAsBetweenWatches(t *testing.T) {
 		})
 		r.start()
 		r.pass(10 * time.Second)
-		r.net.SetDown(true)
-		r.net.SetDown(false)
+		r.net.Cut()
 		r.pass(5 * time.Second)
 		r.sim.Serve(rollouts)
 		r.pass(90 * time.Second)
@@ -1320,8 +1317,7 @@ func TestWatchCutAtEveryByte(t *testing.T) {
 		})
 		for i := 1; i <= size+10; i++ {
 			cut.Store(int64(i))
-			r.net.SetDown(true)
-			r.net.SetDown(false)
+			r.net.Cut()
 			r.pass(2 * time.Second)
 			r.sim.Put(podsGVR, pod("default", "p1", fmt.Sprint(i)))
 			r.pass(10 * time.Second)

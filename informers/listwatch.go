@@ -145,6 +145,7 @@ func (lw *listWatch) ListWithContext(ctx context.Context, opts metav1.ListOption
 		}
 		return nil, err
 	}
+	lw.complete(now)
 	return &emptyList{ListMeta: metav1.ListMeta{ResourceVersion: rv}}, nil
 }
 
@@ -255,10 +256,7 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		return nil, err
 	}
 
-	params := lw.params()
-	params.Set("watch", "true")
-	params.Set("allowWatchBookmarks", "true")
-	setNonEmpty(params, "resourceVersion", opts.ResourceVersion)
+	params := lw.watchParams(opts.ResourceVersion)
 	if opts.TimeoutSeconds != nil {
 		params.Set("timeoutSeconds", strconv.FormatInt(*opts.TimeoutSeconds, 10))
 	}
@@ -454,7 +452,6 @@ func (lw *listWatch) listed() {
 	lw.mu.Lock()
 	lw.interrupted, lw.refusals, lw.slow, lw.expired = 0, 0, 0, 0
 	lw.listing = false
-	lw.polling.listed(time.Now(), lw.set.opts.RelistInterval)
 	old := lw.outlived
 	lw.outlived = nil
 	lw.mu.Unlock()
@@ -514,6 +511,14 @@ func (lw *listWatch) release() {
 func (lw *listWatch) params() url.Values {
 	v := url.Values{}
 	maps.Copy(v, lw.base)
+	return v
+}
+
+func (lw *listWatch) watchParams(resourceVersion string) url.Values {
+	v := lw.params()
+	v.Set("watch", "true")
+	v.Set("allowWatchBookmarks", "true")
+	setNonEmpty(v, "resourceVersion", resourceVersion)
 	return v
 }
 
@@ -756,10 +761,7 @@ func (w *watcher) reopen() bool {
 	case <-w.ctx.Done():
 		return false
 	}
-	params := lw.params()
-	params.Set("watch", "true")
-	params.Set("allowWatchBookmarks", "true")
-	params.Set("resourceVersion", w.last)
+	params := lw.watchParams(w.last)
 	for pause := backoffFirst; ; pause = min(2*pause, backoffMax) {
 		select {
 		case <-time.After(pause):

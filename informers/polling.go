@@ -50,7 +50,7 @@ func (p *polling) lasted() {
 // works: watches are of use.
 func (p *polling) works() { p.class, p.wastes, p.refused = classNone, 0, false }
 
-// complete: a list is complete.
+// complete: everything of a list, streaming or not, has come; the store takes it over next.
 func (lw *listWatch) complete(now time.Time) {
 	lw.mu.Lock()
 	defer lw.mu.Unlock()

@@ -120,8 +120,7 @@ func TestConnectionsCutEverySoOften(t *testing.T) {
 			t.Helper()
 			for end := time.Now().Add(d); time.Now().Before(end); {
 				r.pass(3 * time.Second)
-				r.net.SetDown(true)
-				r.net.SetDown(false)
+				r.net.Cut()
 			}
 		}
 		r.start()

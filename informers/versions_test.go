@@ -13,9 +13,13 @@ import (
 
 var rolloutsV2 = apisim.Resource{GroupVersionResource: gvr("argoproj.io", "v2", "rollouts"), Kind: "Rollout", Namespaced: true}
 
-// withRollout selects a CRD of which no version is given and starts r; what the apiserver serves has been said before.
-func withRollout(r *rig) {
+// withRollout starts r with an object of a CRD, served in one version, of which no version is selected. Before that it calls
+// prepare.
+func withRollout(r *rig, prepare func()) {
 	r.t.Helper()
+	r.sim.Serve(rollouts)
+	r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r1"))
+	prepare()
 	r.opts.Selected = selected(r.t, "", resources.Request{Name: "rollouts", Group: "argoproj.io", As: "deployments"})
 	r.start()
 }
@@ -25,9 +29,7 @@ func withRollout(r *rig) {
 func TestWorseVersion(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		const id = "rollouts.argoproj.io"
-		r.sim.Serve(rollouts)
-		r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r1"))
-		withRollout(r)
+		withRollout(r, func() {})
 		r.pass(10 * time.Second)
 		r.wantNames(id, "default/r1")
 
@@ -80,11 +82,10 @@ func TestWorseVersion(t *testing.T) {
 func TestWorseVersionAtStart(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		const id = "rollouts.argoproj.io"
-		r.sim.Serve(rollouts)
-		r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r1"))
-		r.sim.ServeAs(rolloutsV2, rolloutsGVR)
-		r.deny(http.StatusInternalServerError, func(req apisim.Request) bool { return req.Resource == rolloutsV2.GroupVersionResource })
-		withRollout(r)
+		withRollout(r, func() {
+			r.sim.ServeAs(rolloutsV2, rolloutsGVR)
+			r.deny(http.StatusInternalServerError, func(req apisim.Request) bool { return req.Resource == rolloutsV2.GroupVersionResource })
+		})
 		r.pass(time.Minute)
 		r.wantNames(id, "default/r1")
 		r.wantComplete(true)
@@ -103,9 +104,7 @@ func TestWorseVersionAtStart(t *testing.T) {
 func TestVersionMovesDuringChanges(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		const id = "rollouts.argoproj.io"
-		r.sim.Serve(rollouts)
-		r.sim.Put(rolloutsGVR, workload("Rollout", "default", "r1"))
-		withRollout(r)
+		withRollout(r, func() {})
 		r.pass(10 * time.Second)
 		var slow atomic.Bool
 		slow.Store(true)

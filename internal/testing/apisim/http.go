@@ -358,6 +358,12 @@ func (l *Listener) SetDown(down bool) {
 	}
 }
 
+// Cut cuts all connections; new ones are taken at once.
+func (l *Listener) Cut() {
+	l.SetDown(true)
+	l.SetDown(false)
+}
+
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
