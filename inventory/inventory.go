@@ -1,7 +1,8 @@
 // Package inventory holds what deepflow-server makes of the entries that a cluster reports, and the reason for
 // everything that it drops. It relies on nothing but the decoded entries: no storage, no network, no clock.
 //
-// It promises the result of docs/protocol.md, section 6, whatever the order of the entries; that Apply costs in
+// It promises the result of docs/protocol.md, section 6, whatever the order of the entries, but for that of Nodes, which is
+// told by OrderNodes because the server makes something of it; that Apply costs in
 // proportion to what the changes touch (entries are parsed once, relations are found by indexes, only the objects
 // that depend on a change are looked at again); and that no input makes it panic. Where the real server crashes or
 // gives up on the whole cluster, the result goes on as if the cause were away and names it in Summary.Failures.
@@ -27,6 +28,12 @@ type Mapping struct {
 	Type   string // workload type, any case
 	Name   string // workload name
 }
+
+// The prefixes of a domain that sets none.
+const (
+	defaultIPv4MaxMask = 16
+	defaultIPv6MaxMask = 64
+)
 
 // Mapper answers the workload of a Pod from the JSON of its metadata; false means that it has no opinion. The
 // inventory asks once for each Pod entry that is applied, except for Pods of an InPlaceSet, as the server does. After
@@ -68,6 +75,7 @@ type Inventory struct {
 
 	hosts      map[netip.Addr]*host
 	nodes      []*node
+	places     map[string]int // of Nodes in the report, by ID; nil: not known
 	addresses  map[netip.Addr]*pod // the head of the chain of Pods, which is the winner
 	identities map[string][]*pod   // kept Pods with generateName
 	collisions int
@@ -106,8 +114,8 @@ type queues struct {
 
 // New returns an empty Inventory.
 func New(options Options) *Inventory {
-	options.PodNetIPv4MaxMask = cmp.Or(options.PodNetIPv4MaxMask, 16)
-	options.PodNetIPv6MaxMask = cmp.Or(options.PodNetIPv6MaxMask, 64)
+	options.PodNetIPv4MaxMask = cmp.Or(options.PodNetIPv4MaxMask, defaultIPv4MaxMask)
+	options.PodNetIPv6MaxMask = cmp.Or(options.PodNetIPv6MaxMask, defaultIPv6MaxMask)
 	inv := &Inventory{
 		options:    options,
 		entries:    map[string]map[string]entity{},
@@ -155,6 +163,21 @@ func (inv *Inventory) Apply(changes []Change) {
 		inv.apply(&changes[i], decoded[i], namespaces[i])
 	}
 	inv.settle()
+}
+
+// OrderNodes tells in which order the report has its Nodes, by Change.ID. The others, before the first call all, count as
+// if they came first, in the order in which nothing is lost.
+func (inv *Inventory) OrderNodes(ids []string) {
+	places := make(map[string]int, len(ids))
+	for i, id := range ids {
+		places[id] = i
+	}
+	inv.applying.Lock()
+	defer inv.applying.Unlock()
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.places = places
+	inv.settleNodes()
 }
 
 // apply replaces an entry by e, or removes it if e is nil.

@@ -236,6 +236,8 @@ func nodeDetail(n *node, r Reason) string {
 		return strconv.Quote(n.address)
 	case PodCIDRInvalid:
 		return strconv.Quote(n.podCIDR)
+	case NodeOrder:
+		return n.podCIDR
 	default:
 		return ""
 	}

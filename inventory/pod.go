@@ -535,7 +535,11 @@ func (inv *Inventory) explainPod(p *pod, report func(r Reason, detail string)) {
 		winner := inv.addresses[p.ip]
 		report(r, p.ip.String()+" goes to "+qualified(winner.ns, winner.name))
 	case PodIPOutside:
-		report(r, p.ip.String())
+		text := p.ip.String()
+		if n, ok := inv.networks.lost.around(single(p.ip)); ok {
+			text += ", of " + n.podCIDR + " of " + n.name + ", which the order of the Nodes lost"
+		}
+		report(r, text)
 	default: // it has an address, or its mask tells that it has none
 	}
 	if p.identity != "" {

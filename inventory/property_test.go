@@ -202,7 +202,7 @@ func (c chaos) fill(wire string, meta, o map[string]any) {
 	case "*version.Info":
 		o["gitVersion"] = c.maybe(0.8, "v1.36.0")
 	case "*v1.Node":
-		o["spec"] = map[string]any{"podCIDR": c.maybe(0.5, c.pick("10.1.0.0/24", "10.1.1.0/24", "10.2.0.0/24", "10.9.0.0/99", "fd00::/64", "10.0.0.0/8"))}
+		o["spec"] = map[string]any{"podCIDR": c.maybe(0.5, c.pick("10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24", "10.2.0.0/24", "10.9.0.0/99", "fd00::/64", "10.0.0.0/8"))}
 		o["status"] = map[string]any{
 			"addresses":  []any{map[string]any{"type": c.pick("InternalIP", "InternalIP", "Hostname"), "address": c.pick("1.0.0.1", "1.0.0.2", "1.0.0.3", "word", "1.2.3.999", "10.1.0.5")}},
 			"conditions": []any{map[string]any{"type": "Ready", "status": "True", "reason": c.pick("KubeletReady", "x")}},
@@ -289,6 +289,7 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 		inv := inventory.New(options)
 		held := map[[2]string]inventory.Change{}
 		reasons := map[inventory.Reason]bool{}
+		var order []string // of Nodes, as told last
 		changes, checks := 6000, 0
 		for done := 0; done < changes; {
 			batch := make([]inventory.Change, 1+c.IntN(8))
@@ -309,7 +310,15 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 			checks++
 			entries := slices.Collect(maps.Values(held))
 			c.Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
-			got, want := stateOf(inv), stateOf(inventory.Build(options, entries))
+			scratch := inventory.Build(options, entries)
+			if c.IntN(2) == 0 {
+				order = nodeIDs(entries)
+				inv.OrderNodes(order)
+			}
+			if order != nil {
+				scratch.OrderNodes(order)
+			}
+			got, want := stateOf(inv), stateOf(scratch)
 			if d := cmp.Diff(want, got); d != "" {
 				t.Fatalf("after %d changes the incremental result differs (-scratch +incremental):\n%s", done, d)
 			}
@@ -319,6 +328,9 @@ func TestIncrementalEqualsScratch(t *testing.T) {
 			for r := range got.Summary.Dropped {
 				reasons[r] = true
 			}
+		}
+		if !reasons[inventory.NodeOrder] {
+			t.Error("no order of Nodes lost anything")
 		}
 		t.Logf("%d changes, %d comparisons, %d of %d reasons seen", changes, checks, len(reasons), len(inventory.Reasons()))
 		var gone []inventory.Change

@@ -54,6 +54,7 @@ const (
 
 	UIDTwice            Reason = "UIDTwice"
 	NodeIPTwice         Reason = "NodeIPTwice"
+	NodeOrder           Reason = "NodeOrder"
 	NodeState           Reason = "NodeState"
 	NodeMemory          Reason = "NodeMemory"
 	NodeCPU             Reason = "NodeCPU"
@@ -125,6 +126,7 @@ var catalogue = []ReasonInfo{
 
 	{UIDTwice, ScopeRelation, "Another entry of the same type has the same uid; the server's database keeps one of them.", "Send every object once, under one type."},
 	{NodeIPTwice, ScopeRelation, "Another Node has the same InternalIP; Pods are bound to one of the two.", "Give every Node its own address, delete the dead Node."},
+	{NodeOrder, ScopeRelation, "The report has its Nodes in an order that makes the server lose Pod networks, this Node's podCIDR among them.", "Send Nodes by the last address of their podCIDR, as pseudo-agent does; pseudo-server in front of deepflow-server does it for every sender (upstream.reports: mend)."},
 	{NodeState, ScopeRelation, "The Node is Ready but has no condition with reason KubeletReady, so it counts as broken.", "Send conditions with their reason."},
 	{NodeMemory, ScopeRelation, "capacity.memory is no string with Ki, so the Node's memory is unknown or wrong.", "Send the capacity in Ki."},
 	{NodeCPU, ScopeRelation, "capacity.cpu is no string with a whole number, so the Node has 0 CPUs.", "Send whole CPUs as a string, rounded up."},
@@ -136,7 +138,7 @@ var catalogue = []ReasonInfo{
 	{PodNoIP, ScopeRelation, "The Pod has no podIP.", "Nothing, if the Pod is pending or finished; else send status.podIP (podIPs is not read)."},
 	{PodNodeIP, ScopeRelation, "The Pod's podIP is a Node's address, so the address stays with the Node.", "Nothing: the Pod uses the host network."},
 	{PodIPTaken, ScopeRelation, "Another Pod has the same podIP and comes later, so this one has no address.", "Send finished Pods without podIP."},
-	{PodIPOutside, ScopeRelation, "The podIP is in no network of a Node, and such addresses do not fit into one network of the allowed size, so it is lost.", "Send spec.podCIDR of the Nodes, or lower pod_net_ipv4_cidr_max_mask (pod_net_ipv6_cidr_max_mask) of the domain."},
+	{PodIPOutside, ScopeRelation, "The podIP is in no network that the server makes of the Nodes, and such addresses do not fit into one network of the allowed size, so it is lost.", "See NodeOrder if there is any; send spec.podCIDR of the Nodes, or lower pod_net_ipv4_cidr_max_mask (pod_net_ipv6_cidr_max_mask) of the domain."},
 	{PodIdentity, ScopeRelation, "The Pod's generateName gives it the identity of another Pod; the server's database keeps one of them.", "Send Pods without generateName."},
 	{ServicePortName, ScopeRelation, "The Service's targetPort names no container port of the workloads that it selects, so the port is lost.", "Name the port in the workload's template, or use the number."},
 	{ServicePortString, ScopeRelation, "The Service's targetPort is a number written as a string, so the port is lost.", "Write the number without quotes."},

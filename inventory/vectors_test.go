@@ -320,7 +320,9 @@ func TestServerVectors(t *testing.T) {
 	}
 	for _, v := range vectors {
 		t.Run(v.Case, func(t *testing.T) {
-			inv := inventory.Build(inventory.Options{}, v.changes())
+			changes := v.changes()
+			inv := inventory.Build(inventory.Options{}, changes)
+			inv.OrderNodes(nodeIDs(changes))
 			sum := inv.Summary()
 			if want, fails := failureReasons[v.Case]; fails {
 				checkFailure(t, &v, sum, want)
