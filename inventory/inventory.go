@@ -75,7 +75,7 @@ type Inventory struct {
 
 	hosts      map[netip.Addr]*host
 	nodes      []*node
-	places     map[string]int // of Nodes in the report, by ID; nil: not known
+	places     map[string]int      // of Nodes in the report, by ID; nil: not known
 	addresses  map[netip.Addr]*pod // the head of the chain of Pods, which is the winner
 	identities map[string][]*pod   // kept Pods with generateName
 	collisions int
