@@ -191,6 +191,12 @@ var bodies = map[string]string{
 	"post /watchers/{cluster}/designations": `{"host_pattern":"node-*"}`,
 }
 
+// queries of the operations that need one.
+var queries = map[string]string{
+	"get /clusters/{cluster}/graph":  "?namespace=shop",
+	"get /clusters/{cluster}/object": "?type=Pod&namespace=shop&name=game-0",
+}
+
 // TestDescription exercises every operation of docs/openapi.yaml: as described, with wrong parameters and bodies, and
 // without a token.
 func TestDescription(t *testing.T) {
@@ -276,7 +282,7 @@ func (d *description) exercise(t *testing.T, name, method, url, token string, op
 		status, _, body = ask(t, method, url, token, strings.NewReader(`{"no such thing":1}`))
 		refused("with a wrong body", status, body, http.StatusBadRequest)
 	}
-	status, kind, body := send("", token)
+	status, kind, body := send(queries[name], token)
 	if want := mayRefuse[name]; want != 0 && status == want {
 		refused("now", status, body, want)
 		return

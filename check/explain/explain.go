@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -329,25 +328,9 @@ func (r *Report) judge(inv *inventory.Inventory, wire string) {
 		}
 	}
 	r.Server.Failures = inv.Summary().Failures
-	r.Server.Shown = shown(inv, inventory.Filter{Namespace: r.Namespace, Name: r.Name}, r.UID)
+	r.Server.Shown = inv.Row(wire, r.Namespace, r.Name, r.UID)
 	r.Arrives = r.Server.Shown != nil && len(r.Server.Findings) == 0 && len(r.Server.Failures) == 0
 	if r.Server.Shown == nil && len(r.Server.Findings) == 0 {
 		r.Why = "deepflow-server does not show it"
 	}
-}
-
-// shown returns the row of the inventory with that uid.
-func shown(inv *inventory.Inventory, f inventory.Filter, uid string) any {
-	for _, list := range []any{
-		inv.Pods(f), inv.Workloads(f), inv.ReplicaSets(f), inv.Services(f), inv.Ingresses(f), inv.ConfigMaps(f),
-		inv.Nodes(inventory.Filter{Name: f.Name}), inv.Namespaces(inventory.Filter{Name: f.Name}),
-	} {
-		rows := reflect.ValueOf(list)
-		for i := range rows.Len() {
-			if rows.Index(i).FieldByName("UID").String() == uid {
-				return rows.Index(i).Interface()
-			}
-		}
-	}
-	return nil
 }

@@ -85,6 +85,20 @@ func (v *View) At(version uint64) (Snapshot, []*Entry, error) {
 	return Snapshot{}, nil, fmt.Errorf("version %d of cluster %s: %w", version, v.State.ID, ErrNotFound)
 }
 
+// Named returns all kept entries of objects with a type, namespace and name, by object and then the oldest first.
+func (v *View) Named(wireType, namespace, name string) []*Entry {
+	var found []*Entry
+	for _, list := range [][]*Entry{v.Entries, v.ended} {
+		for _, e := range list {
+			if e.Name == name && e.Namespace == namespace && e.Type == wireType {
+				found = append(found, e)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b *Entry) int { return cmp.Or(bytes.Compare(a.Key[:], b.Key[:]), cmp.Compare(a.From, b.From)) })
+	return found
+}
+
 func compareEntries(a, b *Entry) int {
 	return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Namespace, b.Namespace),
 		strings.Compare(a.Name, b.Name), bytes.Compare(a.Key[:], b.Key[:]))

@@ -38,6 +38,9 @@ func (v *Viewer) Routes() []receiver.Route {
 		read("/clusters/{cluster}/dropped", "What deepflow-server would drop, each with its reason.", v.apiDropped,
 			"reason", "scope", "type", "namespace", "name", "contains", "limit", "continue"),
 		read("/clusters/{cluster}/dropped/reasons", "What deepflow-server would drop, counted by reason.", v.apiReasons),
+		read("/clusters/{cluster}/object", "One object: as stored, what deepflow-server makes of it, its neighbours, its versions.", v.apiObject, "type", "namespace", "name"),
+		read("/clusters/{cluster}/graph", "The picture of a namespace: Ingresses, Services, workloads, Pods, Nodes and what breaks between them.", v.apiGraph,
+			"namespace", "limit"),
 		read("/clusters/{cluster}/differences", "What differs between two versions.", v.apiDifferences,
 			"from", "to", "type", "namespace", "name", "content", "limit", "continue"),
 		read("/clusters/{cluster}/changes", "A stream of changes (server-sent events).", v.apiChanges, "since"),
@@ -62,14 +65,17 @@ func clip(s string) string {
 	return s
 }
 
-func limitOf(q url.Values) (int, error) {
+func limitOf(q url.Values) (int, error) { return bounded(q, defaultPage, maxPage) }
+
+// bounded reads the parameter limit, a number from 1 to most.
+func bounded(q url.Values, otherwise, most int) (int, error) {
 	text := q.Get("limit")
 	if text == "" {
-		return defaultPage, nil
+		return otherwise, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maxPage {
-		return 0, bad("limit is %q, a number from 1 to %d is allowed", clip(text), maxPage)
+	if err != nil || n < 1 || n > most {
+		return 0, bad("limit is %q, a number from 1 to %d is allowed", clip(text), most)
 	}
 	return n, nil
 }

@@ -82,6 +82,8 @@ var contents = map[string]content{
 	"GET /clusters/{cluster}/inventory/{kind}":  {nil, viewer.List{}},
 	"GET /clusters/{cluster}/dropped":           {nil, findingList{}},
 	"GET /clusters/{cluster}/dropped/reasons":   {nil, viewer.ReasonList{}},
+	"GET /clusters/{cluster}/object":            {nil, viewer.ObjectView{}},
+	"GET /clusters/{cluster}/graph":             {nil, viewer.GraphView{}},
 	"GET /clusters/{cluster}/differences":       {nil, viewer.DifferenceList{}},
 	"GET /clusters/{cluster}/changes":           {nil, nil},
 	"GET /plugins":                              {nil, pluginList{}},
@@ -102,6 +104,7 @@ var eventTypes = []any{viewer.VersionEvent{}, viewer.StateEvent{}, viewer.ResetE
 type parameter struct {
 	schema      map[string]any
 	description string
+	required    bool
 }
 
 func textSchema() map[string]any { return map[string]any{"type": "string"} }
@@ -110,24 +113,30 @@ func versionSchema() map[string]any { return map[string]any{"type": "integer", "
 
 // described are the parameters by name. Where one has another meaning in some operation, the method and path come first.
 var described = map[string]parameter{
-	"cluster":   {map[string]any{"type": "string", "pattern": "^[0-9a-zA-Z][-0-9a-zA-Z]{0,31}$"}, "Cluster id."},
-	"kind":      {map[string]any{"type": "string", "enum": viewer.KindNames()}, "Kind of resources."},
-	"limit":     {map[string]any{"type": "integer", "minimum": 1, "maximum": 5000, "default": 100}, "Longest page."},
-	"continue":  {textSchema(), "From the answer before, for the next page."},
-	"type":      {textSchema(), "Wire type, for example *v1.Pod; objects and differences take v1.Pod and Pod, too."},
-	"namespace": {textSchema(), "Only this namespace."},
-	"label":     {map[string]any{"type": "string", "pattern": "^[^=,]+=[^,]*(,[^=,]+=[^,]*)*$"}, "Only with these labels: key=value,key=value; at most 10."},
-	"version":   {versionSchema(), "This version instead of the latest."},
-	"contains":  {textSchema(), "Only names (of Pods, Nodes and Services addresses, too) that contain this text, in any case."},
-	"workload":  {textSchema(), "Of pods only: of this workload, as Type/namespace/name."},
-	"node":      {textSchema(), "Of pods only: on this node."},
-	"reason":    {map[string]any{"type": "string", "enum": reasons()}, "Only this reason."},
-	"scope":     {map[string]any{"type": "string", "enum": []string{"crash", "cluster", "object", "relation"}}, "How much is lost."},
-	"from":      {versionSchema(), "The earlier version; by default the one before to."},
-	"to":        {versionSchema(), "The later version; by default the latest."},
-	"content":   {map[string]any{"type": "string", "enum": []string{"true", "false"}}, "Whether to send the objects before and after."},
-	"since":     {versionSchema(), "Begin after this version; by default with the next one. The header Last-Event-ID overrides it."},
-	"name":      {textSchema(), "Only this name; in the path of a plugin its name."},
+	"cluster":   {schema: map[string]any{"type": "string", "pattern": "^[0-9a-zA-Z][-0-9a-zA-Z]{0,31}$"}, description: "Cluster id."},
+	"kind":      {schema: map[string]any{"type": "string", "enum": viewer.KindNames()}, description: "Kind of resources."},
+	"limit":     {schema: map[string]any{"type": "integer", "minimum": 1, "maximum": 5000, "default": 100}, description: "Longest page."},
+	"continue":  {schema: textSchema(), description: "From the answer before, for the next page."},
+	"type":      {schema: textSchema(), description: "Wire type, for example *v1.Pod; objects and differences take v1.Pod and Pod, too."},
+	"namespace": {schema: textSchema(), description: "Only this namespace."},
+	"label":     {schema: map[string]any{"type": "string", "pattern": "^[^=,]+=[^,]*(,[^=,]+=[^,]*)*$"}, description: "Only with these labels: key=value,key=value; at most 10."},
+	"version":   {schema: versionSchema(), description: "This version instead of the latest."},
+	"contains":  {schema: textSchema(), description: "Only names (of Pods, Nodes and Services addresses, too) that contain this text, in any case."},
+	"workload":  {schema: textSchema(), description: "Of pods only: of this workload, as Type/namespace/name."},
+	"node":      {schema: textSchema(), description: "Of pods only: on this node."},
+	"reason":    {schema: map[string]any{"type": "string", "enum": reasons()}, description: "Only this reason."},
+	"scope":     {schema: map[string]any{"type": "string", "enum": []string{"crash", "cluster", "object", "relation"}}, description: "How much is lost."},
+	"from":      {schema: versionSchema(), description: "The earlier version; by default the one before to."},
+	"to":        {schema: versionSchema(), description: "The later version; by default the latest."},
+	"content":   {schema: map[string]any{"type": "string", "enum": []string{"true", "false"}}, description: "Whether to send the objects before and after."},
+	"since":     {schema: versionSchema(), description: "Begin after this version; by default with the next one. The header Last-Event-ID overrides it."},
+	"name":      {schema: textSchema(), description: "Only this name; in the path of a plugin its name."},
+
+	"GET /clusters/{cluster}/object type":      {schema: textSchema(), description: "Wire type, for example *v1.Pod; v1.Pod and Pod, too.", required: true},
+	"GET /clusters/{cluster}/object namespace": {schema: textSchema(), description: "Its namespace, if it is in one."},
+	"GET /clusters/{cluster}/object name":      {schema: textSchema(), description: "Its name.", required: true},
+	"GET /clusters/{cluster}/graph namespace":  {schema: textSchema(), description: "The namespace to draw.", required: true},
+	"GET /clusters/{cluster}/graph limit":      {schema: map[string]any{"type": "integer", "minimum": 1, "maximum": 500, "default": 500}, description: "Most boxes."},
 }
 
 func reasons() []string {
@@ -298,11 +307,18 @@ func operation(route receiver.Route, s schemas, failure map[string]any) (map[str
 		parameters = append(parameters, map[string]any{"name": m[1], "in": "path", "required": true, "schema": p.schema, "description": p.description})
 	}
 	for _, key := range route.Params {
-		p, ok := described[key]
+		p, ok := described[name+" "+key]
+		if !ok {
+			p, ok = described[key]
+		}
 		if !ok {
 			return nil, fmt.Errorf("tools/docgen/openapi.go does not describe the parameter %s of %s", key, name)
 		}
-		parameters = append(parameters, map[string]any{"name": key, "in": "query", "schema": p.schema, "description": p.description})
+		parameter := map[string]any{"name": key, "in": "query", "schema": p.schema, "description": p.description}
+		if p.required {
+			parameter["required"] = true
+		}
+		parameters = append(parameters, parameter)
 	}
 	answer := map[string]any{"description": "The answer."}
 	if c.answer == nil {
