@@ -102,15 +102,35 @@ func (r referenceProjection) project(data []byte) (out []byte, reported bool, er
 		put(res, "spec", outSpec)
 	case routeProjection:
 		outSpec := doc{}
-		for _, k := range []string{"host", "path"} {
-			if asText(spec[k]) != "" {
-				outSpec[k] = spec[k]
+		if asText(spec["path"]) != "" {
+			outSpec["path"] = spec["path"]
+		}
+		if host := wildcard(asText(spec["host"]), spec["wildcardPolicy"]); host != "" {
+			outSpec["host"] = host
+		}
+		if to, ok := spec["to"].(doc); ok && weighs(to) {
+			if v := only(to, "kind", "name"); !empty(v) {
+				outSpec["to"] = v
 			}
 		}
-		for _, k := range []string{"to", "alternateBackends"} {
-			if v := only(spec[k], "kind", "name"); !empty(v) {
-				outSpec[k] = v
+		var others []any
+		for _, b := range asList(spec["alternateBackends"]) {
+			if v, ok := b.(doc); ok && weighs(v) && !empty(only(v, "kind", "name")) {
+				others = append(others, only(v, "kind", "name"))
 			}
+		}
+		if len(others) > 0 {
+			outSpec["alternateBackends"] = others
+		}
+		if seen := asList(asDoc(o["status"])["ingress"]); len(seen) > 0 {
+			admitted := []any{}
+			for _, router := range seen {
+				host := wildcard(asText(asDoc(router)["host"]), asDoc(router)["wildcardPolicy"])
+				if host != "" && admits(asDoc(router)) {
+					admitted = append(admitted, doc{"host": host})
+				}
+			}
+			res["status"] = doc{"ingress": admitted}
 		}
 		if !empty(spec["port"]) {
 			outSpec["port"] = spec["port"]
@@ -620,4 +640,26 @@ func empty(v any) bool {
 	default:
 		return true
 	}
+}
+
+func wildcard(host string, policy any) string {
+	if i := strings.Index(host, "."); policy == "Subdomain" && i >= 0 {
+		return "*" + host[i:]
+	}
+	return host
+}
+
+func weighs(backend doc) bool {
+	n, isNumber := backend["weight"].(json.Number)
+	f, err := n.Float64()
+	return !isNumber || err != nil || f != 0
+}
+
+func admits(router doc) bool {
+	for _, c := range asList(router["conditions"]) {
+		if asDoc(c)["type"] == "Admitted" {
+			return asDoc(c)["status"] != "False"
+		}
+	}
+	return true
 }

@@ -52,18 +52,32 @@ func ResolveBackends(doc []byte, lookup func(service string) []ServicePort) (out
 	}
 	namespace, _ := object(o["metadata"])["namespace"].(string)
 	r := resolver{namespace: namespace, lookup: lookup}
-	if spec := object(o["spec"]); spec != nil {
-		if spec["to"] != nil || spec["host"] != nil {
-			o["spec"] = r.route(spec)
-		} else {
-			r.ingress(spec)
-		}
+	spec, status := object(o["spec"]), object(o["status"])
+	switch {
+	case isRoute(spec, status):
+		o["spec"] = r.route(spec, status)
+		delete(o, "status")
+	case spec != nil:
+		r.ingress(spec)
 	}
 	slices.Sort(r.services)
 	if out, err = encodeEntry(o); err != nil {
 		return nil, nil, fmt.Errorf("resolve backends: %w", err)
 	}
 	return out, slices.Compact(r.services), nil
+}
+
+// isRoute tells an entry of a Route from one of an Ingress, whose spec has other members, and which has no status.
+func isRoute(spec, status map[string]any) bool {
+	if status != nil {
+		return true
+	}
+	for _, key := range []string{"alternateBackends", "host", "path", "port", "to"} {
+		if spec[key] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // WithoutTemplate returns the JSON of a ReplicaSet, given that of its entry, without spec.template, which the server reads
@@ -139,8 +153,8 @@ func (r *resolver) backend(b map[string]any) {
 	}
 }
 
-// route returns the spec of an Ingress that does what the Route does.
-func (r *resolver) route(spec map[string]any) map[string]any {
+// route returns the spec of an Ingress that does what the Route does: one rule for each host at a router that serves it.
+func (r *resolver) route(spec, status map[string]any) map[string]any {
 	path, _ := spec["path"].(string)
 	if path == "" {
 		path = "/"
@@ -160,14 +174,35 @@ func (r *resolver) route(spec map[string]any) map[string]any {
 			})
 		}
 	}
-	rule := map[string]any{}
-	if host, _ := spec["host"].(string); host != "" {
-		rule["host"] = host
+	rules := []any{}
+	for _, host := range routeHosts(spec, status) {
+		rule := map[string]any{}
+		if host != "" {
+			rule["host"] = host
+		}
+		if len(paths) > 0 {
+			rule["http"] = map[string]any{"paths": paths}
+		}
+		rules = append(rules, rule)
 	}
-	if len(paths) > 0 {
-		rule["http"] = map[string]any{"paths": paths}
+	return map[string]any{"rules": rules}
+}
+
+// routeHosts returns the hosts at the routers that serve a Route, sorted: none if all reject it, the one that it asks for
+// ("" for none) as long as no router has answered.
+func routeHosts(spec, status map[string]any) []string {
+	routers, answered := status["ingress"].([]any)
+	if !answered {
+		host, _ := spec["host"].(string)
+		return []string{host}
 	}
-	return map[string]any{"rules": []any{rule}}
+	hosts := make([]string, 0, len(routers))
+	for _, router := range routers {
+		host, _ := object(router)["host"].(string)
+		hosts = append(hosts, host)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 // routePort returns the port of the backend of a Route whose port.targetPort is target: the name of a port of the Service,

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -159,4 +160,61 @@ func FuzzResolveBackends(f *testing.F) {
 			t.Errorf("%s: got %s, then %s, error %v", doc, out, again, err)
 		}
 	})
+}
+
+// A Route is served under the hosts that routers admitted, by the backends that have weight
+// (route.openshift.io/v1, RouteStatus and RouteTargetReference).
+func TestRouteAsIngress(t *testing.T) {
+	const path = `"http":{"paths":[{"backend":{"service":{"name":"web","port":{"number":80}}},"path":"/"}]}`
+	router := func(host, admitted, policy string) string {
+		return fmt.Sprintf(`{"host":%q,"routerName":"r","wildcardPolicy":%q,"conditions":[{"type":"Other","status":"False"},`+
+			`{"type":"Admitted","status":%q,"lastTransitionTime":"2026-01-01T00:00:00Z"}]}`, host, policy, admitted)
+	}
+	for _, tt := range []struct{ name, spec, routers, rules string }{
+		{"no router yet", `"host":"a.example"`, ``, `{"host":"a.example",` + path + `}`},
+		{"a subdomain, no router yet", `"subdomain":"web"`, ``, `{` + path + `}`},
+		{"a subdomain", `"subdomain":"web"`, router("web.apps.example", "True", "None"), `{"host":"web.apps.example",` + path + `}`},
+		{
+			"two routers", `"subdomain":"web"`, router("web.b.example", "True", "None") + `,` + router("web.a.example", "True", "None"),
+			`{"host":"web.a.example",` + path + `},{"host":"web.b.example",` + path + `}`,
+		},
+		{"two routers of one host", `"host":"a.example"`, router("a.example", "True", "None") + `,` + router("a.example", "True", "None"), `{"host":"a.example",` + path + `}`},
+		{"one of two rejects", `"host":"a.example"`, router("a.example", "False", "None") + `,` + router("b.example", "True", "None"), `{"host":"b.example",` + path + `}`},
+		{"all reject", `"host":"a.example"`, router("a.example", "False", "None"), ``},
+		{"not decided", `"host":"a.example"`, router("a.example", "Unknown", "None"), `{"host":"a.example",` + path + `}`},
+		{"wildcard", `"host":"www.a.example","wildcardPolicy":"Subdomain"`, ``, `{"host":"*.a.example",` + path + `}`},
+		{"wildcard not granted", `"host":"www.a.example","wildcardPolicy":"Subdomain"`, router("www.a.example", "True", "None"), `{"host":"www.a.example",` + path + `}`},
+		{"wildcard granted", `"host":"www.a.example","wildcardPolicy":"Subdomain"`, router("www.a.example", "True", "Subdomain"), `{"host":"*.a.example",` + path + `}`},
+		{"weight 0", `"host":"a.example","alternateBackends":[{"kind":"Service","name":"off","weight":0}]`, ``, `{"host":"a.example",` + path + `}`},
+		{
+			"weight 0 of the first", `"host":"a.example","to":{"kind":"Service","name":"off","weight":0},"alternateBackends":[{"kind":"Service","name":"web","weight":1}]`,
+			``, `{"host":"a.example",` + path + `}`,
+		},
+		{"nothing has weight", `"to":{"name":"off","weight":0.0}`, router("a.example", "True", ""), `{"host":"a.example"}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			spec := tt.spec
+			if !strings.Contains(spec, `"to"`) {
+				spec += `,"to":{"kind":"Service","name":"web","weight":100}`
+			}
+			object := fmt.Sprintf(`{"metadata":{"name":"rt","namespace":"shop","uid":"1b2c3d4e-5f60-4172-8394-a5b6c7d8e9f2"},"spec":{%s},"status":{"ingress":[%s]}}`,
+				spec, tt.routers)
+			projected, _, err := NewProjector(selected(t, Request{Name: "routes"}), Options{}).Project([]byte(object), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			doc, err := projected.Entry.JSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := ResolveBackends(doc, func(string) []ServicePort { return []ServicePort{{Number: 80}} })
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := `{"metadata":{"name":"rt","namespace":"shop","uid":"1b2c3d4e-5f60-4172-8394-a5b6c7d8e9f2"},"spec":{"rules":[` + tt.rules + `]}}`
+			if string(got) != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		})
+	}
 }

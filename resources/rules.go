@@ -199,6 +199,84 @@ func loadBalancerIPs(p *Projector, v jsonscan.Value) bool {
 	})
 }
 
+// routeHost keeps the host that a Route asks for.
+func routeHost(p *Projector, v jsonscan.Value) bool {
+	return p.appendRouteHost(v, p.tree.Root().Get("spec").Get("wildcardPolicy"))
+}
+
+// appendRouteHost appends a host, "*.a.example" for "www.a.example" where the policy is Subdomain: such a Route takes all
+// hosts of the domain (route.openshift.io/v1, RouteSpec.wildcardPolicy).
+func (p *Projector) appendRouteHost(host, policy jsonscan.Value) bool {
+	if host.Kind() != jsonscan.StringKind || len(host.Raw()) == 0 {
+		return false
+	}
+	if !policy.Is("Subdomain") {
+		return keep(p, host)
+	}
+	_, domain, found := bytes.Cut(host.Text(), []byte("."))
+	if !found {
+		return keep(p, host)
+	}
+	p.scratch = append(append(p.scratch[:0], "*."...), domain...)
+	p.out = jsonscan.AppendQuoted(p.out, p.scratch)
+	return true
+}
+
+// routeBackend keeps kind and name of a backend that gets requests: weight 0 takes it out of service.
+func routeBackend(p *Projector, v jsonscan.Value) bool {
+	if weight, err := strconv.ParseFloat(string(v.Get("weight").Raw()), 64); err == nil && weight == 0 {
+		return false
+	}
+	p.out = append(p.out, '{')
+	empty := true
+	for _, key := range [...]string{"kind", "name"} {
+		if m := v.Get(key); m.Exists() {
+			if !empty {
+				p.out = append(p.out, ',')
+			}
+			p.out = append(append(append(p.out, '"'), key...), '"', ':')
+			p.out = m.Append(p.out)
+			empty = false
+		}
+	}
+	p.out = append(p.out, '}')
+	return !empty
+}
+
+func routeBackends(p *Projector, v jsonscan.Value) bool {
+	return p.appendEach(v, func(b jsonscan.Value) bool { return routeBackend(p, b) })
+}
+
+// routers keeps the host of each router that has not rejected the Route. Nothing but rejections gives an empty array.
+func routers(p *Projector, v jsonscan.Value) bool {
+	if v.Kind() != jsonscan.ArrayKind || v.First().Kind() == jsonscan.Absent {
+		return false
+	}
+	mark := len(p.out)
+	if !p.appendEach(v, func(router jsonscan.Value) bool { return !rejected(router) && p.appendRouter(router) }) {
+		p.out = append(p.out[:mark], '[', ']')
+	}
+	return true
+}
+
+func (p *Projector) appendRouter(router jsonscan.Value) bool {
+	p.out = append(p.out, `{"host":`...)
+	if !p.appendRouteHost(router.Get("host"), router.Get("wildcardPolicy")) {
+		return false
+	}
+	p.out = append(p.out, '}')
+	return true
+}
+
+func rejected(router jsonscan.Value) bool {
+	for c := router.Get("conditions").First(); c.Kind() != jsonscan.Absent; c = c.Next() {
+		if c.Get("type").Is("Admitted") {
+			return c.Get("status").Is("False")
+		}
+	}
+	return false
+}
+
 func podEnv(p *Projector, v jsonscan.Value) bool {
 	return p.appendEach(v, func(c jsonscan.Value) bool {
 		return c.Kind() == jsonscan.ObjectKind && keep(p, c)

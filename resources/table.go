@@ -151,11 +151,19 @@ var tables = map[projection]table{
 		row{path: "spec.backend", rule: nonEmpty, note: "likewise (before networking.k8s.io/v1)"},
 	)},
 	routeProjection: {rows: meta(labelsRow,
-		row{path: "spec.host", rule: text, note: "becomes the host of an Ingress's rule"},
+		row{path: "spec.host", rule: routeHost, note: "becomes the host of an Ingress's rule as long as no router has said which hosts it serves"},
+		row{path: "spec.wildcardPolicy", note: "read, not sent: with Subdomain the host `www.a.example` stands for `*.a.example`"},
 		row{path: "spec.path", rule: text, note: "becomes the path"},
-		row{path: "spec.to", of: "kind name", rule: nonEmpty, note: "becomes the backend"},
-		row{path: "spec.alternateBackends", of: "kind name", rule: nonEmpty, note: "become further backends of the path"},
+		row{path: "spec.to", of: "kind name weight", rule: routeBackend, note: "becomes the backend, unless its weight is 0"},
+		row{
+			path: "spec.alternateBackends", of: "kind name weight", rule: routeBackends,
+			note: "become further backends of the path, but for those of weight 0",
+		},
 		row{path: "spec.port", rule: nonEmpty, note: "becomes the backends' port, by number"},
+		row{
+			path: "status.ingress", of: "host wildcardPolicy conditions.type conditions.status", rule: routers,
+			note: "the hosts at routers that do not reject the Route (Admitted is False) become one rule each; without any, there is none",
+		},
 	)},
 	configMapProjection: {
 		rows: meta(labelsRow, createdRow,

@@ -280,7 +280,7 @@ func (w *world) ingress(out, o map[string]any) {
 	put(out, rules, "spec", "rules")
 }
 
-// route writes a Route as an Ingress with one rule. Its targetPort is the name of a port of the Service, or the name or
+// route writes a Route as an Ingress with one rule for each host at a router that has not rejected it. Its targetPort is the name of a port of the Service, or the name or
 // number of a port of the Pods.
 func (w *world) route(out, o map[string]any) {
 	service := text(o, "spec", "to", "name")
@@ -295,14 +295,45 @@ func (w *world) route(out, o map[string]any) {
 			port = map[string]any{"number": p["port"]}
 		}
 	}
-	rule := map[string]any{}
-	put(rule, text(o, "spec", "host"), "host")
-	if port != nil {
-		path := map[string]any{"path": "/", "backend": map[string]any{"service": map[string]any{"name": service, "port": port}}}
-		put(path, text(o, "spec", "path"), "path")
-		put(rule, []any{path}, "http", "paths")
+	rules := []any{}
+	for _, host := range routeHosts(o) {
+		rule := map[string]any{}
+		put(rule, host, "host")
+		if port != nil {
+			path := map[string]any{"path": "/", "backend": map[string]any{"service": map[string]any{"name": service, "port": port}}}
+			put(path, text(o, "spec", "path"), "path")
+			put(rule, []any{path}, "http", "paths")
+		}
+		rules = append(rules, rule)
 	}
-	put(out, []any{rule}, "spec", "rules")
+	out["spec"] = map[string]any{"rules": rules}
+}
+
+func routeHosts(o map[string]any) []string {
+	wildcard := func(host, policy string) string {
+		if _, domain, found := strings.Cut(host, "."); found && policy == "Subdomain" {
+			return "*." + domain
+		}
+		return host
+	}
+	routers := objects(o, "status", "ingress")
+	if len(routers) == 0 {
+		return []string{wildcard(text(o, "spec", "host"), text(o, "spec", "wildcardPolicy"))}
+	}
+	var hosts []string
+	for _, router := range routers {
+		admitted := true
+		for _, c := range objects(router, "conditions") {
+			if text(c, "type") == "Admitted" && text(c, "status") == "False" {
+				admitted = false
+			}
+		}
+		if host := wildcard(text(router, "host"), text(router, "wildcardPolicy")); admitted && host != "" {
+			hosts = append(hosts, host)
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 // free copies a value that its author is free in, such as a Pod template, without what must not leave the cluster.
