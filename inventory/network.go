@@ -220,6 +220,22 @@ func (inv *Inventory) markLost(pods []netip.Prefix) {
 // everything else.
 func ParsePodCIDR(text string) netip.Prefix { return parseNetwork(text) }
 
+// NodeNetwork is what decides on the place of a Node in a report.
+type NodeNetwork struct {
+	UID, Name string
+	PodCIDR   netip.Prefix // invalid if the Node has none
+}
+
+// ReadNode reads an entry of type *v1.Node; ok is false if the server passes it over, its podCIDR too.
+func ReadNode(text []byte) (n NodeNetwork, ok bool) {
+	e, _ := decode(wireNode, "", text, &Options{})
+	read, ok := e.(*node)
+	if !ok {
+		return NodeNetwork{}, false
+	}
+	return NodeNetwork{UID: read.uid, Name: read.name, PodCIDR: read.prefix}, true
+}
+
 // ComparePodCIDRs orders podCIDRs by their last address, IPv4 first; invalid ones come before all others. In this order the
 // server loses nothing: a network that lies within another one comes before it or ends with it, so none that was joined
 // shrinks (docs/protocol.md, section 2).

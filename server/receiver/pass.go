@@ -2,11 +2,14 @@ package receiver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
@@ -34,6 +38,8 @@ type Passed struct {
 	// Fixed names what was left out or repaired, at most maxFixed of FixedEntries.
 	Fixed        []string
 	FixedEntries int
+	// Reordered tells what the server would have lost by the order of the Nodes; empty: they are forwarded in the order in which they came.
+	Reordered string
 	// NotKept is why the report was not stored here; empty: it was, or there was nothing to store.
 	NotKept string
 }
@@ -105,15 +111,8 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 	}
 	if mode == PassMend {
 		m := fixer{limit: r.opts.Limits.MaxEntrySize, most: r.opts.Limits.MaxSnapshotSize}
-		if fixed := m.entries(req.entries); len(fixed) > 0 {
-			if passed.Data, err = replaceEntries(data.Materialize(), fixed); err != nil {
-				return Passed{}, r.refuse(ctx, p, invalidMessage(err))
-			}
-			passed.Fixed, passed.FixedEntries = m.notes, len(fixed)
-			if req, err = parseRequest(mem.BufferSlice{mem.SliceBuffer(passed.Data)}, r.opts.Limits.MaxEntries); err != nil {
-				return Passed{}, r.refuse(ctx, p, invalidMessage(err))
-			}
-			req.clean()
+		if err := m.fix(&passed, data, req, r.opts.Limits.MaxEntries); err != nil {
+			return Passed{}, r.refuse(ctx, p, invalidMessage(err))
 		}
 	}
 	if err := r.keep(ctx, p, req); err != nil {
@@ -166,33 +165,66 @@ func (r *Receiver) keep(ctx context.Context, p *Peer, req *request) error {
 	return err
 }
 
+// fieldEntries is KubernetesAPISyncRequest.entries.
+const fieldEntries = 10
+
+// records calls f for each field of a message, with the number of entries before it.
+func records(b []byte, f func(record []byte, isEntry bool, entry int)) error {
+	for i := 0; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		m := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if m < 0 {
+			return protowire.ParseError(m)
+		}
+		isEntry := num == fieldEntries && typ == protowire.BytesType
+		f(b[:n+m], isEntry, i)
+		if isEntry {
+			i++
+		}
+		b = b[n+m:]
+	}
+	return nil
+}
+
 // replaceEntries returns a KubernetesAPISyncRequest whose entries are those given by their place; an empty one is left
 // out. All else stays to the byte.
 func replaceEntries(b []byte, entries map[int][]byte) ([]byte, error) {
 	out := make([]byte, 0, len(b))
-	for i := 0; len(b) > 0; {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return nil, protowire.ParseError(n)
+	err := records(b, func(record []byte, isEntry bool, i int) {
+		payload, replaced := entries[i]
+		switch {
+		case !isEntry || !replaced:
+			out = append(out, record...)
+		case len(payload) > 0:
+			out = protowire.AppendBytes(protowire.AppendTag(out, fieldEntries, protowire.BytesType), payload)
 		}
-		m := protowire.ConsumeFieldValue(num, typ, b[n:])
-		if m < 0 {
-			return nil, protowire.ParseError(m)
+	})
+	return out, err
+}
+
+// moveEntries returns a KubernetesAPISyncRequest with other entries at some places: each as it was at the place given. All
+// else stays to the byte.
+func moveEntries(b []byte, from map[int]int) ([]byte, error) {
+	moved := make(map[int][]byte, len(from))
+	err := records(b, func(record []byte, isEntry bool, i int) {
+		if _, ok := from[i]; ok && isEntry { // who moves leaves a place
+			moved[i] = record
 		}
-		record := b[:n+m]
-		b = b[n+m:]
-		if num == 10 && typ == protowire.BytesType {
-			if payload, ok := entries[i]; ok {
-				record = nil
-				if len(payload) > 0 {
-					record = protowire.AppendBytes(protowire.AppendTag(nil, num, typ), payload)
-				}
-			}
-			i++
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, len(b))
+	err = records(b, func(record []byte, isEntry bool, i int) {
+		if source, ok := from[i]; ok && isEntry {
+			record = moved[source]
 		}
 		out = append(out, record...)
-	}
-	return out, nil
+	})
+	return out, err
 }
 
 // fixer leaves out or repairs the entries of a report that would crash a deepflow-server or fail the cluster
@@ -202,6 +234,83 @@ type fixer struct {
 	limit, most int64
 	notes       []string
 	raw         atomic.Int64
+}
+
+// fix fixes a report, and tells in passed what was.
+func (m *fixer) fix(passed *Passed, data mem.BufferSlice, req *request, maxEntries int) error {
+	replace := func(change func(b []byte) ([]byte, error)) error {
+		if passed.Data == nil {
+			passed.Data = data.Materialize()
+		}
+		b, err := change(passed.Data)
+		if err != nil {
+			return err
+		}
+		next, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, maxEntries)
+		if err != nil {
+			return err
+		}
+		passed.Data, *req = b, *next
+		req.clean()
+		return nil
+	}
+	if fixed := m.entries(req.entries); len(fixed) > 0 {
+		passed.FixedEntries = len(fixed)
+		if err := replace(func(b []byte) ([]byte, error) { return replaceEntries(b, fixed) }); err != nil {
+			return err
+		}
+	}
+	from, what := m.order(req.entries)
+	if what != "" {
+		passed.Reordered = what
+		if err := replace(func(b []byte) ([]byte, error) { return moveEntries(b, from) }); err != nil {
+			return err
+		}
+	}
+	passed.Fixed = m.notes
+	return nil
+}
+
+// order returns the places at which Nodes have to stand so that the server loses no Pod network (docs/protocol.md,
+// section 2): at each of their places the one that is to come there, and what would be lost as they came. If nothing
+// would, they stay as they are. Nodes that the server passes over keep their places.
+func (m *fixer) order(raw []rawEntry) (from map[int]int, what string) {
+	type placed struct {
+		inventory.NodeNetwork
+		place int
+	}
+	var d decoder
+	var nodes []placed
+	var networks []netip.Prefix
+	for i, e := range raw {
+		if e.wireType != nodeType {
+			continue
+		}
+		data, ref := d.decompress(i, e, m.limit)
+		if ref != nil {
+			continue
+		}
+		if n, ok := inventory.ReadNode(data); ok {
+			nodes = append(nodes, placed{NodeNetwork: n, place: i})
+			networks = append(networks, n.PodCIDR)
+		}
+	}
+	at := inventory.LostPodCIDRs(networks)
+	if len(at) == 0 {
+		return nil, ""
+	}
+	first := nodes[at[0]]
+	what = fmt.Sprintf("%d Nodes put in the order of their podCIDRs: as they came, the server would lose %d Pod networks, the first of them %s of node %s",
+		len(nodes), len(at), first.PodCIDR, clip(first.Name))
+	sorted := slices.Clone(nodes)
+	slices.SortStableFunc(sorted, func(a, b placed) int {
+		return cmp.Or(inventory.ComparePodCIDRs(a.PodCIDR, b.PodCIDR), strings.Compare(a.UID, b.UID))
+	})
+	from = make(map[int]int, len(nodes))
+	for i := range nodes {
+		from[nodes[i].place] = sorted[i].place
+	}
+	return from, what
 }
 
 func (m *fixer) note(format string, args ...any) {
@@ -255,11 +364,13 @@ func (m *fixer) entries(raw []rawEntry) map[int][]byte {
 	return fixed
 }
 
+const nodeType = "*v1.Node"
+
 const virtualLabel = "virtual-kubelet.io/provider-cluster-native-name"
 
 // repairs change an object so that no deepflow-server fails on it and return what they changed.
 var repairs = map[string]func(o map[string]any, virtual map[string]bool) string{
-	"*v1.Pod": repairPod, "*v1.Node": repairNode, "*v1.Service": repairService,
+	"*v1.Pod": repairPod, nodeType: repairNode, "*v1.Service": repairService, "*v1.ServiceRule": repairService,
 }
 
 // repaired returns an object as it has to be, and what had to be changed, nothing if it is well.
@@ -338,11 +449,15 @@ func repairNode(o map[string]any, _ map[string]bool) string {
 		status["addresses"] = kept
 	}
 	spec := object1(o, "spec")
-	if cidr, ok := spec["podCIDR"]; ok && cidr != "" && cidr != nil {
+	for _, key := range []string{"podCIDR", "podCidr"} { // the server reads both
+		cidr, ok := spec[key]
+		if !ok || cidr == "" || cidr == nil {
+			continue
+		}
 		s, _ := cidr.(string)
-		if _, err := netip.ParsePrefix(s); err != nil {
-			delete(spec, "podCIDR")
-			what = fmt.Sprintf("spec.podCIDR %q of node %s removed, it would fail the whole cluster", clip(fmt.Sprint(cidr)), nameOf(o))
+		if !inventory.ParsePodCIDR(s).IsValid() {
+			delete(spec, key)
+			what = fmt.Sprintf("spec.%s %q of node %s removed, it would fail the whole cluster", key, clip(fmt.Sprint(cidr)), nameOf(o))
 		}
 	}
 	return what

@@ -444,6 +444,7 @@ func (tx *Tx) Save(ctx context.Context, version uint64, t Touch, incoming []Inco
 		c.Ended = append(c.Ended, &old)
 	}
 	st.Latest = snap
+	st.NodeOrder = nodeOrder(incoming)
 	st.Suspicion = nil
 	next := &View{Snapshots: append(slices.Clip(tx.view.Snapshots), snap)}
 	tx.store.forgetHistory(next, &st, c, append(slices.Clip(tx.view.ended), c.Ended...))

@@ -154,6 +154,8 @@ type State struct {
 	// Retained counts the entries of all kept snapshots, each once.
 	Retained  Count      `json:"retained"`
 	Suspicion *Suspicion `json:"suspicion,omitempty"`
+	// NodeOrder is the order in which the latest report had its Nodes, for View.Nodes; empty: not known.
+	NodeOrder []byte `json:"node_order,omitempty"`
 }
 
 // Suspicion is a report that was refused because it would remove too much.

@@ -33,7 +33,7 @@ func newMetrics(reg prometheus.Registerer, f *Front) *metrics {
 	m := &metrics{
 		calls: counter("calls_total", "Calls that passed to a deepflow-server, by method (Sync, Push, KubernetesAPISync, other) and gRPC code.", "method", "code"),
 		reports: counter("reports_total",
-			"Reports on their way to a deepflow-server, by outcome: forwarded, fixed (forwarded with entries left out or repaired), refused, not_kept (forwarded without being stored here), failed.", "outcome"),
+			"Reports on their way to a deepflow-server, by outcome: forwarded, fixed (forwarded with entries left out or repaired), reordered (forwarded with its Nodes in another order), refused, not_kept (forwarded without being stored here), failed.", "outcome"),
 		failovers: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pseudo_server_upstream_failovers_total", Help: "How often another deepflow-server took over the calls of a cluster or an agent.",
 		}),
@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer, f *Front) *metrics {
 			Buckets: []float64{.0001, .0005, .001, .005, .02, .1, .5, 2},
 		}),
 	}
-	for _, outcome := range []string{"forwarded", "fixed", "refused", "not_kept", "failed"} {
+	for _, outcome := range []string{"forwarded", "fixed", "reordered", "refused", "not_kept", "failed"} {
 		m.reports.WithLabelValues(outcome)
 	}
 	if reg != nil {
@@ -108,13 +108,16 @@ type ClusterStatus struct {
 	Syncs     int    `json:"syncs"`
 	Forwarded int    `json:"reports_forwarded"`
 	Fixed     int    `json:"reports_fixed"`
+	Reordered int    `json:"reports_reordered"` // whose Nodes were put in another order, and nothing else
 	Refused   int    `json:"reports_refused"`
 	NotKept   int    `json:"reports_not_kept"`
 	// AddedMs is what a Sync spends here and not at the server, in milliseconds, as a moving average.
 	AddedMs    float64  `json:"added_ms"`
 	LastFixed  []string `json:"last_fixed,omitempty"` // of the last report of which something was
 	LastReason string   `json:"last_not_kept_or_refused,omitempty"`
-	Bypassed   []Bypass `json:"bypassed,omitempty"`
+	// LastReordered is what the server would have lost by the order of the Nodes of the last report that was reordered.
+	LastReordered string   `json:"last_reordered,omitempty"`
+	Bypassed      []Bypass `json:"bypassed,omitempty"`
 }
 
 // ServerStatus is a deepflow-server.
@@ -144,6 +147,7 @@ type cluster struct {
 	versions []uint64 // that passed last
 	fixed    string   // what was logged last
 	notKept  bool
+	ordered  bool // a new order was logged
 }
 
 // seen is what was seen of the clusters.
@@ -257,8 +261,20 @@ func (s *seen) reported(f *Front, p receiver.Passed, b *backend, err error) {
 		}
 	}
 	c.notKept = p.NotKept != ""
+	if p.Reordered != "" {
+		c.LastReordered = p.Reordered
+		if !c.ordered { // deepflow-agents send another order with each version
+			c.ordered = true
+			f.log.Info("the Nodes of a report were put in another order; those of further reports will be, too", "cluster", p.Cluster, "what", p.Reordered)
+		}
+	}
 	if p.FixedEntries == 0 {
-		f.metrics.reports.WithLabelValues("forwarded").Inc()
+		outcome := "forwarded"
+		if p.Reordered != "" {
+			outcome = "reordered"
+			c.Reordered++
+		}
+		f.metrics.reports.WithLabelValues(outcome).Inc()
 		return
 	}
 	c.Fixed++

@@ -115,6 +115,7 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries), beat); err != nil {
 		return err
 	}
+	orderNodes(inv, uids, view)
 	if err := c.use.Acquire(ctx, readers); err != nil {
 		return err //nolint:wrapcheck // of the context
 	}
@@ -137,8 +138,19 @@ func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View, beat 
 		c.inv = nil
 		return err
 	}
+	orderNodes(c.inv, c.uids, view)
 	c.state, c.entries = view.State, view.Entries
 	return nil
+}
+
+// orderNodes tells an inventory in which order the report had its Nodes.
+func orderNodes(inv *inventory.Inventory, uids map[store.Key]string, view *store.View) {
+	nodes := view.Nodes()
+	ids := make([]string, len(nodes))
+	for i, e := range nodes {
+		ids[i] = uids[e.Key]
+	}
+	inv.OrderNodes(ids)
 }
 
 // again applies the Pods once more, because plugins may answer otherwise.

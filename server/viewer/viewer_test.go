@@ -418,3 +418,32 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestNodeOrder: the Nodes count in the order of the latest report, also if nothing but that changed, and for a viewer that
+// has just been started.
+func TestNodeOrder(t *testing.T) {
+	r := newRig(t)
+	report := func(order ...int) []string {
+		out := []string{"*version.Info", versionInfo}
+		for _, i := range order {
+			out = append(out, "*v1.Node", fmt.Sprintf(
+				`{"metadata":{"uid":"n%d","name":"node-%d"},"spec":{"podCIDR":"10.244.%d.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.%d"}]}}`, i, i, i, i))
+		}
+		return out
+	}
+	networks := func(r *rig, version uint64, lost int, want string) {
+		t.Helper()
+		var summary viewer.Summary
+		r.call(t, http.MethodGet, "/clusters/d-one/inventory", "", 200, &summary)
+		if summary.ReportVersion != version || summary.Dropped[inventory.NodeOrder] != lost || fmt.Sprint(summary.Networks) != want {
+			t.Errorf("got version %d, networks %v, dropped %v, want %d, %s, %d lost", summary.ReportVersion, summary.Networks, summary.Dropped, version, want, lost)
+		}
+	}
+	r.save(t, "d-one", 1, report(0, 1, 2)...)
+	networks(r, 1, 0, "[10.244.0.0/22]")
+	r.save(t, "d-one", 2, report(1, 2, 0)...)
+	networks(r, 2, 2, "[10.244.0.0/24]")
+	networks(newRigOn(t, r.store.Backend()), 2, 2, "[10.244.0.0/24]")
+	r.save(t, "d-one", 3, report(1, 2, 3)...)
+	networks(r, 3, 0, "[10.244.0.0/22]")
+}

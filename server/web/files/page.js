@@ -151,6 +151,7 @@ async function showUpstream(signal) {
       };
       const remarks = (c) => [...(c.bypassed || []).map((b) => el("p", { class: "bad" }, "Bypass: " + b.what + ", since " + new Date(b.since).toLocaleString())),
         c.last_fixed ? el("p", { class: "warn" }, "Fixed last: " + c.last_fixed.join("; ")) : null,
+        c.last_reordered ? el("p", { class: "quiet" }, "Reordered last: " + c.last_reordered) : null,
         c.last_not_kept_or_refused ? el("p", { class: "warn" }, c.last_not_kept_or_refused) : null];
       show(el("h2", {}, "deepflow-servers behind this server"),
         table("Servers", ["Address", "State", "Problem"], up.servers.map((s) => [s.address, el("span", { class: s.healthy ? "good" : "bad" }, s.healthy ? "healthy" : "cannot be reached"), s.problem || ""])),
@@ -158,9 +159,9 @@ async function showUpstream(signal) {
           + " Reports that a server would fail on: " + up.reports + "."),
         el("h2", {}, "Clusters"),
         up.clusters_total > (up.clusters || []).length ? el("p", { class: "quiet" }, (up.clusters || []).length + " of " + up.clusters_total + " are shown, those with trouble first.") : null,
-        table("Clusters behind", ["Cluster", "Server", "Elected", "~Syncs", "~Added ms", "Forwarded", "Fixed", "Refused", "Not kept", "Remark"], (up.clusters || []).map((c) => [
+        table("Clusters behind", ["Cluster", "Server", "Elected", "~Syncs", "~Added ms", "Forwarded", "Fixed", "Reordered", "Refused", "Not kept", "Remark"], (up.clusters || []).map((c) => [
           el("a", { href: "#/c/" + enc(c.cluster) + "/tree" }, c.cluster), c.server, who(c.cluster), number(c.syncs), c.added_ms.toFixed(1), number(c.reports_forwarded),
-          number(c.reports_fixed), number(c.reports_refused), number(c.reports_not_kept), el("div", {}, remarks(c))])));
+          number(c.reports_fixed), number(c.reports_reordered), number(c.reports_refused), number(c.reports_not_kept), el("div", {}, remarks(c))])));
     } catch (err) {
       if (signal.aborted) return;
       show(el("h2", {}, "deepflow-servers behind this server"), failure(err));
