@@ -99,7 +99,7 @@ type ServerLimits struct {
 	MaxEntries int `mapstructure:"max_entries" min:"1" max:"100000000" usage:"most objects in one report"`
 	// MaxClusters is the largest number of clusters.
 	MaxClusters int `mapstructure:"max_clusters" min:"1" max:"1000000" usage:"most clusters"`
-	// MaxRetainedEntries is the largest number of entries of all kept versions of all clusters; each takes 200 bytes of memory.
+	// MaxRetainedEntries is the largest number of entries of all kept versions of all clusters.
 	MaxRetainedEntries int `mapstructure:"max_retained_entries" min:"1000" max:"1000000000" usage:"most entries of all kept versions of all clusters"`
 	// MaxConcurrentRequests is how many reports are worked on at once; others wait.
 	MaxConcurrentRequests int `mapstructure:"max_concurrent_requests" min:"1" max:"10000" usage:"reports worked on at once"`
@@ -111,7 +111,8 @@ type ServerLimits struct {
 	RequestsPerMinute int `mapstructure:"requests_per_minute" min:"1" max:"60000" usage:"sustained reports per minute of one cluster"`
 	// RequestTimeout is how long a client may take to send one request.
 	RequestTimeout time.Duration `mapstructure:"request_timeout" min:"1s" max:"10m" usage:"how long sending one request may take"`
-	// Memory is what the program may use in bytes, 0: the container's limit, or GOMEMLIMIT. Larger requests have a quarter of it.
+	// Memory is what the program may use in bytes, 0: the container's limit, or GOMEMLIMIT. Clusters have three eighths of it,
+	// larger requests a quarter.
 	Memory int64 `mapstructure:"memory" min:"0" max:"1099511627776" usage:"memory of the program in bytes, 0: what the container has"`
 	// MinReceiveRate is the least bytes per second at which a request may come in, after the first five seconds.
 	MinReceiveRate int `mapstructure:"min_receive_rate" min:"1" max:"1073741824" usage:"least bytes per second of a request"`

@@ -49,6 +49,11 @@ type Options struct {
 	PodNetIPv4MaxMask, PodNetIPv6MaxMask int
 	// Mapper is asked about every Pod; nil: nobody.
 	Mapper Mapper
+	// MaxBindings is how many relations of Services to workloads are followed; 0 stands for the constant MaxBindings.
+	MaxBindings int
+	// Room is asked by Apply, before it takes changes over, whether there is room for so many bytes; where it says no, none of
+	// the changes is taken over. nil: there always is.
+	Room func(bytes int64) bool
 }
 
 // Inventory is the incremental result. It is safe for concurrent use.
@@ -83,6 +88,8 @@ type Inventory struct {
 
 	counts totals
 	queue  queues
+	bytes  int64 // what the entries take by themselves
+	full   bool  // Options.Room said no
 }
 
 type uidKey struct{ wire, uid string }
@@ -116,6 +123,7 @@ type queues struct {
 func New(options Options) *Inventory {
 	options.PodNetIPv4MaxMask = cmp.Or(options.PodNetIPv4MaxMask, defaultIPv4MaxMask)
 	options.PodNetIPv6MaxMask = cmp.Or(options.PodNetIPv6MaxMask, defaultIPv6MaxMask)
+	options.MaxBindings = cmp.Or(options.MaxBindings, MaxBindings)
 	inv := &Inventory{
 		options:    options,
 		entries:    map[string]map[string]entity{},
@@ -157,8 +165,13 @@ func (inv *Inventory) Apply(changes []Change) {
 			decoded[i], namespaces[i] = decode(c.Type, c.ID, c.JSON, &inv.options)
 		}
 	}
+	room := inv.room(decoded)
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
+	if !room {
+		inv.full = true
+		return
+	}
 	for i := range changes {
 		inv.apply(&changes[i], decoded[i], namespaces[i])
 	}
@@ -207,6 +220,7 @@ func (inv *Inventory) update(old, e entity, namespace string) bool {
 		if !ok {
 			return false
 		}
+		inv.resize(a, e)
 		inv.updateWorkload(w, e)
 		return true
 	case *replicaSet:
@@ -214,14 +228,23 @@ func (inv *Inventory) update(old, e entity, namespace string) bool {
 		if !ok || r.ownerUID != e.ownerUID {
 			return false
 		}
+		inv.resize(a, e)
 		inv.updateReplicaSet(r, e)
 		return true
 	}
 	return false
 }
 
+// resize makes o count with what e takes.
+func (inv *Inventory) resize(o *object, e entity) {
+	size := sizeOf(e)
+	inv.bytes += size - o.bytes
+	o.bytes = size
+}
+
 func (inv *Inventory) insert(e entity, namespace string) {
 	o := e.base()
+	inv.resize(o, e)
 	wire := o.wire.Value()
 	if inv.entries[wire] == nil {
 		inv.entries[wire] = map[string]entity{}
@@ -276,6 +299,7 @@ func namespaced(e entity) bool {
 
 func (inv *Inventory) remove(e entity) {
 	o := e.base()
+	inv.bytes -= o.bytes
 	wire := o.wire.Value()
 	delete(inv.entries[wire], o.id)
 	if len(inv.entries[wire]) == 0 {
@@ -327,7 +351,7 @@ func (inv *Inventory) settle() {
 	drain(&q.replicaSets, inv.settleReplicaSet)
 	drain(&q.links, inv.relink)
 	drain(&q.services, inv.settleService)
-	if inv.counts.bindings < MaxBindings/2 {
+	if inv.counts.bindings < inv.options.MaxBindings/2 {
 		for s := range inv.refused {
 			inv.queueService(s)
 		}

@@ -21,6 +21,8 @@ type object struct {
 	ns   *namespaceRec // nil: cluster-scoped, or without a namespace
 	mask mask          // the reasons that are counted in Inventory.reasons
 	dead bool          // withdrawn; still referred to by a queue
+	// bytes is what it counts with in Inventory.bytes.
+	bytes int64
 }
 
 func (o *object) base() *object { return o }

@@ -336,7 +336,7 @@ func (inv *Inventory) groupsOf(s *service) ([]*group, mask) {
 		m.add(ServicePorts)
 	case s.decoding.has(ServiceAnnotation):
 		m.add(ServiceAnnotation)
-	case inv.counts.bindings-len(s.groups)+mostGroups(s) > MaxBindings:
+	case inv.counts.bindings-len(s.groups)+mostGroups(s) > inv.options.MaxBindings:
 		m.add(ServiceTooMany)
 		inv.refused[s] = struct{}{}
 	default:

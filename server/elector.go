@@ -18,7 +18,7 @@ func newElector(ctx context.Context, cfg *config.Server, kept *store.Store, log 
 	e := elector.New(elector.Options{
 		Documents: kept.Backend(), Workloads: reported.New(kept, time.Now), TTL: cfg.Elector.TTL, Grace: cfg.Elector.Grace,
 		RefuseOthers: cfg.Elector.RefuseOthers, Designations: designations(cfg.Elector.Designations), MaxClusters: cfg.Limits.MaxClusters,
-		Logger: log, Registerer: reg, Beat: beat,
+		Budget: kept.Budget(), Logger: log, Registerer: reg, Beat: beat,
 	})
 	return e, e.Load(ctx)
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,8 +10,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/operate"
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
@@ -41,7 +45,12 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 		p.pulses = append(p.pulses, beat)
 		return beat.Beat
 	}
-	kept := store.New(backend, store.Options{Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor})
+	kept := store.New(backend, store.Options{
+		Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor, Budget: newBudget(cfg.Access), Beside: inventory.Expected,
+	})
+	if err := kept.Plan(ctx); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
 	var err error
 	if p.elector, err = newElector(ctx, cfg, kept, d.log, reg, pulse("elector")); err != nil {
 		return nil, err
@@ -63,6 +72,16 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 		}
 	}
 	return p, nil
+}
+
+// newBudget gives three eighths of the memory to what lasts. Requests have a quarter; the rest is for the program,
+// connections, the API, and the garbage collector.
+func newBudget(access config.ServerAccess) *budget.Budget {
+	bound := make([]string, len(access.Clusters))
+	for i, c := range access.Clusters {
+		bound[i] = c.ClusterID
+	}
+	return budget.New(memory()/8*3, bound)
 }
 
 // grpcServer returns what answers the agents.

@@ -29,6 +29,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -64,8 +65,10 @@ type Options struct {
 	Designations map[string][]Designation
 	// MaxClusters bounds the clusters known, default 10,000; MaxAgents the agents of all of them, default 200,000.
 	MaxClusters, MaxAgents int
-	Logger                 *slog.Logger
-	Registerer             prometheus.Registerer
+	// Budget bounds the memory of clusters and agents, in bytes; nil: nothing does.
+	Budget     *budget.Budget
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
 	// Now tells the time that people are shown; default time.Now.
 	Now func() time.Time
 	// Elapsed is the monotonic clock by which everything is decided; default the time since New.
@@ -120,6 +123,7 @@ type cluster struct {
 	// unfulfilledSince is when a candidate was last seen to fulfil a designation, if there is one.
 	unfulfilledSince instant
 	foreign          *Foreign
+	room             *budget.Account // of the cluster and its agents
 	// What has been told of the cluster, so that it is told once.
 	toldVacant, toldUnfulfilled, toldExpired bool
 }
@@ -259,7 +263,7 @@ func (e *Elector) refuse(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, ErrFull):
-		return status.Errorf(codes.ResourceExhausted, "%v; raise limits.max_clusters of pseudo-server, or see who sends so many", ErrFull)
+		return status.Errorf(codes.ResourceExhausted, "%v; raise limits.max_clusters or limits.memory of pseudo-server, or see who sends so many", err)
 	default:
 		e.log.Debug("Sync failed", "error", err)
 		return status.Error(codes.Unavailable, "nothing was decided because the decision could not be stored; go on as before and Sync again; "+
@@ -331,7 +335,14 @@ func (e *Elector) cluster(ctx context.Context, id string, create bool) (*cluster
 				return nil, ErrFull
 			}
 			now := e.opts.Elapsed()
-			c = &cluster{lock: make(chan struct{}, 1), id: id, lastSync: now, unfulfilledSince: now, election: newElection(e.rules())}
+			c = &cluster{
+				lock: make(chan struct{}, 1), id: id, lastSync: now, unfulfilledSince: now, election: newElection(e.rules()),
+				room: e.opts.Budget.Account(id),
+			}
+			if err := c.makeRoom(0); err != nil {
+				e.mu.Unlock()
+				return nil, err
+			}
 			e.clusters[id] = c
 		}
 		e.mu.Unlock()
@@ -352,6 +363,20 @@ func (e *Elector) cluster(ctx context.Context, id string, create bool) (*cluster
 }
 
 func (c *cluster) unlock() { <-c.lock }
+
+// What a cluster and an agent take in bytes, at most.
+const (
+	clusterBytes = 2 << 10
+	agentBytes   = 2300
+)
+
+// makeRoom takes the room for so many agents. For fewer than before it always works.
+func (c *cluster) makeRoom(agents int) error {
+	if err := c.room.Set(clusterBytes + agentBytes*int64(agents)); err != nil {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return nil
+}
 
 // load makes the record that of the storage.
 func (e *Elector) load(ctx context.Context, c *cluster) error {
@@ -456,8 +481,17 @@ func (e *Elector) present(c *cluster, now instant, s syncing) (*candidate, error
 		e.agents++
 	}
 	e.mu.Unlock()
-	if full || len(c.candidates) >= maxAgentsPerCluster {
-		return nil, ErrFull
+	err := ErrFull
+	if !full && len(c.candidates) < maxAgentsPerCluster {
+		err = c.makeRoom(len(c.candidates) + 1)
+	}
+	if err != nil {
+		if !full {
+			e.mu.Lock()
+			e.agents--
+			e.mu.Unlock()
+		}
+		return nil, err
 	}
 	return c.join(now, s), nil
 }

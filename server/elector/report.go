@@ -216,6 +216,7 @@ func (e *Elector) tidy(ctx context.Context, c *cluster) {
 			e.mu.Unlock()
 		}
 	}
+	_ = c.makeRoom(len(c.candidates)) // they are not more
 	lease := c.rec.Lease
 	if lease != nil && c.holder(now) == nil && !c.toldExpired {
 		c.toldExpired = true
@@ -256,6 +257,7 @@ func (e *Elector) forget(ctx context.Context, c *cluster) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.agents -= len(c.candidates)
+	_ = c.room.Set(0) // which always works
 	delete(e.clusters, c.id)
 }
 

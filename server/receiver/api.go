@@ -387,7 +387,7 @@ func page(version, token string) (uint64, int, error) {
 
 func (r *Receiver) apiForget(req *http.Request) (any, error) {
 	id := req.PathValue("cluster")
-	tx, err := r.store.Begin(req.Context(), id)
+	tx, err := r.store.BeginForget(req.Context(), id)
 	if err != nil {
 		return nil, err
 	}

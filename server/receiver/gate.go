@@ -80,6 +80,17 @@ func (g *gate) leave(peer string, bytes int64) {
 	g.admit()
 }
 
+// more gives a request that is inside more bytes if there are so many now.
+func (g *gate) more(bytes int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.bytes > 0 && g.usedBytes+bytes > g.bytes {
+		return false
+	}
+	g.usedBytes += bytes
+	return true
+}
+
 func (g *gate) inside() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -133,10 +134,13 @@ func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) 
 	code := http.StatusOK
 	if err != nil {
 		var apiErr *APIError
+		var full *budget.FullError
 		switch {
 		case errors.As(err, &apiErr):
 		case errors.Is(err, store.ErrConflict):
 			apiErr = &APIError{Status: http.StatusConflict, Message: "the cluster was written meanwhile", Advice: "try again"}
+		case errors.As(err, &full):
+			apiErr = &APIError{Status: http.StatusServiceUnavailable, Message: full.What, Advice: full.Advice}
 		case errors.Is(err, context.DeadlineExceeded):
 			r.log.Debug("API request took too long", "path", path, "error", err)
 			apiErr = &APIError{

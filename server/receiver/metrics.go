@@ -57,6 +57,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 type clusterMetrics struct {
 	r                                                          *Receiver
 	up, lastReport, objects, bytes, errorMsg, stale, suspicion *prometheus.Desc
+	unloaded, used, limit                                      *prometheus.Desc
 }
 
 func newClusterMetrics(r *Receiver) *clusterMetrics {
@@ -72,12 +73,15 @@ func newClusterMetrics(r *Receiver) *clusterMetrics {
 		errorMsg:   of("error", "Whether the cluster reports an error_msg: 1 or 0."),
 		stale:      of("stale", "Whether the cluster has been silent for longer than retention.stale_after: 1 or 0."),
 		suspicion:  of("suspicion", "Whether a report of the cluster is refused because it would remove too much: 1 or 0."),
+		unloaded:   of("unloaded", "Whether the cluster is stored but not in memory, because there is no room for it: 1 or 0."),
+		used:       prometheus.NewDesc("pseudo_server_clusters_memory_bytes", "Memory that indexes, inventories and agents of all clusters take, as counted.", nil, nil),
+		limit:      prometheus.NewDesc("pseudo_server_clusters_memory_limit_bytes", "What they may take; 0: it is not bounded.", nil, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *clusterMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion} {
+	for _, d := range []*prometheus.Desc{c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion, c.unloaded, c.used, c.limit} {
 		ch <- d
 	}
 }
@@ -89,7 +93,14 @@ func (c *clusterMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	infos, err := c.r.overview()
 	gauge(c.up, truth(err == nil && c.r.storageError() == nil))
+	gauge(c.used, float64(c.r.store.Budget().Used()))
+	gauge(c.limit, float64(c.r.store.Budget().Limit()))
+	out := map[string]bool{}
+	for _, u := range c.r.store.Unloaded() {
+		out[u.Cluster] = true
+	}
 	for _, info := range infos {
+		gauge(c.unloaded, truth(out[info.ID]), info.ID)
 		gauge(c.lastReport, float64(info.LastReport.UnixMilli())/1000, info.ID)
 		gauge(c.objects, float64(info.Objects), info.ID)
 		gauge(c.bytes, float64(info.Bytes), info.ID)

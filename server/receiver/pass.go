@@ -85,7 +85,7 @@ func (r *Receiver) Acquire(ctx context.Context) (release func(), err error) {
 // storage that fails refuses nothing.
 func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) (Passed, error) {
 	p := peerOf(ctx)
-	req, err := parseRequest(data, r.opts.Limits.MaxEntries)
+	req, err := parseRequest(data, r.opts.Limits.MaxEntries, nil)
 	if err != nil {
 		ref := invalidMessage(err)
 		if mode == PassForward {
@@ -110,7 +110,7 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 		return passed, nil
 	}
 	if mode == PassMend {
-		m := fixer{limit: r.opts.Limits.MaxEntrySize, most: r.opts.Limits.MaxSnapshotSize}
+		m := fixer{limit: r.opts.Limits.MaxEntrySize, most: r.opts.Limits.MaxSnapshotSize, large: r.entries}
 		if err := m.fix(&passed, data, req, r.opts.Limits.MaxEntries); err != nil {
 			return Passed{}, r.refuse(ctx, p, invalidMessage(err))
 		}
@@ -160,7 +160,7 @@ func (r *Receiver) keep(ctx context.Context, p *Peer, req *request) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return err
+		return orFull(err)
 	}
 	return err
 }
@@ -232,6 +232,7 @@ func moveEntries(b []byte, from map[int]int) ([]byte, error) {
 // alone, so that one version stays one content.
 type fixer struct {
 	limit, most int64
+	large       chan struct{} // as validator.large
 	notes       []string
 	raw         atomic.Int64
 }
@@ -246,7 +247,7 @@ func (m *fixer) fix(passed *Passed, data mem.BufferSlice, req *request, maxEntri
 		if err != nil {
 			return err
 		}
-		next, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, maxEntries)
+		next, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, maxEntries, nil)
 		if err != nil {
 			return err
 		}
@@ -280,13 +281,15 @@ func (m *fixer) order(raw []rawEntry) (from map[int]int, what string) {
 		place int
 	}
 	var d decoder
+	defer func() { d.leave(m.large) }()
 	var nodes []placed
 	var networks []netip.Prefix
 	for i, e := range raw {
 		if e.wireType != nodeType {
 			continue
 		}
-		data, ref := d.decompress(i, e, m.limit)
+		d.leave(m.large)
+		data, ref := d.decompress(i, e, m.limit, m.large)
 		if ref != nil {
 			continue
 		}
@@ -324,8 +327,10 @@ func (m *fixer) entries(raw []rawEntry) map[int][]byte {
 	fixed := map[int][]byte{}
 	virtual := map[string]bool{}
 	var d decoder
+	defer func() { d.leave(m.large) }()
 	for i, e := range raw {
-		data, ref := d.decompress(i, e, m.limit)
+		d.leave(m.large)
+		data, ref := d.decompress(i, e, m.limit, m.large)
 		if ref != nil {
 			m.note("entry %d (%s) left out: %s", i, clip(e.wireType), ref.what)
 			fixed[i] = nil
@@ -351,7 +356,8 @@ func (m *fixer) entries(raw []rawEntry) map[int][]byte {
 		if _, done := fixed[i]; done || repair == nil {
 			continue
 		}
-		data, ref := d.decompress(i, e, m.limit)
+		d.leave(m.large)
+		data, ref := d.decompress(i, e, m.limit, m.large)
 		if ref != nil {
 			continue
 		}

@@ -50,7 +50,7 @@ func FuzzFix(f *testing.F) {
 
 func fix(t *testing.T, b []byte) []byte {
 	t.Helper()
-	req, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, 100)
+	req, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, 100, nil)
 	if err != nil {
 		t.Skip(err)
 	}
@@ -157,7 +157,7 @@ func TestFixedIsSound(t *testing.T) {
 // understood is what a server makes of a report.
 func understood(t *testing.T, b []byte) *inventory.Inventory {
 	t.Helper()
-	req, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, 100)
+	req, err := parseRequest(mem.BufferSlice{mem.SliceBuffer(b)}, 100, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func understood(t *testing.T, b []byte) *inventory.Inventory {
 	var nodes []string
 	var d decoder
 	for i, e := range req.entries {
-		data, _ := d.decompress(i, e, 1<<20)
+		data, _ := d.decompress(i, e, 1<<20, nil)
 		id := fmt.Sprintf("#%d", i)
 		changes = append(changes, inventory.Change{Type: e.wireType, ID: id, JSON: append([]byte{}, data...)})
 		if e.wireType == nodeType {

@@ -82,6 +82,32 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// What is given to connections and to requests that wait, and what each of them takes, in bytes.
+const (
+	connectionShare = 10 // of Memory
+	connectionBytes = 24 << 10
+	waitingShare    = 16
+	waitingBytes    = 64 << 10
+	entryShare      = 128 // for one decompressed object
+)
+
+// fit lowers what Memory does not allow. No object of an apiserver is larger than 2 MiB.
+func (l *Limits) fit(log *slog.Logger) {
+	if l.Memory == 0 {
+		return
+	}
+	lower := func(key string, v, most int64) int64 {
+		if v <= most {
+			return v
+		}
+		log.Info("a limit is lowered, because the memory does not allow more", "key", key, "from", v, "to", most, "memory", l.Memory)
+		return most
+	}
+	l.MaxConnections = int(lower("limits.max_connections", int64(l.MaxConnections), max(256, l.Memory/connectionShare/connectionBytes)))
+	l.MaxWaitingRequests = int(lower("limits.max_waiting_requests", int64(l.MaxWaitingRequests), max(64, l.Memory/waitingShare/waitingBytes)))
+	l.MaxEntrySize = lower("limits.max_entry_size", l.MaxEntrySize, max(2<<20, l.Memory/entryShare))
+}
+
 func orDefault[T comparable](v *T, d T) {
 	var zero T
 	if *v == zero {
@@ -104,10 +130,14 @@ type Receiver struct {
 	metrics *metrics
 	// Where requests wait and are worked on: those whose first portion is on its way, small ones, large ones.
 	waiting, small, large *gate
-	lenient               map[string]bool
-	audit                 *auditLog
+	// entries has a place for each large entry that is decompressed at once; nil: there is no bound.
+	entries chan struct{}
+	lenient map[string]bool
+	audit   *auditLog
 	// listening is since when reports can be stored; only Run uses it.
 	listening time.Time
+	// toldUnloaded are the clusters of which the log says that they are not in memory; only Run uses it.
+	toldUnloaded map[string]bool
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter
@@ -128,6 +158,7 @@ func New(opts Options) *Receiver {
 	opts.Limits = opts.Limits.withDefaults()
 	orDefault(&opts.Retention.StaleAfter, 24*time.Hour)
 	orDefault(&opts.Retention.GoneAfter, 7*24*time.Hour)
+	opts.Limits.fit(opts.Logger)
 	if opts.Elector == nil {
 		opts.Elector = noElector{}
 	}
@@ -148,6 +179,10 @@ func New(opts Options) *Receiver {
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{},
 		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
+	}
+	if m := opts.Limits.Memory; m > 0 {
+		// Growing by appending, a buffer and the next one exist together.
+		r.entries = make(chan struct{}, max(1, m/16/(2*opts.Limits.MaxEntrySize)))
 	}
 	for _, id := range opts.Lenient {
 		r.lenient[id] = true

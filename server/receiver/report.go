@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -31,8 +32,11 @@ const maxConflicts = 5
 
 // kubernetesAPISync answers a report by the rules of docs/protocol.md, section 3.
 func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *message) (proto.Message, error) {
-	req, err := parseRequest(m.data, r.opts.Limits.MaxEntries)
+	req, err := parseRequest(m.data, r.opts.Limits.MaxEntries, m.weigh)
+	var ref *refusal
 	switch {
+	case errors.As(err, &ref):
+		return nil, ref
 	case errors.Is(err, errTooManyEntries):
 		v := validator{limits: r.opts.Limits}
 		return nil, v.tooManyEntries()
@@ -190,7 +194,7 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 }
 
 func (r *Receiver) validate(ctx context.Context, tx *store.Tx, req *request) ([]store.Incoming, error) {
-	v := validator{limits: r.opts.Limits, lenient: r.lenient[req.clusterID], known: tx.Known}
+	v := validator{limits: r.opts.Limits, lenient: r.lenient[req.clusterID], known: tx.Known, cost: tx.Cost, reserve: tx.Reserve, large: r.entries}
 	return v.entries(ctx, req.entries)
 }
 
@@ -258,7 +262,7 @@ func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, incoming []store.
 			retained++
 		}
 	}
-	full := func(what string) *refusal {
+	over := func(what string) *refusal {
 		return &refusal{
 			code: codes.ResourceExhausted, rule: ruleCapacity, what: what,
 			advice: "delete clusters that are gone (DELETE " + APIPrefix + "/clusters/ID), keep fewer versions, or raise the limit of pseudo-server",
@@ -266,12 +270,21 @@ func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, incoming []store.
 	}
 	switch l := r.opts.Limits; {
 	case isNew && clusters >= l.MaxClusters:
-		return full(fmt.Sprintf("%d clusters are stored, which is the limit limits.max_clusters", clusters))
+		return over(fmt.Sprintf("%d clusters are stored, which is the limit limits.max_clusters", clusters))
 	case retained > l.MaxRetained:
-		return full(fmt.Sprintf("%d entries of all versions of all clusters would be stored, more than limits.max_retained_entries, %d", retained, l.MaxRetained))
+		return over(fmt.Sprintf("%d entries of all versions of all clusters would be stored, more than limits.max_retained_entries, %d", retained, l.MaxRetained))
 	default:
 		return nil
 	}
+}
+
+// orFull turns an error of the budget into a refusal, and leaves others as they are.
+func orFull(err error) error {
+	var f *budget.FullError
+	if !errors.As(err, &f) {
+		return err
+	}
+	return &refusal{code: codes.ResourceExhausted, rule: ruleCapacity, what: f.What, advice: f.Advice}
 }
 
 // measure counts what is stored. Between two counts it is reckoned from what this replica stores.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -101,12 +102,30 @@ func (r *Receiver) sweep(ctx context.Context) {
 		return
 	}
 	r.measure(states)
+	r.tellUnloaded()
 	for _, st := range states {
 		err := r.step(ctx, func(ctx context.Context) error { return r.sweepCluster(ctx, st.ID) })
 		if errors.Is(err, store.ErrUnavailable) {
 			return
 		}
 	}
+}
+
+// tellUnloaded logs which clusters are no longer in memory, and which are again.
+func (r *Receiver) tellUnloaded() {
+	now := map[string]bool{}
+	for _, u := range r.store.Unloaded() {
+		now[u.Cluster] = true
+		if !r.toldUnloaded[u.Cluster] {
+			r.log.Error("cluster is not in memory: it stays stored, but can neither be reported nor looked at", "cluster", u.Cluster, "bytes", u.Bytes, "reason", u.Reason)
+		}
+	}
+	for id := range r.toldUnloaded {
+		if !now[id] {
+			r.log.Info("cluster is in memory again, or gone", "cluster", id)
+		}
+	}
+	r.toldUnloaded = now
 }
 
 // step does one step of Run's loop.
@@ -123,6 +142,9 @@ func (r *Receiver) step(ctx context.Context, do func(context.Context) error) err
 
 func (r *Receiver) sweepCluster(ctx context.Context, id string) error {
 	tx, err := r.store.Begin(ctx, id)
+	if errors.Is(err, budget.ErrFull) {
+		tx, err = r.store.BeginForget(ctx, id)
+	}
 	if err != nil {
 		return err
 	}

@@ -134,14 +134,14 @@ func (r *Receiver) take(ctx context.Context, m *message, limit int) error {
 	if length > first {
 		gate = r.large
 	}
-	if gate.bytes > 0 && int64(length) > gate.bytes {
+	if gate.bytes > 0 && weight(length) > gate.bytes {
 		return &refusal{
 			code: codes.ResourceExhausted, rule: ruleCapacity,
-			what:   fmt.Sprintf("the message has %d bytes, all requests together may have %d", length, gate.bytes),
+			what:   fmt.Sprintf("the message has %d bytes, at most %d are taken with this server's memory", length, gate.bytes/3*2),
 			advice: "report fewer types, or give pseudo-server more memory (limits.memory, by default the container's memory limit)",
 		}
 	}
-	if !gate.enter(ctx, m.peer, int64(length)) {
+	if !gate.enter(ctx, m.peer, weight(length)) {
 		if errors.Is(context.Cause(ctx), errTimeout) {
 			return r.busy()
 		}
@@ -149,7 +149,7 @@ func (r *Receiver) take(ctx context.Context, m *message, limit int) error {
 	}
 	leave()
 	r.metrics.working.Inc()
-	m.gate, m.held = gate, int64(length)
+	m.gate, m.held = gate, weight(length)
 	m.left = r.metrics.working.Dec
 	return r.receive(ctx, w, m, length-first, 2*firstPortion)
 }
@@ -213,7 +213,7 @@ func (r *Receiver) ended(ctx context.Context, err error) *refusal {
 // refuse counts and records an error and turns it into what the client gets.
 func (r *Receiver) refuse(ctx context.Context, p *Peer, err error) error {
 	var ref *refusal
-	if !errors.As(err, &ref) {
+	if err = orFull(err); !errors.As(err, &ref) {
 		ref = r.ended(ctx, err)
 	}
 	switch {

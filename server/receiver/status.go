@@ -22,6 +22,11 @@ type Status struct {
 	Stale     []string `json:"stale,omitempty"`
 	Erroneous []string `json:"with_error_msg,omitempty"`
 	Suspected []string `json:"under_suspicion,omitempty"`
+	// Unloaded are stored and not in memory, because there is no room for them.
+	Unloaded []string `json:"unloaded,omitempty"`
+	// Memory of all clusters, in bytes. A limit of 0 is none.
+	MemoryUsed  int64 `json:"memory_used"`
+	MemoryLimit int64 `json:"memory_limit"`
 }
 
 // statusNames bounds the lists of clusters in a Status.
@@ -41,6 +46,10 @@ func (r *Receiver) Status() Status {
 	}
 	if failing.err != nil {
 		s.State, s.Since, s.Reason, s.Advice = "storage fails", failing.since, failing.err.Error(), storageAdvice
+	}
+	s.MemoryUsed, s.MemoryLimit = r.store.Budget().Used(), r.store.Budget().Limit()
+	for _, u := range r.store.Unloaded() {
+		s.Unloaded = named(s.Unloaded, u.Cluster, true)
 	}
 	for _, info := range states {
 		s.Clusters++
@@ -91,6 +100,10 @@ func (r *Receiver) Problems() []operate.Problem {
 	}{
 		{s.Stale, "has not reported for long", "see whether its pseudo-agent runs and reaches this server"},
 		{s.Erroneous, "reports an error, its objects stay as they are", "read error_msg of the cluster and the log of its pseudo-agent"},
+		{
+			s.Unloaded, "is not in memory, because there is no room for it: it stays stored, but can neither be reported nor looked at",
+			"delete clusters that are gone, or give pseudo-server more memory (limits.memory, by default the container's limit)",
+		},
 		{s.Suspected, "sent a report that would remove too much, which was refused", "look at the cluster, then accept it or fix its sender"},
 	} {
 		for _, id := range p.ids {

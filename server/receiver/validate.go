@@ -37,6 +37,11 @@ type validator struct {
 	lenient bool
 	// known finds entries that were accepted before; their payloads are not looked into again.
 	known func(store.Sum) *store.Entry
+	// cost is what a new entry will take in memory, reserve takes room for that; nil: nobody counts.
+	cost    func(*store.Entry) int64
+	reserve func(int64) error
+	// large is where entries wait that are more than keepBuffer decompressed; nil: they do not.
+	large chan struct{}
 
 	rawBytes     atomic.Int64
 	splitObjects atomic.Int64
@@ -101,6 +106,10 @@ func (b *batch) work(ctx context.Context) error {
 		}
 		for i := from; i < min(from+chunk, len(b.raw)); i++ {
 			f, err := b.v.entry(&d, i, b.raw[i])
+			if err == nil {
+				err = b.v.takeIn(&d, f)
+			}
+			d.leave(b.v.large)
 			if err != nil {
 				b.fail(i, err)
 				return nil
@@ -113,6 +122,37 @@ func (b *batch) work(ctx context.Context) error {
 	}
 	return context.Cause(ctx)
 }
+
+// takeIn takes the room for what an entry holds.
+func (v *validator) takeIn(d *decoder, f found) error {
+	if v.reserve == nil {
+		return nil
+	}
+	if f.one.Entry != nil {
+		f.split = []store.Incoming{f.one}
+	}
+	for _, in := range f.split {
+		if in.Entry == nil {
+			continue
+		}
+		n := v.cost(in.Entry)
+		if d.room < n {
+			// Some are reserved at once; near the end of the room one by one.
+			if v.reserve(roomStep) == nil {
+				d.room += roomStep
+			} else if err := v.reserve(n); err != nil {
+				return orFull(err)
+			} else {
+				d.room += n
+			}
+		}
+		d.room -= n
+	}
+	return nil
+}
+
+// roomStep is how much room is reserved at once for entries, in bytes; more than one of them takes.
+const roomStep = 64 << 10
 
 // fail notes a bad entry and ends the batch: earlier entries are with other goroutines, which end their chunks; later ones
 // are not begun.
@@ -224,7 +264,7 @@ func (v *validator) entry(d *decoder, i int, raw rawEntry) (found, error) {
 		}
 		return found{one: store.Incoming{Known: known}}, nil
 	}
-	data, r := d.decompress(i, raw, v.limits.MaxEntrySize)
+	data, r := d.decompress(i, raw, v.limits.MaxEntrySize, v.large)
 	if r == nil {
 		r = v.count(i, raw.wireType, int64(len(data)))
 	}
@@ -350,6 +390,9 @@ type decoder struct {
 	// namespaces are shared by the entries in them.
 	namespaces map[string]string
 
+	room   int64 // reserved for entries and not yet used, in bytes
+	inside bool  // it is one of those with a large entry
+
 	in  bytes.Reader
 	zr  io.ReadCloser
 	buf []byte
@@ -361,7 +404,8 @@ type decoder struct {
 const keepBuffer = 1 << 20
 
 // decompress returns the content of an entry, valid until the next call.
-func (d *decoder) decompress(i int, raw rawEntry, limit int64) ([]byte, *refusal) {
+// If that is large, leave must be called after it.
+func (d *decoder) decompress(i int, raw rawEntry, limit int64, large chan struct{}) ([]byte, *refusal) {
 	const advice = "compress each object's JSON with zlib (RFC 1950) into compressed_info; deepflow-server would lose the whole snapshot"
 	if len(raw.payload) == 0 {
 		return nil, invalid(ruleZlib, advice, "entry %d (%s): compressed_info is empty", i, raw.wireType)
@@ -374,7 +418,7 @@ func (d *decoder) decompress(i int, raw rawEntry, limit int64) ([]byte, *refusal
 		err = resetter.Reset(&d.in, nil)
 	}
 	if err == nil {
-		err = d.read(limit)
+		err = d.read(limit, large)
 	}
 	if errors.Is(err, errEntrySize) {
 		return nil, invalid(ruleEntrySize, "leave huge values out or raise limits.max_entry_size of pseudo-server",
@@ -388,13 +432,25 @@ func (d *decoder) decompress(i int, raw rawEntry, limit int64) ([]byte, *refusal
 
 var errEntrySize = errors.New("entry too large")
 
-func (d *decoder) read(limit int64) error {
+// leave lets another one decompress a large entry.
+func (d *decoder) leave(large chan struct{}) {
+	if d.inside {
+		d.inside, d.buf = false, nil
+		<-large
+	}
+}
+
+func (d *decoder) read(limit int64, large chan struct{}) error {
 	if cap(d.buf) == 0 || cap(d.buf) > keepBuffer {
 		d.buf = make([]byte, 0, 16<<10)
 	}
 	d.buf = d.buf[:0]
 	for {
 		if len(d.buf) == cap(d.buf) {
+			if len(d.buf) >= keepBuffer && large != nil && !d.inside {
+				large <- struct{}{} // each of those inside needs nobody else to come out again
+				d.inside = true
+			}
 			d.buf = append(d.buf, 0)[:len(d.buf)]
 		}
 		n, err := d.zr.Read(d.buf[len(d.buf):cap(d.buf)])

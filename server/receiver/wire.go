@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -29,6 +30,30 @@ func (m *message) free() {
 		m.left()
 		m.gate = nil
 	}
+}
+
+// What a report takes while it is worked on, beyond its own bytes: entryWeight for each entry, of which the gate has
+// counted half of its length from the start.
+const entryWeight = 160
+
+// weight is what a request of so many bytes counts at the gate.
+func weight(length int) int64 { return int64(length) + int64(length)/2 }
+
+// weigh counts the entries of the message at the gate, or refuses them if there is no room.
+func (m *message) weigh(entries int) error {
+	more := int64(entries)*entryWeight - int64(m.data.Len())/2
+	if m.gate == nil || more <= 0 {
+		return nil
+	}
+	if !m.gate.more(more) {
+		return &refusal{
+			code: codes.ResourceExhausted, rule: ruleCapacity,
+			what:   fmt.Sprintf("there is no memory left for requests to work on %d entries", entries),
+			advice: "send it again later, report fewer types, or give pseudo-server more memory (limits.memory, by default the container's memory limit)",
+		}
+	}
+	m.held += more
+	return nil
 }
 
 // maxFields bounds the fields of a small message, which take more memory decoded than on the wire. deepflow-agents send a
@@ -102,9 +127,13 @@ var errTooManyEntries = errors.New("too many entries")
 const maxHeaderString = 1 << 20
 
 // parseRequest reads a KubernetesAPISyncRequest with at most maxEntries entries. The payloads are valid as long as
-// the message's buffers are.
-func parseRequest(data mem.BufferSlice, maxEntries int) (*request, error) {
+// the message's buffers are. weigh, which may be nil, is told how many entries there are before they take memory; its error
+// ends the parsing.
+func parseRequest(data mem.BufferSlice, maxEntries int, weigh func(entries int) error) (*request, error) {
 	n, err := countEntries(data, maxEntries)
+	if err == nil && weigh != nil {
+		err = weigh(n)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 )
 
 // Options of a Store.
@@ -22,6 +24,11 @@ type Options struct {
 	KeepFor time.Duration
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
+	// Budget bounds the index, in bytes; nil: nothing does.
+	Budget *budget.Budget
+	// Beside is how many bytes others will need for an entry of the latest snapshot, by its wire type; they have their room in
+	// the budget together with the index. nil: none.
+	Beside func(wireType string) int64
 }
 
 // Store keeps clusters. It is safe for concurrent use.
@@ -31,6 +38,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	clusters map[string]*cluster
+	unloaded map[string]Unloaded // clusters that there is no room for
 }
 
 // New returns a Store upon a backend, which it does not close.
@@ -39,8 +47,14 @@ func New(backend Backend, opts Options) *Store {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Store{backend: backend, opts: opts, clusters: map[string]*cluster{}}
+	if opts.Beside == nil {
+		opts.Beside = func(string) int64 { return 0 }
+	}
+	return &Store{backend: backend, opts: opts, clusters: map[string]*cluster{}, unloaded: map[string]Unloaded{}}
 }
+
+// Budget is the memory of the clusters; nil: it is not bounded.
+func (s *Store) Budget() *budget.Budget { return s.opts.Budget }
 
 // Backend returns the backend, for documents and checks.
 func (s *Store) Backend() Backend { return s.backend }
@@ -51,6 +65,7 @@ type cluster struct {
 	view atomic.Pointer[View] // replaced, never changed
 	// known finds the latest snapshot's entries by content; only the lock's holder uses it.
 	known map[Sum]*Entry
+	room  *budget.Account // what the index has; only the lock's holder uses it
 }
 
 // View is a cluster at one moment. It never changes.
@@ -111,6 +126,13 @@ func (s *Store) Clusters(ctx context.Context) ([]State, error) {
 		return nil, fmt.Errorf("list clusters: %w", err)
 	}
 	slices.SortFunc(states, func(a, b State) int { return strings.Compare(a.ID, b.ID) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.unloaded {
+		if _, stored := slices.BinarySearchFunc(states, id, func(st State, id string) int { return strings.Compare(st.ID, id) }); !stored {
+			delete(s.unloaded, id)
+		}
+	}
 	return states, nil
 }
 
@@ -152,7 +174,7 @@ func (s *Store) cluster(id string) *cluster {
 	defer s.mu.Unlock()
 	c := s.clusters[id]
 	if c == nil {
-		c = &cluster{lock: make(chan struct{}, 1)}
+		c = &cluster{lock: make(chan struct{}, 1), room: s.opts.Budget.Account(id)}
 		s.clusters[id] = c
 	}
 	return c
@@ -164,11 +186,47 @@ type Tx struct {
 	id    string
 	c     *cluster
 	view  *View
+
+	reserving sync.Mutex
+	reserved  int64 // bytes for entries that are being taken in
 }
 
 // Begin waits for the right to change a cluster and reads its present state. A cluster that is not stored yet has
-// Revision 0. Close must be called.
+// Revision 0. Close must be called. The error wraps budget.ErrFull if there is no room for the cluster's index.
 func (s *Store) Begin(ctx context.Context, id string) (*Tx, error) {
+	tx, err := s.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.catchUp(ctx, id, tx.c); err != nil {
+		tx.Close()
+		return nil, fmt.Errorf("read cluster %s: %w", id, err)
+	}
+	tx.view = tx.c.view.Load()
+	if tx.view == nil {
+		tx.view = &View{State: State{ID: id}}
+	}
+	return tx, nil
+}
+
+// BeginForget is Begin for those who want to forget the cluster, and nothing else: it needs no room for the index. The View
+// has no entries.
+func (s *Store) BeginForget(ctx context.Context, id string) (*Tx, error) {
+	tx, err := s.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.state(ctx, id)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		tx.Close()
+		return nil, fmt.Errorf("read cluster %s: %w", id, err)
+	}
+	tx.view = &View{State: st}
+	return tx, nil
+}
+
+// lock waits for the right to change a cluster.
+func (s *Store) lock(ctx context.Context, id string) (*Tx, error) {
 	var c *cluster
 	for {
 		c = s.cluster(id)
@@ -183,21 +241,13 @@ func (s *Store) Begin(ctx context.Context, id string) (*Tx, error) {
 		}
 		<-c.lock
 	}
-	tx := &Tx{store: s, id: id, c: c}
-	if err := s.catchUp(ctx, id, c); err != nil {
-		tx.Close()
-		return nil, fmt.Errorf("read cluster %s: %w", id, err)
-	}
-	tx.view = c.view.Load()
-	if tx.view == nil {
-		tx.view = &View{State: State{ID: id}}
-	}
-	return tx, nil
+	return &Tx{store: s, id: id, c: c}, nil
 }
 
-// Close gives the right back.
+// Close gives the right back, and the room that was reserved and is not used.
 func (tx *Tx) Close() {
-	if tx.c.view.Load() == nil {
+	tx.store.opts.Budget.Shrink(tx.id, tx.reserved)
+	if tx.c.view.Load() == nil && tx.c.room.Held() == 0 {
 		// Ids that never get stored must not fill the memory.
 		tx.store.mu.Lock()
 		if tx.store.clusters[tx.id] == tx.c {
@@ -223,8 +273,7 @@ func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
 	}
 	state, err := s.state(ctx, id)
 	if errors.Is(err, ErrNotFound) {
-		c.view.Store(nil)
-		c.known = nil
+		s.drop(id, c)
 		return nil
 	}
 	if err != nil {
@@ -241,9 +290,9 @@ func (s *Store) catchUp(ctx context.Context, id string, c *cluster) error {
 			c.view.Store(&next)
 			return nil
 		}
-		return s.load(ctx, id, c, old)
+		return s.load(ctx, id, c, old, state)
 	}
-	return s.load(ctx, id, c, &View{})
+	return s.load(ctx, id, c, &View{}, state)
 }
 
 // statePatience is how long the state of a cluster is waited for. Everybody else who wants the cluster waits meanwhile, and
@@ -256,25 +305,40 @@ func (s *Store) state(ctx context.Context, id string) (State, error) {
 	return s.backend.State(ctx, id)
 }
 
-// load reads what changed after the view old.
-func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) error {
+// load reads what changed after the view old. The room for it is taken first: what the cluster's state says, in expected,
+// and more if that turns out to be too little.
+func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expected State) error {
+	if err := c.room.Set(max(c.room.Held(), expected.memory())); err != nil {
+		s.leave(id, c, expected, err)
+		return err
+	}
 	changed := map[uint64]*Entry{}
 	intern := map[string]string{}
+	read := s.viewCost(old)
 	state, snapshots, err := s.backend.Load(ctx, id, Since{Seq: old.State.Latest.Seq, Row: old.State.NextRow}, func(e *Entry) error {
 		e.Type, e.Namespace = share(intern, e.Type), share(intern, e.Namespace)
 		changed[e.Row] = e
+		if e.Row < old.State.NextRow {
+			return nil // it is counted already
+		}
+		if read += s.cost(e); read > c.room.Held() {
+			return c.room.Set(read + roomStep)
+		}
 		return nil
 	})
 	if errors.Is(err, ErrNotFound) {
-		c.view.Store(nil)
-		c.known = nil
+		s.drop(id, c)
 		return nil
+	}
+	if errors.Is(err, budget.ErrFull) {
+		s.leave(id, c, expected, err)
 	}
 	if err != nil {
 		return err
 	}
 	if old.State.Born != "" && !continues(old.State, state, snapshots) {
-		return s.load(ctx, id, c, &View{})
+		c.view.Store(nil)
+		return s.load(ctx, id, c, &View{}, state)
 	}
 	next := &View{State: state, Snapshots: snapshots}
 	known := map[Sum]*Entry{}
@@ -297,9 +361,14 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View) erro
 	for _, e := range changed {
 		keep(e)
 	}
+	if err := c.room.Set(s.viewCost(next)); err != nil {
+		s.leave(id, c, expected, err)
+		return err
+	}
 	slices.SortFunc(next.Entries, compareEntries)
 	c.known = known
 	c.view.Store(next)
+	s.loaded(id)
 	return nil
 }
 
@@ -449,6 +518,12 @@ func (tx *Tx) Save(ctx context.Context, version uint64, t Touch, incoming []Inco
 	next := &View{Snapshots: append(slices.Clip(tx.view.Snapshots), snap)}
 	tx.store.forgetHistory(next, &st, c, append(slices.Clip(tx.view.ended), c.Ended...))
 	next.Entries = merge(tx.view.Entries, ended, news)
+	if tx.store.opts.Budget != nil {
+		st.Memory = tx.store.viewCost(next)
+	}
+	if err := tx.reserveFor(&st); err != nil {
+		return err
+	}
 	c.State = st
 	next.State = st
 	return tx.commit(ctx, c, next)
@@ -463,6 +538,9 @@ func (tx *Tx) Prune(ctx context.Context) (int, error) {
 	tx.store.forgetHistory(next, &st, c, tx.view.ended)
 	if len(c.DroppedSeqs) == 0 {
 		return 0, nil
+	}
+	if tx.store.opts.Budget != nil {
+		st.Memory = tx.store.viewCost(next)
 	}
 	c.State = st
 	next.State = st
@@ -546,6 +624,7 @@ func (tx *Tx) commit(ctx context.Context, c *Change, next *View) error {
 	}
 	tx.view = next
 	tx.c.view.Store(next)
+	tx.settle(c)
 	return nil
 }
 
@@ -554,8 +633,7 @@ func (tx *Tx) Forget(ctx context.Context) error {
 	if err := tx.store.backend.Forget(ctx, tx.id, tx.view.State.Revision); err != nil {
 		return fmt.Errorf("forget cluster %s: %w", tx.id, err)
 	}
-	tx.c.view.Store(nil)
-	tx.c.known = nil
+	tx.store.drop(tx.id, tx.c)
 	tx.view = &View{State: State{ID: tx.id}}
 	return nil
 }

@@ -152,7 +152,9 @@ type State struct {
 	Reporter    Reporter  `json:"reporter"`
 	Latest      Snapshot  `json:"latest"` // Seq 0: nothing is stored yet
 	// Retained counts the entries of all kept snapshots, each once.
-	Retained  Count      `json:"retained"`
+	Retained Count `json:"retained"`
+	// Memory is what the index of all kept snapshots takes, in bytes; 0: written by a release, or a server, that did not count.
+	Memory    int64      `json:"memory,omitempty"`
 	Suspicion *Suspicion `json:"suspicion,omitempty"`
 	// NodeOrder is the order in which the latest report had its Nodes, for View.Nodes; empty: not known.
 	NodeOrder []byte `json:"node_order,omitempty"`

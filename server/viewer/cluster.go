@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
 	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -28,6 +30,47 @@ type cluster struct {
 	// Only the holder of lock uses these.
 	entries []*store.Entry
 	uids    map[store.Key]string
+	room    *budget.Account      // what the inventory takes beyond what the store counts for it
+	growing *inventory.Inventory // that asks for room
+	counted int64                // bytes that the store counts for it
+	uidRoom int64                // of uids
+	gone    bool                 // it is no longer stored
+	lacking bool                 // the log says that there is no room
+
+	lack atomic.Pointer[lack] // nil: there was room
+}
+
+// lack is why there was no room for an inventory.
+type lack struct {
+	version version
+	at      time.Time
+	err     error
+}
+
+// lackRetry is how long it is not tried again to make the inventory of a version that there was no room for.
+const lackRetry = time.Minute
+
+// uidBytes is what a uid takes in cluster.uids, without its bytes.
+const uidBytes = 80
+
+// makeRoom prepares for an inventory that is to be made, nil: it is given up. The lock is held.
+func (c *cluster) makeRoom(view *store.View) {
+	c.counted, c.uidRoom = 0, 0
+	_ = c.room.Set(0) // which always works
+	if view != nil {
+		for _, e := range view.Entries {
+			c.counted += inventory.Expected(e.Type)
+		}
+	}
+}
+
+// hasRoom takes room for n bytes more than the inventory that is being made has.
+func (c *cluster) hasRoom(n int64) bool {
+	if err := c.room.Set(max(0, c.growing.Bytes()+c.uidRoom+n-c.counted)); err != nil {
+		c.lack.Store(&lack{err: err})
+		return false
+	}
+	return true
 }
 
 // readers is the weight of cluster.use, more than there are requests at once.
@@ -92,6 +135,12 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 	if view.State.Latest.Seq == 0 || c.isAt(view.State) {
 		return nil
 	}
+	if c.gone {
+		return store.ErrNotFound
+	}
+	if l := c.lack.Load(); l != nil && l.version == versionOf(view.State) && time.Since(l.at) < lackRetry {
+		return l.err
+	}
 	begun := time.Now()
 	work, done := v.detached(ctx)
 	defer done()
@@ -100,6 +149,7 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 	} else {
 		err = v.update(work, c, view, beat)
 	}
+	v.tellLack(c, view.State, err)
 	if err != nil {
 		return fmt.Errorf("work out the inventory of cluster %s: %w", c.id, err)
 	}
@@ -107,12 +157,32 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 	return nil
 }
 
+// tellLack logs when there begins and ceases to be no room for the inventory of a cluster.
+func (v *Viewer) tellLack(c *cluster, st store.State, err error) {
+	before := c.lacking
+	c.lacking = errors.Is(err, budget.ErrFull)
+	switch {
+	case c.lacking:
+		c.lack.Store(&lack{version: versionOf(st), at: time.Now(), err: err})
+		if !before {
+			v.log.Error("there is no room for the inventory of a cluster: its reports are stored, its inventory cannot be looked at", "cluster", c.id, "reason", err)
+		}
+	case err == nil:
+		c.lack.Store(nil)
+		if before {
+			v.log.Info("there is room for the inventory of a cluster again", "cluster", c.id)
+		}
+	}
+}
+
 // build makes the inventory from scratch. Until it is made the former one is shown.
 func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat func()) error {
 	asked := v.answers.Load()
-	inv := inventory.New(v.options())
+	c.makeRoom(view)
+	inv := inventory.New(v.options(c))
 	uids := make(map[store.Key]string, len(view.Entries))
-	if err := v.apply(ctx, c.id, inv, uids, Compare(nil, view.Entries), beat); err != nil {
+	if err := v.apply(ctx, c, inv, uids, Compare(nil, view.Entries), beat); err != nil {
+		_ = c.room.Set(0) // which always works
 		return err
 	}
 	orderNodes(inv, uids, view)
@@ -133,9 +203,16 @@ func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View, beat 
 	}
 	defer c.use.Release(readers)
 	defer c.publish()
-	if err := v.apply(ctx, c.id, c.inv, c.uids, differences, beat); err != nil {
-		// It is now neither the one nor the other version.
-		c.inv = nil
+	for _, d := range differences {
+		if d.After != nil {
+			c.counted += inventory.Expected(d.After.Type)
+		}
+		if d.Before != nil {
+			c.counted -= inventory.Expected(d.Before.Type)
+		}
+	}
+	if err := v.apply(ctx, c, c.inv, c.uids, differences, beat); err != nil {
+		c.giveUp()
 		return err
 	}
 	orderNodes(c.inv, c.uids, view)
@@ -151,6 +228,12 @@ func orderNodes(inv *inventory.Inventory, uids map[store.Key]string, view *store
 		ids[i] = uids[e.Key]
 	}
 	inv.OrderNodes(ids)
+}
+
+// giveUp drops an inventory that is neither that of one nor that of another version.
+func (c *cluster) giveUp() {
+	c.inv, c.uids, c.entries, c.growing = nil, nil, nil, nil
+	c.makeRoom(nil)
 }
 
 // again applies the Pods once more, because plugins may answer otherwise.
@@ -179,8 +262,8 @@ func (v *Viewer) again(ctx context.Context, c *cluster, beat func()) error {
 			pods = append(pods, Difference{Before: e, After: e})
 		}
 	}
-	if err := v.apply(work, c.id, c.inv, c.uids, pods, beat); err != nil {
-		c.inv = nil
+	if err := v.apply(work, c, c.inv, c.uids, pods, beat); err != nil {
+		c.giveUp()
 		return fmt.Errorf("ask plugins about the Pods of cluster %s: %w", c.id, err)
 	}
 	c.asked = answers
@@ -192,15 +275,17 @@ const podType = "*v1.Pod"
 // What is decompressed at once.
 const (
 	batchEntries = 1000
-	batchBytes   = 16 << 20
+	batchBytes   = 4 << 20
 )
 
 // apply applies differences to an inventory, in portions.
-func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference, beat func()) error {
+func (v *Viewer) apply(ctx context.Context, c *cluster, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference, beat func()) error {
+	c.growing = inv
 	var gone []inventory.Change
 	for _, d := range differences {
 		if d.After == nil {
 			gone = append(gone, inventory.Change{Type: d.Before.Type, ID: uids[d.Before.Key]})
+			c.uidRoom -= uidBytes + int64(len(uids[d.Before.Key]))
 			delete(uids, d.Before.Key)
 		}
 	}
@@ -209,14 +294,23 @@ func (v *Viewer) apply(ctx context.Context, id string, inv *inventory.Inventory,
 	size := 0
 	flush := func() error {
 		beat()
-		changes, err := v.read(ctx, id, batch)
+		changes, err := v.read(ctx, c.id, batch)
 		if err != nil {
 			return err
 		}
 		for i, e := range batch {
+			if old, ok := uids[e.Key]; ok {
+				c.uidRoom -= uidBytes + int64(len(old))
+			}
 			uids[e.Key] = changes[i].ID
+			c.uidRoom += uidBytes + int64(len(changes[i].ID))
 		}
 		inv.Apply(changes)
+		if inv.Full() {
+			return c.lack.Load().err
+		}
+		// What was asked for is the most; this is what it came to, less than that.
+		_ = c.room.Set(min(c.room.Held(), max(0, inv.Bytes()+c.uidRoom-c.counted)))
 		batch, size = batch[:0], 0
 		return nil
 	}

@@ -16,6 +16,7 @@ type Status struct {
 	Reason   string          `json:"reason,omitempty"`
 	Clusters int             `json:"clusters"`
 	Streams  int             `json:"streams"`
+	NoRoom   []string        `json:"no_room,omitempty"` // clusters without room for their inventory, not more than 20
 	Refused  []Refused       `json:"refused,omitempty"` // not more than 20
 	Plugins  []plugin.Status `json:"plugins,omitempty"`
 }
@@ -37,6 +38,9 @@ func (v *Viewer) Status() Status {
 	clusters := v.all()
 	slices.SortFunc(clusters, func(a, b *cluster) int { return strings.Compare(a.id, b.id) })
 	for _, c := range clusters {
+		if c.lack.Load() != nil && len(s.NoRoom) < refusedNames {
+			s.NoRoom = append(s.NoRoom, c.id)
+		}
 		summary, ok := c.summary()
 		if !ok {
 			continue
@@ -98,6 +102,12 @@ func (v *Viewer) Problems() []operate.Problem {
 	if s.Reason != "" {
 		out = append(out, operate.Problem{
 			Severity: operate.Warning, Part: part, What: "a cluster cannot be followed: " + s.Reason, Advice: "what is shown of it may be old; look at the storage",
+		})
+	}
+	for _, id := range s.NoRoom {
+		out = append(out, operate.Problem{
+			Severity: operate.Warning, Part: part, What: "there is no room in memory for the inventory of cluster " + id,
+			Advice: "its reports are stored; give pseudo-server more memory (limits.memory, by default the container's limit), or delete clusters that are gone",
 		})
 	}
 	for _, r := range s.Refused {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -142,13 +143,18 @@ func (v *Viewer) follow(ctx context.Context) {
 			c.seen, news = seen, true
 		}
 		if !c.isAt(st) {
-			v.note(ctx, v.catchUp(ctx, c, v.opts.Beat))
+			// For those without room others speak: Status, and the store's list of unloaded clusters.
+			if err := v.catchUp(ctx, c, v.opts.Beat); !errors.Is(err, budget.ErrFull) {
+				v.note(ctx, err)
+			}
 		}
 	}
+	var gone []*cluster
 	v.mu.Lock()
-	for id := range v.clusters {
+	for id, c := range v.clusters {
 		if !stored[id] {
 			delete(v.clusters, id)
+			gone = append(gone, c)
 			news = true
 		}
 	}
@@ -157,6 +163,13 @@ func (v *Viewer) follow(ctx context.Context) {
 		v.changed = make(chan struct{})
 	}
 	v.mu.Unlock()
+	for _, c := range gone {
+		if wait(ctx, c.lock, "the inventory of cluster "+c.id) == nil {
+			c.gone = true
+			c.makeRoom(nil)
+			<-c.lock
+		}
+	}
 	if news {
 		v.measure()
 	}
@@ -216,7 +229,9 @@ func (v *Viewer) cluster(id string) *cluster {
 	defer v.mu.Unlock()
 	c := v.clusters[id]
 	if c == nil {
-		c = &cluster{id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers)}
+		c = &cluster{
+			id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers), room: v.opts.Store.Budget().Account(id),
+		}
 		v.clusters[id] = c
 	}
 	return c
@@ -229,8 +244,18 @@ func (v *Viewer) news() <-chan struct{} {
 	return v.changed
 }
 
-// options are those of every inventory.
-func (v *Viewer) options() inventory.Options { return inventory.Options{Mapper: v.opts.Plugins} }
+// bindingBytes is about what a relation of a Service to a workload takes; all of one cluster have a quarter of the memory.
+const bindingBytes = 100
+
+// options are those of the inventory of a cluster.
+func (v *Viewer) options(c *cluster) inventory.Options {
+	o := inventory.Options{Mapper: v.opts.Plugins}
+	if limit := v.opts.Store.Budget().Limit(); limit > 0 {
+		o.Room = c.hasRoom
+		o.MaxBindings = int(min(inventory.MaxBindings, max(1000, limit/4/bindingBytes)))
+	}
+	return o
+}
 
 // detached returns a context for work that a request began and others profit from: it ends with the Viewer, not with
 // the request.

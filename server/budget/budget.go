@@ -1,0 +1,155 @@
+// Package budget divides the memory that lasts (indexes, inventories, agents) among clusters, in bytes.
+//
+// It holds how much each cluster has. It relies on those who take memory to say so before they do. It promises that all
+// clusters together never have more than the budget, that no cluster has more than its share, and that what is reserved for
+// bound clusters is not given to others.
+package budget
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// ErrFull means that there is no room for what was asked for. The error that wraps it says why.
+var ErrFull = errors.New("no room in memory")
+
+// FullError is an ErrFull. Its message says which bound was met and what to do.
+type FullError struct {
+	What, Advice string
+}
+
+func (f *FullError) Error() string { return f.What + "; " + f.Advice }
+
+// Unwrap makes it an ErrFull.
+func (f *FullError) Unwrap() error { return ErrFull }
+
+// Budget is the memory of all clusters. It is safe for concurrent use. A nil Budget bounds nothing.
+type Budget struct {
+	limit, unbound int64
+	bound          map[string]bool
+
+	mu          sync.Mutex
+	used        int64
+	usedUnbound int64
+	clusters    map[string]int64
+}
+
+// New returns a Budget of limit bytes, nil if that is 0. If there are bound clusters a quarter of it is theirs alone.
+func New(limit int64, bound []string) *Budget {
+	if limit <= 0 {
+		return nil
+	}
+	b := &Budget{limit: limit, unbound: limit, bound: map[string]bool{}, clusters: map[string]int64{}}
+	for _, id := range bound {
+		b.bound[id] = true
+	}
+	if len(bound) > 0 {
+		b.unbound = limit / 4 * 3
+	}
+	return b
+}
+
+// Bound tells whether the cluster is bound to its senders.
+func (b *Budget) Bound(cluster string) bool { return b != nil && b.bound[cluster] }
+
+// Limit is the whole budget in bytes, 0 if nothing is bounded.
+func (b *Budget) Limit() int64 {
+	if b == nil {
+		return 0
+	}
+	return b.limit
+}
+
+// Used is how many bytes all clusters have.
+func (b *Budget) Used() int64 {
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used
+}
+
+// share is what one of the clusters that have n bytes together may have: three quarters, so that one leaves room for others.
+func share(n int64) int64 { return n / 4 * 3 }
+
+const advice = "delete clusters that are gone, report fewer types, keep fewer versions (store.keep_versions), " +
+	"or give pseudo-server more memory (limits.memory, by default the container's limit)"
+
+// Grow gives n bytes more to a cluster, or returns a *FullError and gives nothing.
+func (b *Budget) Grow(cluster string, n int64) error {
+	if b == nil || n <= 0 {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	bound := b.bound[cluster]
+	most := b.unbound
+	if bound {
+		most = b.limit
+	}
+	switch {
+	case b.clusters[cluster]+n > share(most):
+		return &FullError{What: fmt.Sprintf("cluster %s needs more than its share of the memory, %d bytes", cluster, share(most)), Advice: advice}
+	case !bound && b.usedUnbound+n > b.unbound && b.unbound < b.limit:
+		return &FullError{
+			What:   fmt.Sprintf("the clusters that are not bound to senders fill their memory of %d bytes", b.unbound),
+			Advice: "bind the cluster in access.clusters, or " + advice,
+		}
+	case b.used+n > b.limit:
+		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice}
+	}
+	b.add(cluster, n)
+	return nil
+}
+
+// Shrink takes n bytes back, which the cluster must have.
+func (b *Budget) Shrink(cluster string, n int64) {
+	if b == nil || n <= 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.add(cluster, -n)
+}
+
+func (b *Budget) add(cluster string, n int64) {
+	b.used += n
+	if !b.bound[cluster] {
+		b.usedUnbound += n
+	}
+	if b.clusters[cluster] += n; b.clusters[cluster] == 0 {
+		delete(b.clusters, cluster)
+	}
+}
+
+// Account is what one user of memory has of a cluster. Its methods are called by one goroutine at a time.
+type Account struct {
+	budget  *Budget
+	cluster string
+	held    int64
+}
+
+// Account returns an empty account of a cluster.
+func (b *Budget) Account(cluster string) *Account { return &Account{budget: b, cluster: cluster} }
+
+// Held is how many bytes it has.
+func (a *Account) Held() int64 { return a.held }
+
+// Set makes it hold n bytes, or returns a *FullError and leaves it as it is. Fewer bytes are always possible.
+func (a *Account) Set(n int64) error {
+	if err := a.budget.Grow(a.cluster, n-a.held); err != nil {
+		return err
+	}
+	a.budget.Shrink(a.cluster, a.held-n)
+	a.held = n
+	return nil
+}
+
+// Adopt adds n bytes that Budget.Grow has given to the cluster already.
+func (a *Account) Adopt(n int64) {
+	if a.budget != nil {
+		a.held += n
+	}
+}

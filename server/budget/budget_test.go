@@ -1,0 +1,80 @@
+package budget
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
+)
+
+// TestShares: what a cluster may have, alone, beside others, and if it is bound.
+func TestShares(t *testing.T) {
+	b := New(400, []string{"bound"})
+	grow := func(cluster string, n int64, want string) {
+		t.Helper()
+		err := b.Grow(cluster, n)
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s gets no %d bytes: %v", cluster, n, err)
+		case want != "" && (!errors.Is(err, ErrFull) || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s asks for %d bytes: got %v, want an ErrFull with %q", cluster, n, err, want)
+		}
+	}
+	grow("a", 226, "its share of the memory, 225 bytes")
+	grow("a", 225, "")
+	grow("a", 1, "its share")
+	grow("b", 76, "not bound to senders")
+	grow("b", 75, "")
+	grow("bound", 101, "the clusters fill")
+	grow("bound", 100, "")
+	b.Shrink("a", 225)
+	grow("bound", 201, "its share of the memory, 300 bytes")
+	grow("bound", 200, "")
+	grow("b", 26, "the clusters fill")
+	b.Shrink("b", 75)
+	b.Shrink("bound", 300)
+	if b.Used() != 0 || b.usedUnbound != 0 || len(b.clusters) != 0 {
+		t.Errorf("the budget is not empty: %+v", b)
+	}
+}
+
+// TestUnlimited: without a limit everything is given.
+func TestUnlimited(t *testing.T) {
+	b := New(0, nil)
+	if err := b.Account("a").Set(1 << 60); err != nil || b.Limit() != 0 || b.Used() != 0 || b.Bound("a") {
+		t.Errorf("got %v, %d of %d bytes, want no limit", err, b.Used(), b.Limit())
+	}
+}
+
+// TestInvariantBudget sets random accounts and looks at the sums after each step.
+func TestInvariantBudget(t *testing.T) {
+	rng := rand.New(rand.NewPCG(testseed.New(t), 0))
+	names := []string{"a", "b", "c", "x", "y"}
+	for range testseed.Rounds(t, 50) {
+		b := New(1+rng.Int64N(1000), names[3:])
+		accounts := map[string]*Account{}
+		for range 200 {
+			name := names[rng.IntN(len(names))]
+			key := name + string(rune('0'+rng.IntN(2)))
+			if accounts[key] == nil {
+				accounts[key] = b.Account(name)
+			}
+			before, n := accounts[key].Held(), rng.Int64N(600)
+			if err := accounts[key].Set(n); err != nil && (!errors.Is(err, ErrFull) || n <= before || accounts[key].Held() != before) {
+				t.Fatalf("%s from %d to %d: %v, holds %d", key, before, n, err, accounts[key].Held())
+			}
+			var all, unbound int64
+			for key, a := range accounts {
+				all += a.Held()
+				if !b.Bound(key[:1]) {
+					unbound += a.Held()
+				}
+			}
+			if all != b.Used() || all > b.limit || unbound != b.usedUnbound || unbound > b.unbound {
+				t.Fatalf("%d bytes are held, %d by unbound clusters; the budget %+v", all, unbound, b)
+			}
+		}
+	}
+}
