@@ -60,3 +60,33 @@ func BenchmarkProject(b *testing.B) {
 	}
 	run("deployment-unchanged", deployment, func(Key) *Entry { return first.Entry })
 }
+
+func BenchmarkProjectProtobuf(b *testing.B) {
+	obj := newTyped(b, "pods")
+	if err := json.Unmarshal(document(b, "pods"), obj); err != nil {
+		b.Fatal(err)
+	}
+	msg, err := obj.Marshal()
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := newProtobufProjector(b, "pods", Options{})
+	first, err := p.ProjectProtobuf(msg, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, bb := range []struct {
+		name  string
+		known *Entry
+	}{{"unchanged", first.Entry}, {"changed", nil}} {
+		b.Run(bb.name, func(b *testing.B) {
+			b.SetBytes(int64(len(msg)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := p.ProjectProtobuf(msg, func(Key) *Entry { return bb.known }); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
+	"github.com/pseudo-agent/pseudo-agent/internal/protoscan"
 )
 
 // DefaultAnnotationLimit is the greatest length in bytes of an annotation's value that is sent as it is.
@@ -90,10 +91,12 @@ type Projector struct {
 	filter   *jsonscan.Filter
 	root     *field
 	reported func(jsonscan.Value) bool
+	protobuf protobuf
 	// annotations may be nil.
 	annotations *AnnotationRule
 
 	tree        jsonscan.Tree
+	scanner     protoscan.Scanner
 	enc         *Encoder
 	mac         hash.Hash
 	out         []byte
@@ -129,6 +132,7 @@ func NewProjector(sel Selected, opts Options) *Projector {
 	t := tables[sel.Kind.project]
 	p.filter, p.root = compile(t.rows, &p.opts)
 	p.reported = t.reported
+	p.protobuf = compileProtobuf(t, p.filter)
 	return p
 }
 
@@ -148,15 +152,21 @@ func (p *Projector) Project(buf []byte, known func(Key) *Entry) (obj Object, n i
 	case err != nil:
 		return Object{}, 0, fmt.Errorf("project %s: %w", p.id, err)
 	}
+	obj, err = p.project(known)
+	return obj, n, err
+}
+
+// project makes of what the tree holds what is reported.
+func (p *Projector) project(known func(Key) *Entry) (obj Object, err error) {
 	root := p.tree.Root()
 	if root.Kind() != jsonscan.ObjectKind {
-		return Object{}, n, fmt.Errorf("project %s: %w", p.id, ErrNotObject)
+		return Object{}, fmt.Errorf("project %s: %w", p.id, ErrNotObject)
 	}
 	if err = p.identify(root.Get("metadata"), &obj); err != nil {
-		return obj, n, fmt.Errorf("project %s: %q in namespace %q: %w", p.id, obj.Name, obj.Namespace, err)
+		return obj, fmt.Errorf("project %s: %q in namespace %q: %w", p.id, obj.Name, obj.Namespace, err)
 	}
 	if p.reported != nil && !p.reported(root) {
-		return obj, n, nil
+		return obj, nil
 	}
 
 	p.owner, p.ownerKind = UID{}, ""
@@ -173,7 +183,7 @@ func (p *Projector) Project(buf []byte, known func(Key) *Entry) (obj Object, n i
 	obj.Entry = p.enc.Encode(Content{
 		WireType: p.wireType, UID: obj.UID, Owner: p.owner, OwnerKind: p.ownerKind, JSON: p.out,
 	}, old)
-	return obj, n, nil
+	return obj, nil
 }
 
 // identify fills in what tells the object from others.

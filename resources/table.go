@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
 )
 
@@ -48,6 +50,8 @@ type table struct {
 	reported func(root jsonscan.Value) bool
 	// unreported says why an object may not be reported.
 	unreported string
+	// typed is what an apiserver knows the objects as; without it they are read as JSON only.
+	typed typed
 }
 
 // meta returns the rows that every kind has, and extra ones.
@@ -80,7 +84,7 @@ var (
 // tables say, for each projection, what is sent (docs/protocol.md, section 6). The order of rows does not matter: members
 // of the output are sorted by key.
 var tables = map[projection]table{
-	nodeProjection: {rows: meta(labelsRow,
+	nodeProjection: {typed: typedAs[corev1.Node]("", "v1", "nodes", "Node"), rows: meta(labelsRow,
 		row{path: "spec.podCIDR", rule: prefix, note: "left out unless it is an address with a mask: the server fails on others"},
 		row{
 			path: "status.addresses", of: "address type", rule: internalIP,
@@ -94,7 +98,7 @@ var tables = map[projection]table{
 		},
 	)},
 	namespaceProjection: {rows: meta(labelsRow)},
-	podProjection: {rows: meta(annotationsRow, ownersRow, createdRow,
+	podProjection: {typed: typedAs[corev1.Pod]("", "v1", "pods", "Pod"), rows: meta(annotationsRow, ownersRow, createdRow,
 		row{
 			path: "metadata.labels", rule: labelsOrEmpty, always: true,
 			note: "as they are; `{}` if there are none: without it the server can crash",

@@ -270,6 +270,10 @@ const (
 	hasEscape   = 1 << iota // any escape sequence
 	hasOddEsc               // one that is not written as encoding/json would write it
 	hasNonASCII             // a byte of 0x80 or more
+
+	// Of a value that was not read from JSON (Build).
+	isPlain  // a backslash stands for itself
+	isInText // in text, not in the buffer
 )
 
 const (

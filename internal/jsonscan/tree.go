@@ -47,6 +47,13 @@ func (f *Filter) Add(path ...string) {
 	}
 }
 
+// Each calls f for every wanted member; sub is nil if all of it is wanted.
+func (f *Filter) Each(do func(name string, sub *Filter)) {
+	for _, x := range f.fields {
+		do(x.name, x.sub)
+	}
+}
+
 // find returns the filter of a member, and whether the member is wanted at all.
 func (f *Filter) find(key []byte) (*Filter, bool) {
 	for i := range f.fields {
@@ -87,7 +94,7 @@ type node struct {
 // the memory of earlier documents, unless one was a giant. It is not safe for concurrent use.
 type Tree struct {
 	buf     []byte
-	text    []byte // decoded keys
+	text    []byte // decoded keys; also what is not in the buffer of a tree that was built
 	nodes   []node
 	members []int32 // stack of the members of the objects being read
 	scratch []byte
@@ -375,12 +382,16 @@ func (v Value) Get(key string) Value {
 	return Value{t: v.t}
 }
 
-// Raw is the value as it is written in the document; of a string without its quotes.
+// Raw is the value as it is written in the document; of a string without its quotes. Texts of a tree that was built (Build)
+// are written without escapes.
 func (v Value) Raw() []byte {
 	if v.n == 0 {
 		return nil
 	}
 	x := &v.t.nodes[v.n]
+	if x.flags&isInText != 0 {
+		return v.t.text[x.start:x.end]
+	}
 	return v.t.buf[x.start:x.end]
 }
 
@@ -393,7 +404,11 @@ func (v Value) Text() []byte {
 	if standsForItself(raw, flags) {
 		return raw
 	}
-	v.t.scratch = appendText(v.t.scratch[:0], raw)
+	if flags&isPlain != 0 {
+		v.t.scratch = appendValid(v.t.scratch[:0], raw)
+	} else {
+		v.t.scratch = appendText(v.t.scratch[:0], raw)
+	}
 	return v.t.scratch
 }
 
