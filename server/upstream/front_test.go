@@ -188,7 +188,7 @@ type rig struct {
 	t       testing.TB
 	servers []*deepflow
 	front   *upstream.Front
-	elapsed atomic.Int64
+	elapsed *atomic.Int64
 	address string
 	backend store.Backend
 	elector *elector.Elector
@@ -198,15 +198,21 @@ type rig struct {
 
 func newRig(t testing.TB, servers int, opts upstream.Options, elect elector.Options) *rig {
 	t.Helper()
-	r := &rig{t: t, backend: store.NewMemory(), opts: opts}
+	r := &rig{t: t, backend: store.NewMemory(), opts: opts, elapsed: &atomic.Int64{}}
+	r.serve(servers)
+	r.start(elect)
+	return r
+}
+
+// serve starts the servers behind.
+func (r *rig) serve(servers int) {
+	r.t.Helper()
 	for range servers {
-		d := newDeepflow(t, "127.0.0.1:0")
+		d := newDeepflow(r.t, "127.0.0.1:0")
 		d.now = func() time.Duration { return time.Duration(r.elapsed.Load()) }
 		r.servers = append(r.servers, d)
 		r.opts.Addresses = append(r.opts.Addresses, d.address)
 	}
-	r.start(elect)
-	return r
 }
 
 // start starts a front; it is called again for a restart.
@@ -270,6 +276,7 @@ type standIn struct {
 	req   *agent.SyncRequest
 	old   bool
 	watch bool
+	told  bool // the last Sync was answered with a decision
 	err   error
 	resp  *agent.SyncResponse
 }
@@ -286,16 +293,19 @@ func (a *standIn) sync(md ...string) bool {
 	a.r.t.Helper()
 	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(a.r.t.Context(), md...), 20*time.Second)
 	defer cancel()
+	var st int32
+	var watch bool
 	if a.old {
 		var resp trident.SyncResponse
-		if a.err = a.conn.Invoke(ctx, "/trident.Synchronizer/Sync", a.req, &resp); a.err == nil {
-			a.watch = resp.GetConfig().GetKubernetesApiEnabled()
-		}
-		return a.watch
+		a.err = a.conn.Invoke(ctx, "/trident.Synchronizer/Sync", a.req, &resp)
+		st, watch = int32(resp.GetStatus()), resp.GetConfig().GetKubernetesApiEnabled()
+	} else {
+		a.resp = &agent.SyncResponse{}
+		a.err = a.conn.Invoke(ctx, "/agent.Synchronizer/Sync", a.req, a.resp)
+		st, watch = int32(a.resp.GetStatus()), a.resp.GetDynamicConfig().GetKubernetesApiEnabled()
 	}
-	a.resp = &agent.SyncResponse{}
-	if a.err = a.conn.Invoke(ctx, "/agent.Synchronizer/Sync", a.req, a.resp); a.err == nil && a.resp.GetStatus() == agent.Status_SUCCESS {
-		a.watch = a.resp.GetDynamicConfig().GetKubernetesApiEnabled()
+	if a.told = a.err == nil && st == int32(agent.Status_SUCCESS); a.told { // else it goes on as before
+		a.watch = watch
 	}
 	return a.watch
 }

@@ -82,7 +82,7 @@ func TestHistories(t *testing.T) {
 			default:
 				before := a.watch
 				a.sync()
-				if a.watch && a.err == nil {
+				if a.watch && a.told {
 					until[a] = time.Duration(r.elapsed.Load()) + 9*time.Minute
 				}
 				if a.watch && !before && a.req.GetKubernetesWatchPolicy() == disabled {
