@@ -1,14 +1,12 @@
 package receiver
 
 import (
-	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"testing"
 )
 
-// TestDocs looks for every rule and every route in docs/receiver.md, and for nothing else there.
+// TestDocs looks for every rule in docs/receiver.md, and for nothing else there.
 func TestDocs(t *testing.T) {
 	raw, err := os.ReadFile("../../docs/receiver.md")
 	if err != nil {
@@ -34,11 +32,5 @@ func TestDocs(t *testing.T) {
 	}
 	for name := range documented {
 		t.Errorf("docs/receiver.md has the rule %q, which does not exist", name)
-	}
-	recv := New(Options{Logger: slog.New(slog.DiscardHandler)})
-	for _, route := range recv.Routes() {
-		if line := fmt.Sprintf("| `%s %s` |", route.Method, route.Path); !strings.Contains(doc, line) {
-			t.Errorf("docs/receiver.md has no line %s", line)
-		}
 	}
 }
