@@ -100,12 +100,12 @@ func (v *View) At(version uint64) (Snapshot, []*Entry, error) {
 	return Snapshot{}, nil, fmt.Errorf("version %d of cluster %s: %w", version, v.State.ID, ErrNotFound)
 }
 
-// Named returns all kept entries of objects with a type, namespace and name, by object and then the oldest first.
-func (v *View) Named(wireType, namespace, name string) []*Entry {
+// Kept returns all kept entries that match, by object and then the oldest first.
+func (v *View) Kept(match func(*Entry) bool) []*Entry {
 	var found []*Entry
 	for _, list := range [][]*Entry{v.Entries, v.ended} {
 		for _, e := range list {
-			if e.Name == name && e.Namespace == namespace && e.Type == wireType {
+			if match(e) {
 				found = append(found, e)
 			}
 		}

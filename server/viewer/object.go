@@ -1,12 +1,14 @@
 package viewer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -90,9 +92,8 @@ func (v *Viewer) apiGraph(req *http.Request) (any, error) {
 
 func (v *Viewer) apiObject(req *http.Request) (any, error) {
 	q := req.URL.Query()
-	wire, namespace, name := q.Get("type"), q.Get("namespace"), q.Get("name")
-	if wire == "" || name == "" {
-		return nil, bad("type and name are needed, and the namespace of an object that is in one")
+	if q.Get("type") == "" || q.Get("name") == "" && q.Get("uid") == "" {
+		return nil, bad("type and name are needed, and the namespace of an object that is in one; or type and uid")
 	}
 	const tries = 3 // the cluster may change between two looks at it
 	for range tries {
@@ -100,7 +101,7 @@ func (v *Viewer) apiObject(req *http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		out, err := v.object(req.Context(), view, wire, namespace, name)
+		out, err := v.object(req.Context(), view, q)
 		if err != nil {
 			return nil, err
 		}
@@ -120,8 +121,14 @@ func (v *Viewer) apiObject(req *http.Request) (any, error) {
 var errMoved = errors.New("there is a newer version")
 
 // object finds an object of a view, reads it and its history.
-func (v *Viewer) object(ctx context.Context, view *store.View, wire, namespace, name string) (*ObjectView, error) {
-	kept := view.Named(fullType(view, wire), namespace, name)
+func (v *Viewer) object(ctx context.Context, view *store.View, q url.Values) (*ObjectView, error) {
+	wire, namespace, name := fullType(view, q.Get("type")), q.Get("namespace"), q.Get("name")
+	match := func(e *store.Entry) bool { return e.Name == name && e.Namespace == namespace && e.Type == wire }
+	if uid := q.Get("uid"); uid != "" {
+		key := store.KeyOf(wire, []byte(uid))
+		match = func(e *store.Entry) bool { return e.Key == key && e.Type == wire }
+	}
+	kept := view.Kept(match)
 	if len(kept) == 0 {
 		return nil, &receiver.APIError{
 			Status: http.StatusNotFound, Message: fmt.Sprintf("no kept version of cluster %s has %s %s/%s", view.State.ID, clip(wire), clip(namespace), clip(name)),
@@ -134,7 +141,7 @@ func (v *Viewer) object(ctx context.Context, view *store.View, wire, namespace, 
 		case (a.To == 0) != (b.To == 0):
 			return map[bool]int{true: 1, false: -1}[a.To == 0]
 		default:
-			return int(int64(a.From) - int64(b.From)) //nolint:gosec // numbers of versions
+			return cmp.Compare(a.From, b.From)
 		}
 	})
 	changes, err := v.read(ctx, view.State.ID, []*store.Entry{last})

@@ -68,6 +68,10 @@ func TestObject(t *testing.T) {
 	if v.UID != "p2" || v.Others != 1 || history() != "50 40 added" {
 		t.Errorf("got %s, %d others, history %s, want the new Pod", v.UID, v.Others, history())
 	}
+	r.call(t, "GET", "/clusters/d-one/object?type=Pod&uid=p1", "", 200, &v)
+	if v.UID != "p1" || v.Reported || v.Name != "cart-1-a" {
+		t.Errorf("got %s, reported %v, want the Pod that is gone", v.UID, v.Reported)
+	}
 	for path, status := range map[string]int{
 		objectPath("d-one", "*v1.Pod", "shop", "none"): 404, objectPath("d-one", "", "shop", "cart-1-a"): 400, objectPath("d-two", "*v1.Pod", "shop", "cart-1-a"): 404,
 		"/clusters/d-one/graph?namespace=none": 404, "/clusters/d-one/graph": 400, "/clusters/d-one/graph?namespace=shop&limit=501": 400,

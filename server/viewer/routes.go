@@ -38,7 +38,7 @@ func (v *Viewer) Routes() []receiver.Route {
 		read("/clusters/{cluster}/dropped", "What deepflow-server would drop, each with its reason.", v.apiDropped,
 			"reason", "scope", "type", "namespace", "name", "contains", "limit", "continue"),
 		read("/clusters/{cluster}/dropped/reasons", "What deepflow-server would drop, counted by reason.", v.apiReasons),
-		read("/clusters/{cluster}/object", "One object: as stored, what deepflow-server makes of it, its neighbours, its versions.", v.apiObject, "type", "namespace", "name"),
+		read("/clusters/{cluster}/object", "One object: as stored, what deepflow-server makes of it, its neighbours, its versions.", v.apiObject, "type", "namespace", "name", "uid"),
 		read("/clusters/{cluster}/graph", "The picture of a namespace: Ingresses, Services, workloads, Pods, Nodes and what breaks between them.", v.apiGraph,
 			"namespace", "limit"),
 		read("/clusters/{cluster}/differences", "What differs between two versions.", v.apiDifferences,

@@ -182,8 +182,9 @@ func TestPage(t *testing.T) {
 	b.do("search it", chromedp.SendKeys("input[type=search]", pod, chromedp.ByQuery))
 	b.until("the Pod is found", fmt.Sprintf(`[...document.querySelectorAll('[role=treeitem][aria-level="3"] .name')].some((e) => e.textContent === %q) && document.body.textContent.includes("contain it")`, pod))
 	b.do("look at the Pod", chromedp.Click(`[role=treeitem][aria-level="3"]`, chromedp.ByQuery))
-	b.until("the Pod's JSON", fmt.Sprintf(`document.querySelector('dialog[open] pre')?.textContent.includes('"name": "%s"')`, pod))
-	b.do("close it", chromedp.KeyEvent(kb.Escape))
+	b.until("the Pod's JSON", fmt.Sprintf(`document.activeElement.id === "object" && [...document.querySelectorAll('main pre')].some((e) => e.textContent.includes('"name": "%s"'))`, pod))
+	b.do("go back", chromedp.KeyEvent(kb.Escape))
+	b.until("the tree with the search", fmt.Sprintf(`document.querySelector('main input[type=search]')?.value === %q && document.querySelector('[role=treeitem][aria-level="3"]') !== null`, pod))
 
 	b.do("live changes", chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+"changes"), nil))
 	b.until("the stream", `document.getElementById("live").textContent.startsWith("live")`)
@@ -201,7 +202,7 @@ func TestPage(t *testing.T) {
 	b.screenshot("live", 1100, 720, "light")
 
 	b.do("services", chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+"services"), nil))
-	b.until("the services", `document.querySelector("main table[aria-label=Services] tbody button") !== null`)
+	b.until("the services", `document.querySelector("main table[aria-label=Services] tbody a") !== null`)
 	shop := cluster.Client.CoreV1().Services("shop")
 	web, err := shop.Get(p.ctx, "web", metav1.GetOptions{})
 	p.must(err)
@@ -254,6 +255,21 @@ func TestPage(t *testing.T) {
 	b.quiet()
 }
 
+// tabTo presses Tab until an element has the focus, a few times at most.
+func (b *browser) tabTo(what, selector string) {
+	b.t.Helper()
+	const most = 12
+	for range most {
+		b.do(what, chromedp.KeyEvent(kb.Tab))
+		var there bool
+		b.do(what, chromedp.Evaluate(fmt.Sprintf(`document.activeElement.matches(%q)`, selector), &there))
+		if there {
+			return
+		}
+	}
+	b.t.Fatalf("%s: %d times Tab did not lead to %s", what, most, selector)
+}
+
 // keyboard goes through the tree, a list and the tabs without a mouse.
 func (p *pair) keyboard(b *browser) {
 	b.t.Helper()
@@ -281,18 +297,24 @@ func (p *pair) keyboard(b *browser) {
 	press("→ opens the first namespace with workloads", selected+`?.getAttribute("aria-level") === "2"`, kb.Home, kb.ArrowRight, kb.ArrowRight)
 	press("→ opens a workload", selected+`?.nextElementSibling?.getAttribute("aria-level") === "3"`, kb.ArrowRight)
 	press("→ goes to its first Pod", selected+`?.getAttribute("aria-level") === "3"`, kb.ArrowRight)
-	press("Enter shows the Pod", `document.querySelector("dialog[open] pre")?.textContent.includes('"metadata"')`, kb.Enter)
-	press("Escape closes it, and the tree has the focus", `!document.querySelector("dialog[open]") && document.activeElement.getAttribute("role") === "tree"`, kb.Escape)
+	press("Enter opens the Pod", `document.activeElement.id === "object" && document.querySelector("main pre")?.textContent.includes('"metadata"')`, kb.Enter)
+	press("Escape goes back, and the tree has the focus", `document.activeElement.getAttribute("role") === "tree" && `+selected+`?.getAttribute("aria-level") === "3"`, kb.Escape)
 	press("← goes to the workload and closes it", selected+`?.getAttribute("aria-expanded") === "false" && `+selected+`.getAttribute("aria-level") === "2"`, kb.ArrowLeft, kb.ArrowLeft)
 	press("← goes to the namespace and closes it", selected+`?.getAttribute("aria-expanded") === "false" && `+selected+`.getAttribute("aria-level") === "1"`, kb.ArrowLeft, kb.ArrowLeft)
 	press("End selects the last row", selected+`?.getAttribute("aria-posinset") === `+selected+`?.getAttribute("aria-setsize")`, kb.End)
 	b.do("focus the tab of the nodes", chromedp.Focus(`#tabs a[href$="/nodes"]`, chromedp.ByQuery))
-	press("Enter opens the nodes", `document.querySelector("main table[aria-label=Nodes] tbody button") !== null`, kb.Enter)
+	press("Enter opens the nodes", `document.querySelector("main table[aria-label=Nodes] tbody a") !== null`, kb.Enter)
 	b.do("focus the search", chromedp.Focus("main input[type=search]", chromedp.ByQuery))
 	press("Tab goes to the list", `document.activeElement.className === "long"`, kb.Tab)
-	press("Tab goes to the first node", `document.activeElement === document.querySelector("main tbody button")`, kb.Tab)
-	press("Enter shows the node", `document.querySelector("dialog[open] pre")?.textContent.includes('"metadata"')`, kb.Enter)
-	press("Escape closes it, and the node has the focus", `!document.querySelector("dialog[open]") && document.activeElement === document.querySelector("main tbody button")`, kb.Escape)
+	press("Tab goes to the first node", `document.activeElement === document.querySelector("main tbody a")`, kb.Tab)
+	press("Enter opens the node", `document.activeElement.id === "object" && document.querySelector(".picture .box.focus") !== null`, kb.Enter)
+	b.tabTo("Tab goes on to its picture", ".picture .box.focus")
+	press("Escape goes back to the nodes", `document.querySelector("main table[aria-label=Nodes] tbody a") !== null`, kb.Escape)
+	b.do("focus the tab of the map", chromedp.Focus(`#tabs a[href$="/map"]`, chromedp.ByQuery))
+	press("Enter opens the map", `document.querySelector(".picture .box") !== null`, kb.Enter)
+	b.do("focus the search", chromedp.Focus("main input[type=search]", chromedp.ByQuery))
+	press("what is typed is found", `document.querySelectorAll(".picture .hit").length > 0`, "e")
+	press("Enter goes to it", `document.activeElement.matches(".picture .hit")`, kb.Enter)
 	b.do("focus the button of the token", chromedp.Focus("#login", chromedp.ByQuery))
 	press("Enter asks for the token", `document.activeElement.id === "token"`, kb.Enter)
 	press("Escape closes it", `!document.querySelector("dialog[open]")`, kb.Escape)
@@ -307,7 +329,9 @@ func TestHostilePage(t *testing.T) {
 	b := openBrowser(t)
 	s := startServer(t)
 	reportObjects(t, s, "d-hostile", 1, hostile, workloads(3, hostile))
-	reportObjects(t, s, "d-hostile", 2, hostile, workloads(4, hostile))
+	control := fmt.Sprintf(`{"metadata":{"uid":"control","name":"control","namespace":%q,"annotations":{"large":%q,"control":"\u0000\u0007\u001b[31m\u202e"},"ownerReferences":[{"kind":"StatefulSet","name":"a","uid":"w0"}]}}`,
+		"team-00"+hostile, strings.Repeat("x", 1<<20))
+	reportObjects(t, s, "d-hostile", 2, hostile, append(workloads(4, hostile), entry("*v1.Pod", control)))
 	b.do("open an address that is none", chromedp.Navigate(s.HTTP+"/#/%"))
 	b.until("the error message as text", `document.querySelector("main").textContent.includes("<script>window.hacked=1</script>")`)
 	for _, tab := range []string{"tree", "dropped", "versions", "services", "nodes", "changes"} {
@@ -319,11 +343,74 @@ func TestHostilePage(t *testing.T) {
 		}
 		b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(300*time.Millisecond))
 	}
+	for _, o := range [][3]string{{"*v1.Pod", "team-00" + hostile, "app-0000-00" + hostile}, {"*v1.Pod", "team-00" + hostile, "lost" + hostile}, {"*v1.Node", "", "node" + hostile}, {"*v1.Pod", "team-00" + hostile, "control"}} {
+		b.do("open an object", chromedp.Evaluate(fmt.Sprintf(`location.hash = "#/c/d-hostile/object/" + [%q, %q, %q].map(encodeURIComponent).join("/")`, o[0], o[1], o[2]), nil))
+		b.until("object "+o[2], fmt.Sprintf(`document.querySelector("#object")?.textContent.includes(%q) && document.querySelector(".picture .box.focus") !== null`, o[2]))
+		b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(200*time.Millisecond))
+		b.inside("object " + o[2])
+	}
+	b.do("map", chromedp.Evaluate(fmt.Sprintf(`location.hash = "#/c/d-hostile/map/" + encodeURIComponent(%q)`, "team-00"+hostile), nil))
+	b.until("the map", `document.querySelectorAll(".picture .box").length > 3`)
+	b.inside("map")
 	var hacked bool
 	b.do("look for injected code", chromedp.Evaluate(`window.hacked !== undefined || document.querySelector("main img, main script") !== null`, &hacked))
 	if hacked {
 		t.Error("a string of the cluster became markup")
 	}
+	b.quiet()
+}
+
+// inside fails the test if the page is wider than the screen.
+func (b *browser) inside(what string) {
+	b.t.Helper()
+	var wide int
+	b.do("measure", chromedp.Evaluate(`document.documentElement.scrollWidth - innerWidth`, &wide))
+	if wide > 0 {
+		b.t.Errorf("%s: the page is %d pixels wider than the screen", what, wide)
+	}
+}
+
+// TestPictures looks at objects of the sample cluster and at its namespaces, and takes the pictures of docs/page.md.
+func TestPictures(t *testing.T) {
+	b := openBrowser(t)
+	p := newPair(t, options{})
+	load(t, nil)
+	p.start()
+	p.synced(time.Minute)
+	open := func(what, hash, want string) {
+		t.Helper()
+		b.do(what, chromedp.Navigate(p.server.HTTP+"/#/c/"+p.clusterID+hash))
+		b.until(what, want)
+	}
+	const focus = `document.querySelector(".picture .box.focus")`
+	open("a workload", "/object/*v1.Deployment/shop/web", focus+` && document.querySelectorAll(".picture .box").length > 3`)
+	b.until("its findings", `[...document.querySelectorAll("main section.card")].some((e) => e.textContent.includes("What to do"))`)
+	b.until("what is understood", `document.querySelector("table[aria-label=Understood]")?.textContent.includes("spec.replicas")`)
+	b.until("the picture as text", `[...document.querySelectorAll("main details li")].some((e) => e.textContent.startsWith("Service shop/web") && e.textContent.includes("leads to Deployment shop/web"))`)
+	b.tabTo("to the picture", ".picture .box.focus")
+	for key, kind := range map[string]string{kb.ArrowRight: "Pod ", kb.ArrowLeft: "Service "} {
+		b.do("back to the middle", chromedp.Focus(".picture .box.focus", chromedp.ByQuery), chromedp.KeyEvent(key))
+		b.until("the arrow leads to a "+kind, fmt.Sprintf(`document.activeElement.getAttribute("aria-label")?.startsWith(%q)`, kind))
+	}
+	b.screenshot("object-light", 1250, 900, "light")
+	b.screenshot("object-dark", 1250, 900, "dark")
+	b.do("phone", chromedp.EmulateViewport(375, 780))
+	b.inside("an object on a phone")
+	b.do("desktop", chromedp.EmulateViewport(1250, 900))
+	web, err := cluster.Client.AppsV1().Deployments("shop").Get(p.ctx, "web", metav1.GetOptions{})
+	p.must(err)
+	web.Labels = map[string]string{"changed": "while-it-is-looked-at"}
+	_, err = cluster.Client.AppsV1().Deployments("shop").Update(p.ctx, web, metav1.UpdateOptions{})
+	p.must(err)
+	b.until("the change arrives", `document.querySelector("main pre")?.textContent.includes("while-it-is-looked-at") && document.querySelector("ol.time details") !== null`)
+	b.do("open its history", chromedp.Click("ol.time details summary", chromedp.ByQuery))
+	b.until("the difference", `document.querySelector("ol.time pre.diff .plus")?.textContent.includes("while-it-is-looked-at")`)
+
+	open("the map", "/map/shop", `document.querySelectorAll(".picture .box").length > 5 && document.querySelector(".picture .box.dropped") !== null`)
+	b.screenshot("map-light", 1700, 900, "light")
+	b.screenshot("map-dark", 1700, 900, "dark")
+	b.do("follow a box", chromedp.Evaluate(`location.hash = document.querySelector(".picture .box.dropped").getAttribute("href")`, nil))
+	b.until("what is dropped", `document.querySelector("#object .chip")?.textContent === "is dropped" && document.querySelector("main section.card")?.textContent.includes("What to do")`)
 	b.quiet()
 }
 
@@ -372,6 +459,21 @@ func TestLargePage(t *testing.T) {
 	if rows == 0 || rows > 200 {
 		t.Errorf("got %d rows as elements, want only those on the screen", rows)
 	}
+	b.do("map", chromedp.Evaluate(`performance.mark("map"); location.hash="#/c/d-large/map/team-00"`, nil))
+	b.until("the map, its Pods grouped", `document.querySelectorAll(".picture .box").length > 20`)
+	b.do("map", chromedp.Evaluate(`performance.measure("map", "map").duration`, &first), chromedp.Evaluate(`document.querySelectorAll(".picture .box").length`, &rows))
+	t.Logf("map of 2,000 Pods: %.0f ms, %d boxes", first, rows)
+	if rows > 500 {
+		t.Errorf("got %d boxes, want not more than 500", rows)
+	}
+	b.do("a Pod", chromedp.Evaluate(`performance.mark("pod"); location.hash="#/c/d-large/object/*v1.Pod/team-00/app-0000-00"`, nil))
+	b.until("the Pod", `document.querySelector(".picture .box.focus") !== null`)
+	b.do("a Pod", chromedp.Evaluate(`performance.measure("pod", "pod").duration`, &first))
+	t.Logf("a Pod of 100,000: %.0f ms", first)
+	b.do("the node with all Pods", chromedp.Evaluate(`performance.mark("node"); location.hash="#/c/d-large/object/*v1.Node//node"`, nil))
+	b.until("the node", `document.querySelector("#object")?.textContent.startsWith("Node") && document.querySelector(".picture .box.focus") !== null`)
+	b.do("the node", chromedp.Evaluate(`performance.measure("node", "node").duration`, &first))
+	t.Logf("a node with 100,000 Pods: %.0f ms", first)
 	const many = 20000
 	reportObjects(t, s, "d-services", 1, "", manyServices(many))
 	b.do("services", chromedp.Evaluate(`location.hash="#/c/d-services/services"`, nil))

@@ -134,7 +134,8 @@ var described = map[string]parameter{
 
 	"GET /clusters/{cluster}/object type":      {schema: textSchema(), description: "Wire type, for example *v1.Pod; v1.Pod and Pod, too.", required: true},
 	"GET /clusters/{cluster}/object namespace": {schema: textSchema(), description: "Its namespace, if it is in one."},
-	"GET /clusters/{cluster}/object name":      {schema: textSchema(), description: "Its name.", required: true},
+	"GET /clusters/{cluster}/object name":      {schema: textSchema(), description: "Its name."},
+	"GET /clusters/{cluster}/object uid":       {schema: textSchema(), description: "Its uid, instead of namespace and name."},
 	"GET /clusters/{cluster}/graph namespace":  {schema: textSchema(), description: "The namespace to draw.", required: true},
 	"GET /clusters/{cluster}/graph limit":      {schema: map[string]any{"type": "integer", "minimum": 1, "maximum": 500, "default": 500}, description: "Most boxes."},
 }

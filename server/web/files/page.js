@@ -73,7 +73,7 @@ let view = new AbortController();
 let onChange = null; // what a view does when a version comes
 let stream = { id: null, ctl: null, events: [] };
 
-const tabs = [["tree", "Tree"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
+const tabs = [["tree", "Tree"], ["map", "Map"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
 
 // decoded is a part of the address, as it stands if it has escapes that are none.
 function decoded(part) {
@@ -88,19 +88,20 @@ function route() {
   view.abort();
   view = new AbortController();
   onChange = null;
-  const [, kind, id, tab = "tree"] = location.hash.split("/").map(decoded);
+  const [, kind, id, tab = "tree", ...rest] = location.hash.split("/").map(decoded);
   const nav = byId("tabs");
   nav.replaceChildren();
   nav.hidden = kind !== "c";
   byId("crumb").textContent = kind === "c" ? id : "";
   document.title = (kind === "c" ? id + " – " : "") + "pseudo-server";
   follow(kind === "c" ? id : null);
+  if (kind !== "c") treeStates.clear();
   if (kind === "upstream") return run(showUpstream);
   if (kind !== "c") return run(showClusters);
   for (const [key, title] of tabs) {
     nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, title));
   }
-  const views = { tree: showTree, dropped: showDropped, watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
+  const views = { tree: showTree, map: (of, signal) => showMap(of, signal, rest[0]), object: (of, signal) => showObject(of, signal, rest), dropped: showDropped, watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
   run((signal) => (views[tab] || showTree)(id, signal));
 }
 
@@ -186,12 +187,24 @@ async function all(path, signal, each) {
 
 const rowHeight = 28;
 
+// treeStates are what was opened and selected in the trees of clusters, for who comes back from an object.
+const treeStates = new Map();
+
+// Addresses of views.
+const objectHref = (id, type, namespace, name, uid) => "#/c/" + enc(id) + "/object/" + [type, namespace || "", name || ""].map(enc).join("/") + (uid ? "/" + enc(uid) : "");
+const mapHref = (id, namespace) => "#/c/" + enc(id) + "/map/" + enc(namespace);
+// workloadHref is the address of a workload; one that is no entry is in the picture of its namespace.
+const workloadHref = (id, w) => (w.source.startsWith("*") ? objectHref(id, w.source, w.namespace, w.name, w.source === "*v1.ReplicaSet" ? w.uid : "") : mapHref(id, w.namespace));
+
 // showTree shows namespaces, workloads and Pods. Only the rows on the screen exist as elements.
 async function showTree(id, signal) {
   const base = "/clusters/" + enc(id) + "/inventory";
-  const open = new Set(); // keys of opened nodes
+  const kept = treeStates.get(id) || { open: new Set(), selected: 0, top: 0, filter: "", namespace: "", state: "" };
+  const back = treeStates.has(id);
+  treeStates.set(id, kept);
+  const open = kept.open; // keys of opened nodes
   const pods = new Map(); // workload → Pods
-  let workloads = [], namespaces = [], rows = [], selected = 0, found = null, filterText = "";
+  let workloads = [], namespaces = [], rows = [], selected = kept.selected, found = null, filterText = kept.filter;
 
   const search = el("input", { type: "search", placeholder: "Search workloads, Pods, addresses", "aria-label": "Search workloads, Pods and addresses" });
   const only = el("select", { "aria-label": "Namespace" }, el("option", { value: "" }, "all namespaces"));
@@ -239,16 +252,16 @@ async function showTree(id, signal) {
       const shown = found ? list.filter((w) => w.name.toLowerCase().includes(text) || found.has(refOf(w))) : list;
       if (found && !shown.length && !ns.toLowerCase().includes(text)) continue;
       const isOpen = found ? true : open.has("n " + ns);
-      rows.push({ level: 1, key: "n " + ns, name: ns, side: number(list.length) + " workloads", open: isOpen, leaf: !list.length });
+      rows.push({ level: 1, key: "n " + ns, name: ns, side: number(list.length) + " workloads", open: isOpen, leaf: !list.length, href: mapHref(id, ns) });
       if (!isOpen) continue;
       for (const w of shown) {
         const ref = refOf(w), hit = found && found.get(ref);
         const wOpen = hit ? true : open.has("w " + ref);
-        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, side: w.type + " · " + number(w.pods) + "/" + number(w.replicas) + " Pods", far: w.services.join(", "), open: wOpen, leaf: !w.pods });
+        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, side: w.type + " · " + number(w.pods) + "/" + number(w.replicas) + " Pods", far: w.services.join(", "), open: wOpen, leaf: !w.pods, href: workloadHref(id, w) });
         if (!wOpen) continue;
         for (const p of hit || pods.get(ref) || []) {
           if (state.value && p.state !== state.value) continue;
-          rows.push({ level: 3, key: "p " + p.uid, name: p.name, state: p.state, side: p.addresses.join(" "), far: p.node, pod: p, leaf: true });
+          rows.push({ level: 3, key: "p " + p.uid, name: p.name, state: p.state, side: p.addresses.join(" "), far: p.node, leaf: true, href: objectHref(id, "*v1.Pod", p.namespace, p.name) });
         }
       }
     }
@@ -266,17 +279,18 @@ async function showTree(id, signal) {
         class: "row l" + r.level, role: "treeitem", id: "row-" + i, "aria-level": r.level, "aria-selected": i === selected, "aria-expanded": r.leaf ? null : r.open,
         "aria-setsize": rows.length, "aria-posinset": i + 1,
         onclick: () => { selected = i; tree.focus(); act(r); },
-      }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name" }, r.name),
-      r.state ? el("span", { class: "state " + tone(r.state) }, r.state) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far" }, r.far) : null);
+      }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name", title: r.name }, r.name),
+      r.state ? el("span", { class: "state " + tone(r.state) }, r.state) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far", title: r.far }, r.far) : null,
+      r.level < 3 ? el("span", { class: "open", title: "Open (o)", "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); leave(r, i); } }, "↗") : null);
       e.style.top = i * rowHeight + "px";
       shown.push(e);
     }
     space.replaceChildren(...shown);
     tree.setAttribute("aria-activedescendant", rows.length ? "row-" + selected : "");
   };
+  const leave = (r, i) => { selected = i; location.hash = r.href; };
   const act = async (r) => {
-    if (r.pod) return showObject(id, "Pod", r.pod.namespace, r.pod.name, r.pod);
-    if (r.leaf) return draw();
+    if (r.level === 3 || r.leaf) return leave(r, selected);
     if (open.has(r.key)) open.delete(r.key);
     else {
       open.add(r.key);
@@ -292,13 +306,14 @@ async function showTree(id, signal) {
     else if (top + rowHeight > tree.scrollTop + tree.clientHeight) tree.scrollTop = top + rowHeight - tree.clientHeight;
     draw();
   };
-  tree.addEventListener("scroll", () => requestAnimationFrame(draw));
+  tree.addEventListener("scroll", () => { kept.top = tree.scrollTop; requestAnimationFrame(draw); });
   tree.addEventListener("keydown", (e) => {
     const r = rows[selected], screen = Math.floor(tree.clientHeight / rowHeight) - 1;
     const moves = { ArrowDown: selected + 1, ArrowUp: selected - 1, Home: 0, End: rows.length - 1, PageDown: selected + screen, PageUp: selected - screen };
     if (e.key in moves) move(moves[e.key]);
     else if (!r) return;
     else if (e.key === "Enter" || e.key === " ") { if (!e.repeat) act(r); }
+    else if (e.key === "o") leave(r, selected);
     else if (e.key === "ArrowRight") { if (!r.leaf && !r.open) act(r); else move(selected + 1); }
     else if (e.key === "ArrowLeft") {
       if (!r.leaf && r.open) act(r);
@@ -346,25 +361,109 @@ async function showTree(id, signal) {
     everything.disabled = false;
   });
 
+  search.value = filterText;
+  state.value = kept.state;
   await load();
+  only.value = kept.namespace;
   show(el("h2", {}, "What deepflow-server would have of " + id), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
   layout();
+  tree.scrollTop = kept.top;
+  if (back) tree.focus();
+  signal.addEventListener("abort", () => Object.assign(kept, { selected, top: kept.top, filter: filterText, namespace: only.value, state: state.value }), { once: true });
   onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
-// showObject shows what was reported of one object.
-async function showObject(id, type, namespace, name, known) {
-  const body = el("pre", {}, "Loading …");
-  const close = el("button", { type: "button", onclick: () => box.close() }, "Close");
-  const box = el("dialog", { "aria-label": type + " " + name }, el("h2", {}, type + " " + (namespace ? namespace + "/" : "") + name),
-    known && known.workload ? el("p", {}, known.workload + (known.service ? " · Service " + known.service : "") + (known.node ? " · " + known.node : "") + (known.plugin ? " · by plugin " + known.plugin : "")) : null, body, close);
-  box.addEventListener("close", () => box.remove());
-  document.body.append(box);
-  box.showModal();
-  try {
-    const page = await get("/clusters/" + enc(id) + "/objects?type=" + enc(type) + "&namespace=" + enc(namespace || "") + "&name=" + enc(name), view.signal);
-    body.textContent = page.objects.length ? JSON.stringify(page.objects[0].object, null, 2) : "It is not reported any more.";
-  } catch (err) { body.textContent = err.message; }
+// reasonSentences explain the reasons of a cluster's findings.
+async function reasonSentences(id, signal) {
+  const { reasons } = await get("/clusters/" + enc(id) + "/dropped/reasons", signal);
+  const known = new Map(reasons.map((r) => [r.reason, r.sentence + " " + r.advice]));
+  return (reason) => known.get(reason) || "";
+}
+
+const boxHref = (id) => (b) => (b.id && b.type ? objectHref(id, b.type, b.namespace, b.name, b.type === "*v1.ReplicaSet" ? b.id : "") : "");
+
+// plainValue is a value of JSON for people.
+const plainValue = (v) => (Array.isArray(v) && v.every((x) => typeof x !== "object") ? v.join(", ") : typeof v === "object" && v !== null ? JSON.stringify(v) : String(v));
+
+const states = { shown: ["good", "arrives whole"], partly: ["warn", "arrives, but not whole"], dropped: ["bad", "is dropped"] };
+
+// showObject shows everything about one object: rest is its type, namespace, name, and uid where the name does not tell.
+async function showObject(id, signal, [type, namespace, name, uid]) {
+  const query = "?type=" + enc(type) + (uid ? "&uid=" + enc(uid) : "&namespace=" + enc(namespace || "") + "&name=" + enc(name || ""));
+  const load = async () => {
+    const [o, sentence] = await Promise.all([get("/clusters/" + enc(id) + "/object" + query, signal), reasonSentences(id, signal)]);
+    const own = o.graph.boxes.find((b) => b.focus), [mood, verdict] = !o.reported ? ["bad", "is not reported any more"] : own ? states[own.state] : ["quiet", ""];
+    const kind = o.type.slice(o.type.lastIndexOf(".") + 1);
+    document.title = kind + " " + o.name + " – " + id;
+    const text = JSON.stringify(o.object, null, 2);
+    const past = o.history.map((h) => el("li", {}, h.before
+      ? el("div", {}, when(h.received_at), changeList(id, h.before, h.version, [{ change: h.change, type: o.type, namespace: o.namespace, name: o.name }], signal, "version " + h.version))
+      : el("p", {}, when(h.received_at), " version " + h.version + ": it is in the oldest version that can be read")));
+    show(el("h2", { id: "object", tabindex: "-1" }, kind + " " + (o.namespace ? o.namespace + "/" : "") + o.name, " ", verdict ? el("span", { class: "chip " + mood }, verdict) : null),
+      el("p", { class: "quiet" }, o.type + (o.uid ? " · uid " + o.uid : "") + " · " + number(o.raw_bytes) + " bytes of JSON, " + number(o.bytes) + " compressed · version " + o.version
+        + (o.others ? " · " + o.others + " other objects of this name are kept" : ""), o.namespace ? " · " : null, o.namespace ? el("a", { href: mapHref(id, o.namespace) }, "Map of " + o.namespace) : null),
+      ...o.findings.map((f) => el("section", { class: "card", "aria-label": "Finding" },
+        el("p", {}, el("b", { class: tone(f.scope) }, f.reason), " – " + f.sentence + (f.detail ? " (" + f.detail + ")" : "")), el("p", {}, "What to do: " + f.advice))),
+      o.graph.boxes.length ? el("h2", {}, "Neighbours") : null,
+      o.graph.boxes.length ? picture(o.graph, boxHref(id), sentence, "Neighbours of " + o.name).element : null,
+      o.graph.boxes.length ? legend() : null,
+      o.graph.grouped ? el("p", { class: "quiet" }, "Pods of one workload and one fate are one box." + (o.graph.omitted ? " " + o.graph.omitted + " boxes are left out." : "")) : null,
+      el("h2", {}, "What deepflow-server understands of it"),
+      o.understood.length ? table("Understood", ["Value of", "Value", "~Read from"], o.understood.map((f) => [f.name.replaceAll("_", " "), plainValue(f.value), f.from])) : el("p", {}, "Nothing: it is not shown."),
+      el("h2", {}, "History within the kept versions"), past.length ? el("ol", { class: "time" }, past) : el("p", { class: "quiet" }, "No kept version changed it."),
+      el("h2", {}, "As stored"), el("details", { open: text.length < 20000 }, el("summary", {}, number(text.length) + " characters"), el("pre", { tabindex: "0" }, text)));
+  };
+  await load();
+  byId("object").focus();
+  // Not while somebody reads what he opened.
+  onChange = oneAtATime(async () => { if (!main.querySelector("ol.time details[open]")) await keepFocus(load); }, (err) => { if (!signal.aborted) show(failure(err)); });
+}
+addEventListener("keydown", (e) => { if (e.key === "Escape" && location.hash.split("/")[3] === "object" && !document.querySelector("dialog[open]")) history.back(); });
+
+// keepFocus gives the focus back to the box that had it before a picture was drawn again.
+async function keepFocus(load) {
+  const key = document.activeElement.dataset.key;
+  await load();
+  const box = key && [...main.querySelectorAll(".picture .box")].find((e) => e.dataset.key === key);
+  if (box) box.focus({ preventScroll: true });
+}
+
+// showMap shows the picture of a namespace.
+async function showMap(id, signal, wanted) {
+  const base = "/clusters/" + enc(id);
+  const [spaces, sentence] = await Promise.all([all(base + "/inventory/namespaces", signal), reasonSentences(id, signal)]);
+  if (!wanted) {
+    // The one that loses most.
+    const { items } = await get(base + "/dropped?scope=object&limit=5000", signal);
+    const lost = new Map();
+    for (const f of items) lost.set(f.namespace, (lost.get(f.namespace) || 0) + 1);
+    wanted = spaces.map((n) => n.name).sort((a, b) => (lost.get(b) || 0) - (lost.get(a) || 0))[0];
+  }
+  if (!wanted) return show(el("p", {}, "No namespace is reported."));
+  const select = el("select", { "aria-label": "Namespace", onchange: () => { location.hash = mapHref(id, select.value); } },
+    [...new Set([...spaces.map((n) => n.name), wanted])].map((n) => el("option", { value: n, selected: n === wanted }, n)));
+  const search = el("input", { type: "search", placeholder: "Search this picture", "aria-label": "Search this picture" });
+  const note = el("p", { class: "quiet", role: "status" });
+  const place = el("div", {});
+  let drawn = null, found = [], at = -1;
+  const find = () => {
+    found = drawn.search(search.value.trim());
+    at = -1;
+    note.textContent = search.value.trim() ? number(found.length) + " found; Enter goes to the next" : rest;
+  };
+  let rest = "";
+  const load = async () => {
+    const { graph } = await get(base + "/graph?namespace=" + enc(wanted), signal);
+    drawn = picture(graph, boxHref(id), sentence, "Map of namespace " + wanted);
+    rest = number(graph.boxes.length) + " boxes" + (graph.grouped ? ", Pods of one workload and one fate are one box" : "") + (graph.omitted ? "; " + number(graph.omitted) + " more are left out" : "");
+    place.replaceChildren(drawn.element);
+    find();
+  };
+  search.addEventListener("input", find);
+  search.addEventListener("keydown", (e) => { if (e.key === "Enter" && found.length) { at = (at + 1) % found.length; drawn.go(found[at]); } });
+  await load();
+  show(el("h2", {}, "Namespace " + wanted), el("div", { class: "bar" }, select, search), note, place, legend());
+  onChange = oneAtATime(() => keepFocus(load), (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
 async function showDropped(id, signal) {
@@ -378,7 +477,7 @@ async function showDropped(id, signal) {
       try {
         const page = await get(base + "?limit=200&reason=" + enc(r.reason) + (token ? "&continue=" + enc(token) : ""), signal);
         body.append(table(r.reason, ["~Type", "Namespace", "Name", "Detail"], page.items.map((f) => [
-          f.type, f.namespace, f.name ? el("button", { type: "button", onclick: () => showObject(id, f.type, f.namespace, f.name) }, f.name) : "–", f.detail])));
+          f.type, f.namespace, f.name && f.type ? el("a", { href: objectHref(id, f.type, f.namespace, f.name) }, f.name) : "–", f.detail])));
         token = page.continue;
         more.hidden = !token;
       } catch (err) { if (!signal.aborted) body.append(failure(err)); }
@@ -445,7 +544,7 @@ function lines(before, after) {
 }
 
 // changeList shows objects that differ; each opens to what differs in it.
-const changeList = (id, from, to, objects, signal) => el("div", {}, objects.map((o) => el("details", {
+const changeList = (id, from, to, objects, signal, titled) => el("div", {}, objects.map((o) => el("details", {
   ontoggle: async (e) => {
     const box = e.target;
     if (!box.open || box.querySelector("pre")) return;
@@ -456,7 +555,7 @@ const changeList = (id, from, to, objects, signal) => el("div", {}, objects.map(
       box.append(one ? lines(text(one.before), text(one.after)) : el("pre", {}, "It does not differ any more."));
     } catch (err) { if (!signal.aborted) box.append(failure(err)); }
   },
-}, el("summary", {}, el("span", { class: tone(o.change) }, o.change), " " + o.type + " " + (o.namespace ? o.namespace + "/" : "") + o.name))));
+}, el("summary", {}, el("span", { class: tone(o.change) }, o.change), " " + (titled || o.type + " " + (o.namespace ? o.namespace + "/" : "") + o.name)), titled ? null : el("p", {}, el("a", { href: objectHref(id, o.type, o.namespace, o.name) }, "Open " + o.name)))));
 
 const counts = (v) => [el("span", { class: "good" }, "+" + number(v.added)), " ", el("span", { class: "warn" }, "~" + number(v.changed)), " ", el("span", { class: "bad" }, "−" + number(v.removed))];
 
@@ -507,8 +606,8 @@ const oneAtATime = (load, failed) => {
 };
 
 // longTable shows a list of any length that can be searched. Only the rows on the screen exist as elements. texts gives
-// the texts of an item's cells, open shows more of the item.
-async function longTable(signal, path, caption, head, key, texts, open) {
+// the texts of an item's cells, href the address of the item.
+async function longTable(signal, path, caption, head, key, texts, href) {
   let items = [], shown = [];
   const search = el("input", { type: "search", placeholder: "Search " + caption, "aria-label": "Search " + caption });
   const note = el("p", { class: "quiet", role: "status" });
@@ -523,7 +622,7 @@ async function longTable(signal, path, caption, head, key, texts, open) {
     return e;
   };
   const row = (item, i) => el("tr", { "aria-rowindex": i + 2 }, texts(item).map((text, c) => el("td", { class: head[c].startsWith("~") ? "far" : "", title: text },
-    c === key ? el("button", { type: "button", class: "plain", onclick: () => open(item) }, text)
+    c === key ? el("a", { href: href(item) }, text)
       : head[c] === "State" ? el("span", { class: tone(text) }, text) : text)));
   const draw = () => {
     const from = Math.max(0, Math.min(shown.length, Math.floor(box.scrollTop / rowHeight) - 8));
@@ -531,7 +630,7 @@ async function longTable(signal, path, caption, head, key, texts, open) {
     // The row with the focus is made again, too.
     const focused = body.contains(document.activeElement) ? document.activeElement.closest("tr").getAttribute("aria-rowindex") : null;
     body.replaceChildren(gap(from), ...shown.slice(from, to).map((item, i) => row(item, from + i)), gap(shown.length - to));
-    if (focused) (body.querySelector('tr[aria-rowindex="' + focused + '"] button') || box).focus({ preventScroll: true });
+    if (focused) (body.querySelector('tr[aria-rowindex="' + focused + '"] a') || box).focus({ preventScroll: true });
   };
   const filter = () => {
     const text = search.value.trim().toLowerCase();
@@ -555,12 +654,12 @@ async function longTable(signal, path, caption, head, key, texts, open) {
 const showServices = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/services", "Services",
   ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], 1,
   (s) => [s.namespace, s.name, s.type, s.cluster_ip, s.ports.map((p) => p.port + "→" + p.target_port + "/" + p.protocol).join(", "), s.workloads.join(", "), s.ingress || ""],
-  (s) => showObject(id, "Service", s.namespace, s.name));
+  (s) => objectHref(id, "Service", s.namespace, s.name));
 
 const showNodes = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/nodes", "Nodes",
   ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], 0,
   (n) => [n.name, n.state, n.role, n.address, n.pod_cidr, n.cpus, number(n.memory_mib), number(n.pods)],
-  (n) => showObject(id, "Node", "", n.name));
+  (n) => objectHref(id, "*v1.Node", "", n.name));
 
 const maxEvents = 200;
 
