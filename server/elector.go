@@ -18,9 +18,18 @@ func newElector(ctx context.Context, cfg *config.Server, kept *store.Store, log 
 	e := elector.New(elector.Options{
 		Documents: kept.Backend(), Workloads: reported.New(kept, time.Now), TTL: cfg.Elector.TTL, Grace: cfg.Elector.Grace,
 		RefuseOthers: cfg.Elector.RefuseOthers, Designations: designations(cfg.Elector.Designations), MaxClusters: cfg.Limits.MaxClusters,
-		Budget: kept.Budget(), Logger: log, Registerer: reg, Beat: beat,
+		Budget: kept.Budget(), Bound: bound(cfg.Access), Logger: log, Registerer: reg, Beat: beat,
 	})
 	return e, e.Load(ctx)
+}
+
+// bound tells whether a cluster is bound to its senders.
+func bound(access config.ServerAccess) func(string) bool {
+	ids := map[string]bool{}
+	for _, c := range access.Clusters {
+		ids[c.ClusterID] = true
+	}
+	return func(id string) bool { return ids[id] }
 }
 
 func designations(list []config.Designation) map[string][]elector.Designation {

@@ -190,6 +190,7 @@ type syncing struct {
 	info         Agent
 	boot         uint32 // start of the process in Unix seconds, 0 if unknown
 	conn         string // identifies the connection among all connections to all replicas
+	origin       string // of its peer, for the quotas
 	goodbye      bool
 	unregistered bool // by docs/protocol.md, section 7, it gets no agent id
 }
@@ -211,6 +212,7 @@ type candidate struct {
 	reason       string
 	answer       string // why it was answered as it was
 	stopping     bool   // the last decision was that it has to stop
+	origin       string // of the peer that it counts for; empty: nobody
 	undelivered  uint64 // counts the answers that others deliver, see Elector.Decide
 }
 

@@ -63,10 +63,14 @@ type Options struct {
 	RefuseOthers bool
 	// Designations by cluster id, from the configuration.
 	Designations map[string][]Designation
-	// MaxClusters bounds the clusters known, default 10,000; MaxAgents the agents of all of them, default 200,000.
+	// MaxClusters bounds the clusters known, default 10,000; MaxAgents the agents of all of them, default 200,000 and not more
+	// than a quarter of the Budget. Of those of clusters that are not Bound one peer (/24 or /56 of its address) may bring
+	// three quarters.
 	MaxClusters, MaxAgents int
 	// Budget bounds the memory of clusters and agents, in bytes; nil: nothing does.
-	Budget     *budget.Budget
+	Budget *budget.Budget
+	// Bound tells of the clusters that are bound to their senders: they always have room among the clusters. nil: none is.
+	Bound      func(cluster string) bool
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 	// Now tells the time that people are shown; default time.Now.
@@ -104,12 +108,17 @@ type Elector struct {
 	mu        sync.Mutex
 	clusters  map[string]*cluster
 	agents    int
-	storage   error   // why the documents could not be read or written at last
-	unwritten instant // when a decision could not be written at last, if none has been written since; 0: never
+	unbound   int              // clusters that are not bound
+	origins   map[string]*held // what of it came from whom, of unbound clusters
+	storage   error            // why the documents could not be read or written at last
+	unwritten instant          // when a decision could not be written at last, if none has been written since; 0: never
 	since     time.Time
 	summary   Status // as of the last sweep
 	left      bool   // the storage holds elections that there is no room for
 }
+
+// held is what a peer has made the elector take in.
+type held struct{ clusters, agents int }
 
 // cluster is one cluster's election. Its lock is a channel so that waiting for it ends with the caller's context.
 type cluster struct {
@@ -124,6 +133,8 @@ type cluster struct {
 	unfulfilledSince instant
 	foreign          *Foreign
 	room             *budget.Account // of the cluster and its agents
+	origin           string          // of its first Sync since the start; empty: it has had none
+	bound            bool
 	// What has been told of the cluster, so that it is told once.
 	toldVacant, toldUnfulfilled, toldExpired bool
 }
@@ -134,6 +145,12 @@ func New(opts Options) *Elector {
 	orDefault(&opts.SyncInterval, time.Minute)
 	orDefault(&opts.MaxClusters, 10000)
 	orDefault(&opts.MaxAgents, 200000)
+	if limit := opts.Budget.Limit(); limit > 0 {
+		opts.MaxAgents = min(opts.MaxAgents, max(1, int(limit/4/agentBytes)))
+	}
+	if opts.Bound == nil {
+		opts.Bound = func(string) bool { return false }
+	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -144,7 +161,7 @@ func New(opts Options) *Elector {
 	if opts.Beat == nil {
 		opts.Beat = func() {}
 	}
-	e := &Elector{opts: opts, log: opts.Logger, instance: rand.Text()[:8], clusters: map[string]*cluster{}}
+	e := &Elector{opts: opts, log: opts.Logger, instance: rand.Text()[:8], clusters: map[string]*cluster{}, origins: map[string]*held{}}
 	e.metrics = newMetrics(opts.Registerer, e)
 	if opts.TTL < 2*opts.SyncInterval {
 		e.log.Warn("elector.ttl is shorter than two Syncs of an agent: one that is late loses the role", "ttl", opts.TTL, "sync_interval", opts.SyncInterval)
@@ -232,7 +249,8 @@ func (e *Elector) sync(ctx context.Context, peer string, req *agent.SyncRequest,
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		s.goodbye = len(md.Get(protocol.GoodbyeHeader)) > 0
 	}
-	c, err := e.cluster(ctx, id, true)
+	s.origin = budget.Origin(peer, nil)
+	c, err := e.clusterOf(ctx, id, s.origin)
 	if err != nil {
 		return nil, e.refuse(err)
 	}
@@ -322,28 +340,108 @@ func syncOf(req *agent.SyncRequest) syncing {
 
 // cluster returns a cluster locked. Unless create is set it returns errUnknown for one of which nothing can be known.
 func (e *Elector) cluster(ctx context.Context, id string, create bool) (*cluster, error) {
+	if !create && !e.opts.Documents.Shared() {
+		e.mu.Lock()
+		_, known := e.clusters[id]
+		e.mu.Unlock()
+		if !known {
+			return nil, errUnknown
+		}
+	}
+	return e.clusterOf(ctx, id, "")
+}
+
+// newCluster takes in a cluster, if there is room. e.mu is held.
+func (e *Elector) newCluster(id, origin string) (*cluster, error) {
+	now := e.opts.Elapsed()
+	c := &cluster{
+		lock: make(chan struct{}, 1), id: id, lastSync: now, unfulfilledSince: now, election: newElection(e.rules()),
+		room: e.opts.Budget.Account(id), bound: e.opts.Bound(id),
+	}
+	if !c.bound && e.unbound >= e.opts.MaxClusters {
+		return nil, ErrFull
+	}
+	if err := c.makeRoom(0); err != nil {
+		return nil, err
+	}
+	if err := e.attribute(c, origin); err != nil {
+		_ = c.room.Set(0) // which always works
+		return nil, err
+	}
+	if !c.bound {
+		e.unbound++
+	}
+	e.clusters[id] = c
+	return c, nil
+}
+
+// attribute notes from whom an unbound cluster came, or returns an ErrFull. e.mu is held.
+func (e *Elector) attribute(c *cluster, origin string) error {
+	if c.bound || origin == "" || c.origin != "" {
+		return nil
+	}
+	if e.of(origin).clusters >= budget.Share(e.opts.MaxClusters) {
+		e.settle(origin)
+		return fmt.Errorf("%w that come from one peer (%s)", ErrFull, origin)
+	}
+	e.of(origin).clusters++
+	c.origin = origin
+	return nil
+}
+
+// of returns what a peer has. e.mu is held.
+func (e *Elector) of(origin string) *held {
+	h := e.origins[origin]
+	if h == nil {
+		h = &held{}
+		e.origins[origin] = h
+	}
+	return h
+}
+
+// settle forgets a peer that has nothing. e.mu is held.
+func (e *Elector) settle(origin string) {
+	if h := e.origins[origin]; h != nil && *h == (held{}) {
+		delete(e.origins, origin)
+	}
+}
+
+// release gives back the places of a cluster that is forgotten, with its agents. e.mu is held.
+func (e *Elector) release(c *cluster) {
+	for _, a := range c.candidates {
+		e.releaseAgent(a)
+	}
+	if !c.bound {
+		e.unbound--
+	}
+	if c.origin != "" {
+		e.of(c.origin).clusters--
+		e.settle(c.origin)
+	}
+	_ = c.room.Set(0) // which always works
+	delete(e.clusters, c.id)
+}
+
+// releaseAgent gives back the place of an agent. e.mu is held.
+func (e *Elector) releaseAgent(a *candidate) {
+	e.agents--
+	if a.origin != "" {
+		e.of(a.origin).agents--
+		e.settle(a.origin)
+	}
+}
+
+// clusterOf returns a cluster locked, and takes it in for a peer; an empty one: it is known from the storage.
+func (e *Elector) clusterOf(ctx context.Context, id, origin string) (*cluster, error) {
 	for {
 		e.mu.Lock()
 		c := e.clusters[id]
 		if c == nil {
-			if !create && !e.opts.Documents.Shared() {
-				e.mu.Unlock()
-				return nil, errUnknown
-			}
-			if len(e.clusters) >= e.opts.MaxClusters {
-				e.mu.Unlock()
-				return nil, ErrFull
-			}
-			now := e.opts.Elapsed()
-			c = &cluster{
-				lock: make(chan struct{}, 1), id: id, lastSync: now, unfulfilledSince: now, election: newElection(e.rules()),
-				room: e.opts.Budget.Account(id),
-			}
-			if err := c.makeRoom(0); err != nil {
+			var err error
+			if c, err = e.newCluster(id, origin); err != nil {
 				e.mu.Unlock()
 				return nil, err
 			}
-			e.clusters[id] = c
 		}
 		e.mu.Unlock()
 		select {
@@ -475,25 +573,32 @@ func (e *Elector) present(c *cluster, now instant, s syncing) (*candidate, error
 		c.seen(now, a, s)
 		return a, nil
 	}
+	if len(c.candidates) >= maxAgentsPerCluster {
+		return nil, ErrFull
+	}
 	e.mu.Lock()
-	full := e.agents >= e.opts.MaxAgents
-	if !full {
-		e.agents++
+	defer e.mu.Unlock()
+	origin := s.origin
+	if c.bound {
+		origin = ""
 	}
-	e.mu.Unlock()
-	err := ErrFull
-	if !full && len(c.candidates) < maxAgentsPerCluster {
-		err = c.makeRoom(len(c.candidates) + 1)
+	switch {
+	case e.agents >= e.opts.MaxAgents:
+		return nil, ErrFull
+	case origin != "" && e.of(origin).agents >= budget.Share(e.opts.MaxAgents):
+		return nil, fmt.Errorf("%w that come from one peer (%s)", ErrFull, origin)
 	}
-	if err != nil {
-		if !full {
-			e.mu.Lock()
-			e.agents--
-			e.mu.Unlock()
-		}
+	if err := c.makeRoom(len(c.candidates) + 1); err != nil {
+		e.settle(origin)
 		return nil, err
 	}
-	return c.join(now, s), nil
+	e.agents++
+	if origin != "" {
+		e.of(origin).agents++
+	}
+	a := c.join(now, s)
+	a.origin = origin
+	return a, nil
 }
 
 // classify finds the rank of an agent.

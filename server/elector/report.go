@@ -212,7 +212,7 @@ func (e *Elector) tidy(ctx context.Context, c *cluster) {
 		if now-a.last >= c.ttl {
 			c.leave(a)
 			e.mu.Lock()
-			e.agents--
+			e.releaseAgent(a)
 			e.mu.Unlock()
 		}
 	}
@@ -239,10 +239,21 @@ func (e *Elector) tidy(ctx context.Context, c *cluster) {
 			e.log.Info("the cluster's designation is fulfilled or gone", "cluster", c.id)
 		}
 	}
-	silent := now-c.lastSync > forgetAfter || c.revision == 0 && len(c.candidates) == 0
+	silent := now-c.lastSync > e.forgetAfter(c) || c.revision == 0 && len(c.candidates) == 0
 	if silent && c.holder(now) == nil && len(e.opts.Designations[c.id])+len(c.rec.Designations) == 0 {
 		e.forget(ctx, c)
 	}
+}
+
+// forgetAfter is how long a cluster is remembered after its last Sync: not for long when room is short and it is not bound.
+func (e *Elector) forgetAfter(c *cluster) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	b := e.opts.Budget
+	if short := e.unbound > e.opts.MaxClusters/4*3 || b.Used() > b.Limit()/4*3; short && !c.bound {
+		return e.opts.TTL
+	}
+	return forgetAfter
 }
 
 // forget removes a cluster that has been silent for long. With replicas it may Sync with another one, which then has
@@ -256,9 +267,7 @@ func (e *Elector) forget(ctx context.Context, c *cluster) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.agents -= len(c.candidates)
-	_ = c.room.Set(0) // which always works
-	delete(e.clusters, c.id)
+	e.release(c)
 }
 
 // unfulfilled tells whether designations exist and nobody has fulfilled one for longer than the grace time.

@@ -2,9 +2,10 @@ package receiver
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"sync"
+
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 )
 
 // gate lets a bounded number of requests, with a bounded number of bytes, through at once; others wait in order of arrival.
@@ -30,9 +31,6 @@ type arrival struct {
 func newGate(places int, bytes int64) *gate {
 	return &gate{places: places, bytes: bytes, peers: map[string]int{}}
 }
-
-// share is how many of n places one peer may have, at least 1.
-func share(n int) int { return (n*3 + 3) / 4 }
 
 // tryEnter takes a place if there is one now.
 func (g *gate) tryEnter(peer string, bytes int64) bool {
@@ -98,7 +96,7 @@ func (g *gate) inside() int {
 }
 
 func (g *gate) hasRoom(peer string, bytes int64) bool {
-	return g.used < g.places && g.peers[peer] < share(g.places) && (g.bytes == 0 || g.usedBytes+bytes <= g.bytes)
+	return g.used < g.places && g.peers[peer] < budget.Share(g.places) && (g.bytes == 0 || g.usedBytes+bytes <= g.bytes)
 }
 
 func (g *gate) take(peer string, bytes int64) {
@@ -113,7 +111,7 @@ func (g *gate) admit() {
 	g.queue = slices.DeleteFunc(g.queue, func() func(*arrival) bool {
 		stop := false
 		return func(a *arrival) bool {
-			if stop || g.peers[a.peer] >= share(g.places) {
+			if stop || g.peers[a.peer] >= budget.Share(g.places) {
 				return false
 			}
 			if !g.hasRoom(a.peer, a.bytes) {
@@ -127,23 +125,5 @@ func (g *gate) admit() {
 	}())
 }
 
-// quotaKey is what places are counted by: the name of the client's certificate, otherwise the network that its address is
-// in (/24 of IPv4, /56 of IPv6), since one who attacks has many addresses of one network more easily than of many.
-func (p *Peer) quotaKey() string {
-	if len(p.certificates) > 0 {
-		return "certificate " + p.certificates[0]
-	}
-	ip, err := netip.ParseAddr(p.host())
-	if err != nil {
-		return p.host()
-	}
-	bits := 24
-	if ip = ip.Unmap().WithZone(""); ip.Is6() {
-		bits = 56
-	}
-	prefix, err := ip.Prefix(bits)
-	if err != nil {
-		return ip.String()
-	}
-	return prefix.String()
-}
+// quotaKey is what places are counted by.
+func (p *Peer) quotaKey() string { return budget.Origin(p.Address, p.certificates) }

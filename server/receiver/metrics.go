@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		waiting: gauge("requests_waiting", "Requests that wait for one of limits.max_concurrent_requests."),
 		working: gauge("requests_working", "Requests that are received or worked on now."),
 		forgotten: counter("forgotten_total",
-			"Clusters and versions that were forgotten, by kind (cluster, version) and reason (age, operator).", "kind", "reason"),
+			"Clusters and versions that were forgotten, by kind (cluster, version) and reason (age, operator, room).", "kind", "reason"),
 		handshake: counter("reports_total",
 			"KubernetesAPISync requests by outcome: stored, touched (same version), mismatch (answered with another version), ignored, refused.", "outcome"),
 		api: counter("api_requests_total", "HTTP API requests by route and status code.", "route", "code"),

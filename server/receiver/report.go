@@ -157,7 +157,7 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 	stored := tx.View().State.Latest.Version
 	touch := store.Touch{ErrorMsg: req.errorMsg, Reporter: store.Reporter{
 		AgentID: req.agentID, SourceIP: req.sourceIP, TeamID: req.teamID, Peer: p.Address, Identity: p.Identity,
-	}}
+	}, Origin: p.quotaKey()}
 	switch {
 	case len(req.entries) == 0 && req.agentID == 0:
 		return "ignored", 0, nil
@@ -179,7 +179,7 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 	if err := r.reused(tx, req, incoming); err != nil {
 		return "", 0, err
 	}
-	if err := r.capacity(ctx, tx, incoming); err != nil {
+	if err := r.capacity(ctx, tx, p, incoming); err != nil {
 		return "", 0, err
 	}
 	if err := r.suspect(ctx, tx, req, touch, incoming); err != nil {
@@ -244,40 +244,6 @@ func (r *Receiver) reused(tx *store.Tx, req *request, incoming []store.Incoming)
 	return nil
 }
 
-// capacity refuses what would make the index grow beyond its limits.
-func (r *Receiver) capacity(ctx context.Context, tx *store.Tx, incoming []store.Incoming) error {
-	isNew := tx.View().State.Revision == 0
-	if isNew {
-		states, err := r.store.Clusters(ctx)
-		if err != nil {
-			return err
-		}
-		r.measure(states)
-	}
-	r.mu.Lock()
-	clusters, retained := r.clusters, r.retained
-	r.mu.Unlock()
-	for _, in := range incoming {
-		if in.Known == nil {
-			retained++
-		}
-	}
-	over := func(what string) *refusal {
-		return &refusal{
-			code: codes.ResourceExhausted, rule: ruleCapacity, what: what,
-			advice: "delete clusters that are gone (DELETE " + APIPrefix + "/clusters/ID), keep fewer versions, or raise the limit of pseudo-server",
-		}
-	}
-	switch l := r.opts.Limits; {
-	case isNew && clusters >= l.MaxClusters:
-		return over(fmt.Sprintf("%d clusters are stored, which is the limit limits.max_clusters", clusters))
-	case retained > l.MaxRetained:
-		return over(fmt.Sprintf("%d entries of all versions of all clusters would be stored, more than limits.max_retained_entries, %d", retained, l.MaxRetained))
-	default:
-		return nil
-	}
-}
-
 // orFull turns an error of the budget into a refusal, and leaves others as they are.
 func orFull(err error) error {
 	var f *budget.FullError
@@ -285,17 +251,6 @@ func orFull(err error) error {
 		return err
 	}
 	return &refusal{code: codes.ResourceExhausted, rule: ruleCapacity, what: f.What, advice: f.Advice}
-}
-
-// measure counts what is stored. Between two counts it is reckoned from what this replica stores.
-func (r *Receiver) measure(states []store.State) {
-	retained := 0
-	for _, st := range states {
-		retained += st.Retained.Objects
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.clusters, r.retained = len(states), retained
 }
 
 // saved tells about a stored snapshot.

@@ -16,7 +16,7 @@ type Event struct {
 	Time    time.Time `json:"time"`
 	Cluster string    `json:"cluster"`
 	Kind    string    `json:"kind"`   // "cluster"
-	Reason  string    `json:"reason"` // "age" or "operator"
+	Reason  string    `json:"reason"` // "age", "operator" or "room"
 	Message string    `json:"message"`
 }
 
@@ -103,6 +103,9 @@ func (r *Receiver) sweep(ctx context.Context) {
 	}
 	r.measure(states)
 	r.tellUnloaded()
+	if err := r.step(ctx, func(ctx context.Context) error { return r.sweepTrifles(ctx, states) }); err != nil {
+		return
+	}
 	for _, st := range states {
 		err := r.step(ctx, func(ctx context.Context) error { return r.sweepCluster(ctx, st.ID) })
 		if errors.Is(err, store.ErrUnavailable) {

@@ -400,6 +400,7 @@ func share(intern map[string]string, s string) string {
 type Touch struct {
 	Reporter Reporter
 	ErrorMsg string
+	Origin   string // kept of a cluster's first report
 }
 
 func (tx *Tx) touched(t Touch) State {
@@ -408,6 +409,7 @@ func (tx *Tx) touched(t Touch) State {
 	if st.Born == "" {
 		st.Born = rand.Text()
 		st.FirstReport = now
+		st.Origin = t.Origin
 		st.NextRow = 1
 	}
 	st.Revision++

@@ -156,6 +156,8 @@ type State struct {
 	// Memory is what the index of all kept snapshots takes, in bytes; 0: written by a release, or a server, that did not count.
 	Memory    int64      `json:"memory,omitempty"`
 	Suspicion *Suspicion `json:"suspicion,omitempty"`
+	// Origin is where the cluster's first report came from, as Touch has it.
+	Origin string `json:"origin,omitempty"`
 	// NodeOrder is the order in which the latest report had its Nodes, for View.Nodes; empty: not known.
 	NodeOrder []byte `json:"node_order,omitempty"`
 }
