@@ -267,6 +267,12 @@ func TestChartRefusesWrongValues(t *testing.T) {
 		{"pseudo-agent", "config.server.addresses={a:1},config.cluster_id=a_b", "cluster_id"},
 		{"pseudo-server", "replicas=2", "storage.type postgres"},
 		{"pseudo-server", "storage.type=postgres", "storage.postgres.secretName"},
+		{"pseudo-server", "upstream.advertise=a:1", "upstream.addresses is needed"},
+		{"pseudo-server", "upstream.addresses={a}", "addresses"},
+		{"pseudo-server", "upstream.address={a:1}", "address"},
+		{"pseudo-server", "upstream.addresses={a:1},upstream.reports=drop", "reports"},
+		{"pseudo-server", "upstream.addresses={a:1},upstream.tls.secretName=x", "upstream.tls.enabled"},
+		{"pseudo-server", "upstream.addresses={a:1},upstream.tls.enabled=true,upstream.tls.clientCert=true", "upstream.tls.secretName"},
 	} {
 		_, err := helm(t, "template", releaseName, filepath.Join(chartsDir, c.chart), "--set", c.set)
 		if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -54,6 +54,12 @@ type book struct {
 
 func openBook(t *testing.T) *book {
 	t.Helper()
+	return openPage(t, "docs/install.md")
+}
+
+// openPage opens another page of the documentation.
+func openPage(t *testing.T, page string) *book {
+	t.Helper()
 	root, err := harness.Root()
 	if err != nil {
 		t.Fatal(err)
@@ -74,15 +80,15 @@ func openBook(t *testing.T) *book {
 	}
 	b.env = append(os.Environ(), "KUBECONFIG="+cluster.Kubeconfig,
 		"PATH="+strings.Join([]string{filepath.Dir(bins.Kubectl), filepath.Dir(helmBin), os.Getenv("PATH")}, ":"))
-	b.read()
+	b.read(page)
 	return b
 }
 
 var untriedRow = regexp.MustCompile("^\\| `([^`]+)` \\| .+ \\| .+ \\|$")
 
-func (b *book) read() {
+func (b *book) read(page string) {
 	b.t.Helper()
-	text, err := os.ReadFile(filepath.Join(b.dir, "docs/install.md"))
+	text, err := os.ReadFile(filepath.Join(b.dir, page))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -225,7 +231,7 @@ func TestInstallPage(t *testing.T) {
 				sub.verify(server)
 			}
 			sub.follow(blocks[way.blocks-1])
-			sub.nothingLeft()
+			sub.nothingLeft(releaseName)
 		})
 	}
 	for command, occurred := range b.untried {
@@ -258,8 +264,8 @@ func (b *book) verify(server *harness.Server) {
 	stop()
 }
 
-// nothingLeft looks for what was not removed.
-func (b *book) nothingLeft() {
+// nothingLeft looks for what was not removed of a release.
+func (b *book) nothingLeft(release string) {
 	b.t.Helper()
 	cmd := exec.CommandContext(b.t.Context(), bins.Kubectl, "-n", releaseNamespace, "get", "--ignore-not-found", "-o", "name",
 		"deployments,services,serviceaccounts,configmaps,secrets,roles,rolebindings,clusterroles,clusterrolebindings")
@@ -269,7 +275,7 @@ func (b *book) nothingLeft() {
 		b.t.Fatal(err)
 	}
 	for name := range strings.Lines(string(out)) {
-		if strings.HasSuffix(strings.TrimSpace(name), "/"+releaseName) {
+		if strings.HasSuffix(strings.TrimSpace(name), "/"+release) {
 			b.t.Errorf("%s was not removed", strings.TrimSpace(name))
 		}
 	}

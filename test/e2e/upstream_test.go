@@ -15,6 +15,9 @@ import (
 	"github.com/chromedp/chromedp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
@@ -97,6 +100,130 @@ func (p *pair) hostile(behind *harness.Server) {
 	if !strings.Contains(string(text), "d-hostile were fixed") || !strings.Contains(string(text), "10.0.0.999") || !strings.Contains(string(text), "default/evil") {
 		p.t.Errorf("the status does not name what was fixed:\n%s", text)
 	}
+}
+
+// TestUpstreamPage follows docs/upstream.md: it installs the chart, runs what the chart says in front of a server that has
+// been there before, and takes it out again.
+func TestUpstreamPage(t *testing.T) {
+	b := openPage(t, "docs/upstream.md")
+	makeNamespaces(t, releaseNamespace)
+	b.untried["kubectl -n deepflow rollout status"], b.untried["kubectl -n deepflow port-forward"] = false, false // there are no kubelets
+	behind := b.server()
+	blocks := b.section("Install in front of an existing DeepFlow", 4)
+	b.follow(blocks[0])
+
+	service, err := cluster.Client.CoreV1().Services(releaseNamespace).Get(t.Context(), "pseudo-server", metav1.GetOptions{})
+	if err != nil || service.Spec.LoadBalancerIP != "192.0.2.10" || service.Spec.Ports[0].Port != 30035 {
+		t.Errorf("got Service %+v, %v, want that of the address that agents are given", service, err)
+	}
+	front := b.runServer("pseudo-server")
+	b.own["http://localhost:20080"] = front.HTTP
+	b.own["bin/pseudo-server watchers"] = bins.Server + " --server " + front.HTTP + " watchers"
+	if said := b.follow(blocks[1]); !strings.Contains(said, `"address":"`+behind.GRPC+`","healthy":true`) || !strings.Contains(said, `"advertise":"192.0.2.10:30035"`) {
+		t.Errorf("the server behind is not shown as healthy: %s", said)
+	}
+
+	// One agent has the new address, another one still the old.
+	agents := map[string]*grpc.ClientConn{}
+	for host, address := range map[string]string{"node-1": front.GRPC, "node-2": behind.GRPC} {
+		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		agents[host] = conn
+	}
+	sync := func(host string) bool {
+		resp, err := agent.NewSynchronizerClient(agents[host]).Sync(t.Context(), &agent.SyncRequest{
+			CtrlIp: new("10.0.0.1"), CtrlMac: new("52:54:00:00:00:01"), Host: &host, ProcessName: new("deepflow-agent"), BootTime: new(uint32(1)),
+			KubernetesClusterId: new(bookCluster),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.GetDynamicConfig().GetKubernetesApiEnabled()
+	}
+	report := func(host string, version uint64, entries ...*agent.KubernetesAPIInfo) {
+		req := &agent.KubernetesAPISyncRequest{ClusterId: new(bookCluster), Version: &version, AgentId: new(uint32(1)), Entries: entries}
+		if _, err := agent.NewSynchronizerClient(agents[host]).KubernetesAPISync(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !sync("node-1") {
+		t.Error("the agent with the new address is not elected")
+	}
+	report("node-1", 1, versionEntry(t))
+	if said := b.follow(blocks[2]); !strings.Contains(said, `"cluster":"`+bookCluster+`","server":"`+behind.GRPC+`"`) || strings.Contains(said, `"why"`) || !strings.Contains(said, "node-1") {
+		t.Errorf("the cluster is shown as %s", said)
+	}
+	report("node-2", 2, versionEntry(t))
+	report("node-1", 1)
+	if said := b.follow(blocks[2]); !strings.Contains(said, `"why":"version"`) {
+		t.Errorf("that somebody reports past it is not shown: %s", said)
+	}
+
+	b.follow(blocks[3])
+	// Nobody here ends what protects a volume in use.
+	claims := cluster.Client.CoreV1().PersistentVolumeClaims(releaseNamespace)
+	if _, err := claims.Patch(t.Context(), "pseudo-server", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil && !notFound(err) {
+		t.Error(err)
+	}
+	b.nothingLeft("pseudo-server")
+	front.Kill()
+	_ = agents["node-1"].Close()
+	if agents["node-1"], err = grpc.NewClient(behind.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = agents["node-1"].Close() }()
+	sync("node-1")
+	for command, occurred := range b.untried {
+		if !occurred {
+			t.Errorf("%q does not occur any more", command)
+		}
+	}
+}
+
+func versionEntry(t *testing.T) *agent.KubernetesAPIInfo {
+	t.Helper()
+	var b bytes.Buffer
+	w := zlib.NewWriter(&b)
+	if _, err := io.WriteString(w, `{"gitVersion":"v1.36.0"}`); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &agent.KubernetesAPIInfo{Type: new("*version.Info"), CompressedInfo: b.Bytes()}
+}
+
+// runServer runs a pseudo-server with the configuration that a release of its chart has in the cluster, on ports of this
+// machine.
+func (b *book) runServer(release string) *harness.Server {
+	b.t.Helper()
+	m, err := cluster.Client.CoreV1().ConfigMaps(releaseNamespace).Get(b.t.Context(), release, metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	dir := b.t.TempDir()
+	var config map[string]map[string]any
+	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(m.Data["config.yaml"], "/var/lib/pseudo-server", dir)), &config); err != nil {
+		b.t.Fatal(err)
+	}
+	settings := harness.Settings{}
+	for section, keys := range config {
+		for key, value := range keys {
+			settings[section+"."+key] = value
+		}
+	}
+	server, err := harness.NewServer(bins, dir, release, settings)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(server.Kill)
+	if err := server.Start(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+	return server
 }
 
 // upstreamPage looks at the page in a real browser: the server behind, who was elected, what was fixed.

@@ -74,5 +74,27 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- end -}}
 {{- $_ := set $config "tls" (mergeOverwrite $tls (default dict $config.tls)) -}}
 {{- end -}}
+{{- with .Values.upstream -}}
+{{- $upstream := dict -}}
+{{- range $key := list "addresses" "advertise" "reports" -}}
+{{- with index $.Values.upstream $key -}}{{- $_ := set $upstream $key . -}}{{- end -}}
+{{- end -}}
+{{- if .tls.enabled -}}
+{{- $tls := dict "enabled" true -}}
+{{- if .tls.secretName -}}{{- $_ := set $tls "ca_file" "/etc/pseudo-server-upstream/ca.crt" -}}{{- end -}}
+{{- with .tls.serverName -}}{{- $_ := set $tls "server_name" . -}}{{- end -}}
+{{- if .tls.clientCert -}}
+{{- if not .tls.secretName -}}{{- fail "upstream.tls.clientCert needs upstream.tls.secretName: a Secret with tls.crt and tls.key" -}}{{- end -}}
+{{- $_ := set $tls "cert_file" "/etc/pseudo-server-upstream/tls.crt" -}}
+{{- $_ := set $tls "key_file" "/etc/pseudo-server-upstream/tls.key" -}}
+{{- end -}}
+{{- $_ := set $upstream "tls" $tls -}}
+{{- else if or .tls.secretName .tls.clientCert .tls.serverName -}}
+{{- fail "upstream.tls has no effect without upstream.tls.enabled" -}}
+{{- end -}}
+{{- $upstream = mergeOverwrite $upstream (default dict $config.upstream) -}}
+{{- if and $upstream (not $upstream.addresses) -}}{{- fail "upstream.addresses is needed: the deepflow-servers as host:port" -}}{{- end -}}
+{{- if $upstream -}}{{- $_ := set $config "upstream" $upstream -}}{{- end -}}
+{{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
