@@ -2,12 +2,16 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -121,6 +125,139 @@ func TestExplainAgreesWithTheAgentAndTheServer(t *testing.T) {
 		t.Errorf("only %d of %d objects arrive whole", whole, len(objs))
 	}
 	t.Logf("%d of %d objects arrive whole", whole, len(objs))
+}
+
+// changing are the texts of explain's output that differ from run to run.
+var changing = []struct {
+	text *regexp.Regexp
+	by   string
+}{
+	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "UID"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`), "TIME"},
+	{regexp.MustCompile(`\b10\.96\.\d+\.\d+\b`), "CLUSTER-IP"},
+	{regexp.MustCompile(`("node_port":|nodePort":)3\d{4}`), "${1}NODE-PORT"},
+	{regexp.MustCompile(`\d+ bytes of JSON, \d+ projected, \d+ as sent; all objects looked at are \d+ as sent`), "N bytes of JSON, N projected, N as sent; all objects looked at are N as sent"},
+	{regexp.MustCompile(`(  service +shop/web)(-public)?\b`), "${1}…"}, // that with the smaller uid
+	{regexp.MustCompile(`https?://127\.0\.0\.1:\d+`), "APISERVER"},
+}
+
+// lostPod is a Pod that is not in the sample cluster and loses something.
+func lostPod(name, owner, status string) string {
+	return fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": "shop", "uid": "00000000-0000-4000-8000-00000000000%d"%s}, "status": {%s}}`,
+		name, len(name)%10, owner, status)
+}
+
+// explainSamples are the sample outputs of docs/commands.md by their commands; "…" stands for any lines.
+func explainSamples(t *testing.T) map[string]*regexp.Regexp {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]*regexp.Regexp{}
+	for _, part := range strings.Split(string(text), "\n    $ ")[1:] {
+		command, rest, _ := strings.Cut(part, "\n")
+		if !strings.HasPrefix(command, "pseudo-agent explain ") {
+			continue
+		}
+		var want []string
+		for line := range strings.SplitSeq(rest, "\n") {
+			if line != "" && !strings.HasPrefix(line, "    ") {
+				break
+			}
+			want = append(want, strings.TrimPrefix(line, "    "))
+		}
+		pattern := regexp.QuoteMeta(strings.TrimSpace(strings.Join(want, "\n")) + "\n")
+		found[command] = regexp.MustCompile("^" + strings.ReplaceAll(pattern, "…\n", `(?:.*\n)*?`) + "\\s*$")
+	}
+	if len(found) < 2 {
+		t.Fatalf("docs/commands.md has %d samples of explain, want two", len(found))
+	}
+	return found
+}
+
+// TestExplainGolden compares what explain shows of every object of the sample cluster, of Pods that are dropped, and of
+// what cannot be explained, with testdata/explain.golden; $E2E_UPDATE writes it.
+func TestExplainGolden(t *testing.T) {
+	crd := sample.CRD{Group: "argoproj.io", Version: "v1alpha1", Kind: "Rollout", Plural: "rollouts"}
+	if err := crd.Install(t.Context(), cluster.Dynamic); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = crd.Remove(context.Background(), cluster.Dynamic) })
+	resources := yamlList(t, sample.APIResources+"- {name: rollouts, group: argoproj.io, as: deployments}\n")
+	p := newPair(t, options{
+		sources: append(slices.Clone(expect.All), expect.Source{Resource: crd.Resource(), Type: "*v1.Deployment"}),
+		agent:   harness.Settings{"inputs.resources.kubernetes.api_resources": resources},
+	})
+	loader, objs := load(t, nil)
+	output := func(stdin string, args ...string) (string, int) {
+		t.Helper()
+		stdout, stderr, status := p.explain([]byte(stdin), args...)
+		text := stdout + stderr
+		for _, c := range changing {
+			text = c.text.ReplaceAllString(text, c.by)
+		}
+		return text, status
+	}
+	samples := explainSamples(t)
+	for _, command := range slices.Sorted(maps.Keys(samples)) {
+		args := strings.Fields(strings.TrimPrefix(command, "pseudo-agent explain --config agent.yaml "))
+		if got, _ := output("", args...); !samples[command].MatchString(got) {
+			t.Errorf("docs/commands.md: %s prints\n%s\nwant it as %s", command, got, samples[command])
+		}
+	}
+	var golden strings.Builder
+	show := func(title string, stdin string, args ...string) {
+		t.Helper()
+		text, status := output(stdin, args...)
+		fmt.Fprintf(&golden, "==== %s: status %d\n%s\n", title, status, text)
+	}
+	for _, o := range objs {
+		kind := strings.ToLower(o.GetKind())
+		if group := o.GroupVersionKind().Group; group != "" {
+			kind += "." + group
+		}
+		args := []string{kind + "/" + o.GetName()}
+		if o.GetNamespace() != "" {
+			args = append(args, "-n", o.GetNamespace())
+		}
+		show(strings.Join(args, " "), "", args...)
+	}
+	set := string(loader.UID(pick(t, objs, "ReplicaSet", "web-6d5f8b9c4")))
+	owner := func(kind, uid string) string {
+		return fmt.Sprintf(`, "labels": {"app": "web"}, "ownerReferences": [{"apiVersion": "apps/v1", "kind": %q, "name": "owner", "uid": %q, "controller": true}]`, kind, uid)
+	}
+	running := `"phase": "Running", "hostIP": "172.18.0.3", "podIP": "10.244.1.77", "conditions": [{"type": "Ready", "status": "True"}]`
+	for _, pod := range [][3]string{
+		{"pod-orphan", ``, running},
+		{"pod-owner-kind", owner("Job", "00000000-0000-4000-8000-0000000000aa"), running},
+		{"pod-owner-unknown", owner("StatefulSet", "00000000-0000-4000-8000-0000000000ab"), running},
+		{"pod-not-first", `, "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "a", "uid": "00000000-0000-4000-8000-0000000000ac"}, {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "b", "uid": "` + set + `"}]`, running},
+		{"pod-pending", owner("ReplicaSet", set), `"phase": "Pending"`},
+		{"pod-no-node", owner("ReplicaSet", set), strings.Replace(running, "172.18.0.3", "172.18.9.9", 1)},
+		{"pod-host", owner("ReplicaSet", set), strings.Replace(running, "10.244.1.77", "172.18.0.3", 1)},
+		{"pod-outside", owner("ReplicaSet", set), strings.Replace(running, "10.244.1.77", "192.0.2.7", 1)},
+		{"pod-whole", owner("ReplicaSet", set), running},
+	} {
+		show(pod[0], lostPod(pod[0], pod[1], pod[2]), "-f", "-")
+	}
+	rollout := `{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "canary", "namespace": "shop"}, "spec": {"replicas": 2, "template": {"metadata": {"labels": {"app": "canary"}}, "spec": {"containers": [{"name": "main", "image": "x"}]}}}}`
+	show("a Rollout with as:", rollout, "-f", "-")
+	show("a Secret", "", "secret/anything", "-n", "shop")
+	show("an object that does not exist", "", "pod/none", "-n", "shop")
+	show("an object that may not be read", "", "lease/none", "-n", "shop")
+	show("an ambiguous name", "", "opengausscluster/accounts", "-n", "data")
+	show("no name of a resource", "", "pot/web")
+	show("a CRD without schema that the server does not read", `{"apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool", "metadata": {"name": "given"}, "spec": {"any": {"thing": [1, 2]}}}`, "-f", "-")
+	const file = "testdata/explain.golden"
+	if os.Getenv("E2E_UPDATE") != "" {
+		p.must(os.WriteFile(file, []byte(golden.String()), 0o600))
+	}
+	want, err := os.ReadFile(file)
+	p.must(err)
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(golden.String(), "\n")); diff != "" {
+		t.Errorf("%s (-want +got); E2E_UPDATE=1 writes it:\n%s", file, diff)
+	}
 }
 
 func TestExplainAnswers(t *testing.T) {
