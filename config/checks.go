@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ var checks = map[string]func(string) *wrong{
 	"lease_name":     checkLeaseName,
 	"workload":       checkWorkload,
 	"ip_mac":         checkIPMAC,
+	"host_name":      checkHostName,
 }
 
 var (
@@ -81,6 +83,19 @@ func validHost(host string) bool {
 		return true
 	}
 	return hostPattern.MatchString(host)
+}
+
+func checkHostName(s string) *wrong {
+	if s == "*" || hostPattern.MatchString(strings.TrimPrefix(s, "*.")) {
+		return nil
+	}
+	w := &wrong{problem: "is not a host name", allowed: "a name without scheme, port and path, *.parent for all names below it, or * for every name"}
+	if u, err := url.Parse(s); err == nil && u.Hostname() != "" {
+		w.nearest = u.Hostname()
+	} else if host, _, err := net.SplitHostPort(s); err == nil {
+		w.nearest = host
+	}
+	return w
 }
 
 func checkListenAddress(s string) *wrong {

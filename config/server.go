@@ -57,6 +57,9 @@ type ServerTLS struct {
 type ServerHTTP struct {
 	// TLS protects the HTTP port.
 	TLS ServerTLS `mapstructure:"tls"`
+	// AllowedHosts are names by which browsers may ask without a token, besides addresses, localhost, names without a dot, names
+	// below .svc and .svc.cluster.local, and the name in listen.http. "*.parent" and "*" are allowed.
+	AllowedHosts []string `mapstructure:"allowed_hosts" check:"host_name" usage:"names by which this server may be asked without a token"`
 	// PProf serves Go's profiles under /debug/pprof.
 	PProf bool `mapstructure:"pprof" usage:"serve Go profiles under /debug/pprof"`
 }

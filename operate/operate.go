@@ -66,6 +66,8 @@ type Options struct {
 	// Summary returns one line for people: what the daemon does right now.
 	Summary func() string
 	Logger  *slog.Logger
+	// Guard is put before metrics, status and profiles, not before probes; nil: nothing is.
+	Guard func(http.Handler) http.Handler
 	// Extra handlers by pattern of http.ServeMux, for example an API.
 	Extra map[string]http.Handler
 	// Now tells the time; nil is time.Now.
@@ -96,24 +98,28 @@ func New(opts Options) *Server {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	guard := opts.Guard
+	if guard == nil {
+		guard = func(h http.Handler) http.Handler { return h }
+	}
 	s := &Server{opts: opts, started: opts.Now(), mux: http.NewServeMux()}
 	if opts.Registry != nil {
-		s.mux.Handle("GET /metrics", promhttp.HandlerFor(opts.Registry, promhttp.HandlerOpts{
+		s.mux.Handle("GET /metrics", guard(promhttp.HandlerFor(opts.Registry, promhttp.HandlerOpts{
 			ErrorLog:            promLog{opts.Logger},
 			ErrorHandling:       promhttp.ContinueOnError,
 			MaxRequestsInFlight: 4,
 			Timeout:             30 * time.Second,
-		}))
+		})))
 	}
 	s.mux.Handle("GET /healthz/live", probe(opts.Live))
 	s.mux.Handle("GET /healthz/ready", probe(opts.Ready))
-	s.mux.HandleFunc("GET /status", s.serveStatus)
+	s.mux.Handle("GET /status", guard(http.HandlerFunc(s.serveStatus)))
 	s.mux.HandleFunc("GET /style.css", serveStyle)
 	if opts.Pprof {
-		s.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		s.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		s.mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		s.mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		s.mux.Handle("GET /debug/pprof/", guard(http.HandlerFunc(pprof.Index)))
+		s.mux.Handle("GET /debug/pprof/profile", guard(http.HandlerFunc(pprof.Profile)))
+		s.mux.Handle("GET /debug/pprof/symbol", guard(http.HandlerFunc(pprof.Symbol)))
+		s.mux.Handle("GET /debug/pprof/trace", guard(http.HandlerFunc(pprof.Trace)))
 	}
 	for pattern, h := range opts.Extra {
 		s.mux.Handle(pattern, h)

@@ -103,6 +103,10 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 	if err != nil {
 		return err
 	}
+	who.Hosts = cfg.HTTP.AllowedHosts
+	if name, _, err := net.SplitHostPort(cfg.Listen.HTTP); err == nil && name != "" {
+		who.Hosts = append(slices.Clip(who.Hosts), name)
+	}
 	registry := operate.NewRegistry("pseudo_server", d.build)
 	parts, err := d.assemble(ctx, backend, registry, receiver.Options{Audit: audit.log, Access: who})
 	if err != nil {
@@ -115,6 +119,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		Live:  parts.live(),
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
 		Parts: parts.status(), //nolint:contextcheck // a status belongs to no request
+		Guard: recv.Guard,
 		Extra: handlers(recv.API(slices.Concat(elect.Routes(), view.Routes(), parts.front.Routes())...)),
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)

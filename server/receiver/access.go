@@ -50,6 +50,8 @@ type Access struct {
 	Anonymous Role
 	// Users of the API.
 	Users []APIUser
+	// Hosts are names by which this server may be asked, besides those that mayName always takes: a name, "*.parent" or "*".
+	Hosts []string
 }
 
 // Binding says who may report a cluster: whoever shows one of the certificates or the token.
@@ -189,6 +191,11 @@ func (a *Access) authorise(req *http.Request, need Role) (APIUser, *APIError) {
 			}
 		}
 		u = a.Users[i]
+	}
+	if need >= RoleAdminister || req.Header.Get("Authorization") == "" {
+		if err := a.mayName(req); err != nil {
+			return u, err
+		}
 	}
 	switch {
 	case u.Role >= need:

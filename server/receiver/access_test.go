@@ -287,7 +287,7 @@ func TestAPIAccess(t *testing.T) {
 	for _, anonymous := range []receiver.Role{receiver.RoleNone, receiver.RoleRead, receiver.RoleAdminister} {
 		recv := receiver.New(receiver.Options{
 			Store: store.New(store.NewMemory(), store.Options{}), Logger: log, Audit: slog.New(slog.NewTextHandler(&audit, nil)),
-			Access: receiver.Access{Anonymous: anonymous, Users: []receiver.APIUser{user("reader", receiver.RoleRead), user("admin", receiver.RoleAdminister)}},
+			Access: receiver.Access{Anonymous: anonymous, Hosts: []string{"example.com"}, Users: []receiver.APIUser{user("reader", receiver.RoleRead), user("admin", receiver.RoleAdminister)}},
 		})
 		api := recv.API()
 		for _, c := range []struct {
@@ -332,7 +332,7 @@ func TestAPIAccess(t *testing.T) {
 	}
 	// A page of somebody else must not use an anonymous administrator's browser.
 	recv := receiver.New(receiver.Options{
-		Store: store.New(store.NewMemory(), store.Options{}), Logger: log, Access: receiver.Access{Anonymous: receiver.RoleAdminister},
+		Store: store.New(store.NewMemory(), store.Options{}), Logger: log, Access: receiver.Access{Anonymous: receiver.RoleAdminister, Hosts: []string{"example.com"}},
 	})
 	req := httptest.NewRequest(http.MethodPost, receiver.APIPrefix+"/clusters/d-a/suspicion/accept", nil)
 	req.Header.Set("Sec-Fetch-Site", "cross-site")

@@ -38,7 +38,9 @@ func get(t testing.TB, recv *receiver.Receiver, method, path string, want int, v
 	}
 }
 
-func administrator() receiver.Access { return receiver.Access{Anonymous: receiver.RoleAdminister} }
+func administrator() receiver.Access {
+	return receiver.Access{Anonymous: receiver.RoleAdminister, Hosts: []string{"example.com"}}
+}
 
 // TestAPI reads what was reported in every way that the API offers.
 func TestAPI(t *testing.T) {

@@ -36,7 +36,7 @@ func TestAPIGivesUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			recv := receiver.New(receiver.Options{
 				Store: store.New(mute{store.NewMemory()}, store.Options{}), Logger: slog.New(slog.DiscardHandler),
-				Access: receiver.Access{Anonymous: receiver.RoleRead},
+				Access: receiver.Access{Anonymous: receiver.RoleRead, Hosts: []string{"example.com"}},
 			})
 			answer := httptest.NewRecorder()
 			begun := time.Now()

@@ -111,7 +111,7 @@ func TestFollowingEqualsFromScratch(t *testing.T) {
 			continue // several versions at once
 		}
 		scratch := viewer.New(viewer.Options{Store: r.store, Plugins: plugins, Logger: log})
-		recv := receiver.New(receiver.Options{Store: r.store, Logger: log, Access: receiver.Access{Anonymous: receiver.RoleRead}})
+		recv := receiver.New(receiver.Options{Store: r.store, Logger: log, Access: receiver.Access{Anonymous: receiver.RoleRead, Hosts: []string{"example.com"}}})
 		api := recv.API(scratch.Routes()...)
 		for _, path := range []string{"/inventory", "/inventory/pods", "/inventory/workloads", "/inventory/replicasets", "/inventory/nodes", "/dropped", "/dropped/reasons"} {
 			w := httptest.NewRecorder()

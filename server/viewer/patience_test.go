@@ -37,7 +37,7 @@ func readersGiveUp(t *testing.T, running bool) {
 		t.Fatal(err)
 	}
 	view := viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log})
-	recv := receiver.New(receiver.Options{Store: kept, Logger: log, Access: receiver.Access{Anonymous: receiver.RoleRead}})
+	recv := receiver.New(receiver.Options{Store: kept, Logger: log, Access: receiver.Access{Anonymous: receiver.RoleRead, Hosts: []string{"example.com"}}})
 	api := recv.API(view.Routes()...)
 	done := make(chan error, 1)
 	run := func() { go func() { done <- view.Run(ctx) }() }

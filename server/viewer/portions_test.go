@@ -39,7 +39,7 @@ func TestPortions(t *testing.T) {
 	}
 	r.save(t, "d-a", 1, report...)
 	api := receiver.New(receiver.Options{
-		Store: r.store, Logger: slog.New(slog.DiscardHandler), Access: receiver.Access{Anonymous: receiver.RoleAdminister},
+		Store: r.store, Logger: slog.New(slog.DiscardHandler), Access: receiver.Access{Anonymous: receiver.RoleAdminister, Hosts: []string{"example.com"}},
 	}).API(r.view.Routes()...)
 	ask := func(method, path, body string) (answer struct{ Pods int }) {
 		t.Helper()

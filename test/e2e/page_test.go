@@ -42,13 +42,14 @@ type browser struct {
 }
 
 // openBrowser starts Debian's Chromium, or skips the test where there is none.
-func openBrowser(t *testing.T) *browser {
+func openBrowser(t *testing.T, more ...chromedp.ExecAllocatorOption) *browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Skip("there is no chromium (Debian: apt-get install chromium)")
 	}
 	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU)
+	opts = append(opts, more...)
 	alloc, endAlloc := chromedp.NewExecAllocator(t.Context(), opts...)
 	ctx, endTab := chromedp.NewContext(alloc)
 	ctx, endTime := context.WithTimeout(ctx, 5*time.Minute)
@@ -358,6 +359,26 @@ func TestHostilePage(t *testing.T) {
 		t.Error("a string of the cluster became markup")
 	}
 	b.quiet()
+}
+
+// TestRebindingPage: a page whose own name was made to lead to the server gets nothing from it, in a real browser. By localhost
+// the same browser gets everything.
+func TestRebindingPage(t *testing.T) {
+	b := openBrowser(t, chromedp.Flag("host-resolver-rules", "MAP rebind.example.com 127.0.0.1"))
+	s := startServer(t)
+	reportObjects(t, s, "d-secret", 1, "", workloads(1, ""))
+	_, port, _ := strings.Cut(strings.TrimPrefix(s.HTTP, "http://"), ":")
+	for host, want := range map[string]string{"rebind.example.com": "421 421 421", "localhost": "200 401 200"} {
+		b.do("open "+host, chromedp.Navigate("http://"+host+":"+port+"/"))
+		var got string
+		b.do("ask as "+host, chromedp.Evaluate(`(async () => {
+			const ask = async (path, method) => (await fetch(path, {method})).status;
+			return [await ask("/api/v1/clusters", "GET"), await ask("/api/v1/clusters/d-secret", "DELETE"), await ask("/status", "GET")].join(" ");
+		})()`, &got, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+		if got != want {
+			t.Errorf("a page of %s gets %s, want %s", host, got, want)
+		}
+	}
 }
 
 // inside fails the test if the page is wider than the screen.

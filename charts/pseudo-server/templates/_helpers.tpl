@@ -96,5 +96,10 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- if and $upstream (not $upstream.addresses) -}}{{- fail "upstream.addresses is needed: the deepflow-servers as host:port" -}}{{- end -}}
 {{- if $upstream -}}{{- $_ := set $config "upstream" $upstream -}}{{- end -}}
 {{- end -}}
+{{- /* The Service's short name; its longer ones are always allowed. */ -}}
+{{- $http := deepCopy (default dict $config.http) -}}
+{{- $name := printf "%s.%s" (include "pseudo-server.fullname" .) .Release.Namespace -}}
+{{- $_ := set $http "allowed_hosts" (append (default list $http.allowed_hosts) $name | uniq) -}}
+{{- $_ := set $config "http" $http -}}
 {{- toYaml $config -}}
 {{- end -}}
