@@ -8,7 +8,6 @@
 package receiver
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -150,7 +149,9 @@ type Receiver struct {
 type storageState struct {
 	since   time.Time
 	err     error
-	checked bool // Check has failed since then
+	checked bool      // Check has failed since then
+	failed  time.Time // when a write failed last; zero: none has since one worked
+	writing time.Time // since when a probe is under way
 }
 
 // New returns a Receiver; NewGRPCServer and API put it on the network, Run does its housekeeping.
@@ -193,23 +194,6 @@ func New(opts Options) *Receiver {
 	return r
 }
 
-// Check returns an error if reports cannot be stored now. It is the readiness check.
-func (r *Receiver) Check(ctx context.Context) error {
-	err := r.store.Backend().Check(ctx)
-	if err != nil {
-		r.noteStorage(err)
-	}
-	r.mu.Lock()
-	failed := r.storage.checked
-	r.storage.checked = err != nil && r.storage.err != nil
-	r.mu.Unlock()
-	if err == nil && failed {
-		// Otherwise it is a failure that only a write can find, such as a full disk.
-		r.noteStorage(nil)
-	}
-	return err
-}
-
 // storageError is what the storage fails with now, nil if it works.
 func (r *Receiver) storageError() error {
 	r.mu.Lock()
@@ -227,10 +211,10 @@ func (r *Receiver) noteStorage(err error) {
 	before := r.storage
 	switch {
 	case err == nil && before.err != nil:
-		r.storage = storageState{}
+		r.storage = storageState{writing: before.writing}
 		r.log.Info("storage works again", "failed_for", r.now().Sub(before.since).Round(time.Second))
 	case err != nil && before.err == nil:
-		r.storage = storageState{since: r.now(), err: err}
+		r.storage = storageState{since: r.now(), err: err, failed: before.failed, writing: before.writing}
 		r.log.Error("storage fails: reports are refused until it works again, nothing is acknowledged that is not stored", "error", err)
 	case err != nil && before.err.Error() != err.Error():
 		r.storage.err = err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/server/budget"
@@ -72,8 +73,11 @@ func (r *Receiver) forgot(ctx context.Context, st store.State, reason, message s
 	}
 }
 
-// Run forgets what Retention says until the context ends. It returns nil.
+// Run forgets what Retention says, and tries whether the storage can be written, until the context ends. It returns nil.
 func (r *Receiver) Run(ctx context.Context) error {
+	var probing sync.WaitGroup
+	probing.Go(func() { r.probe(ctx) })
+	defer probing.Wait()
 	ticker := time.NewTicker(min(time.Minute, r.opts.Retention.GoneAfter/4))
 	defer ticker.Stop()
 	for {

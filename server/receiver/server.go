@@ -228,6 +228,7 @@ func (r *Receiver) refuse(ctx context.Context, p *Peer, err error) error {
 			return err
 		}
 		r.noteStorage(err)
+		r.noteUnstored()
 		r.metrics.refusals.WithLabelValues(string(ruleStorage)).Inc()
 		r.log.Debug("request failed", "peer", p.Address, "error", err)
 		return &refusal{

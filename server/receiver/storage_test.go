@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -292,8 +293,8 @@ func TestToldOnce(t *testing.T) {
 		if _, err := r.agent.KubernetesAPISync(ctx, report(version+1, 1, versionEntry(t))); status.Code(err) != codes.Unavailable {
 			t.Errorf("got %v, want Unavailable", err)
 		}
-		if err := r.recv.Check(ctx); err != nil {
-			t.Errorf("Check: got %v, want nil: it can be read", err)
+		if err := r.recv.Check(ctx); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("Check: got %v, want ErrUnavailable: it can be read, but not written", err)
 		}
 	}
 	if s := r.recv.Status(); s.State != began {
@@ -309,4 +310,57 @@ func TestToldOnce(t *testing.T) {
 	if s := r.recv.Status(); s.State != "ok" || strings.Count(log.String(), ended) != 1 {
 		t.Errorf("got state %q and the log\n%s, want the end told once", s.State, log.String())
 	}
+}
+
+// sealed is a backend that can be read, and whose documents cannot be written, or only after a while.
+type sealed struct {
+	*store.Memory
+	shut atomic.Bool
+	hang atomic.Bool
+}
+
+func (s *sealed) PutDocument(ctx context.Context, kind string, d store.Document) (uint64, error) {
+	if s.hang.Load() {
+		time.Sleep(time.Minute)
+	}
+	if s.shut.Load() {
+		return 0, fmt.Errorf("%w: read-only file system", store.ErrUnavailable)
+	}
+	return s.Memory.PutDocument(ctx, kind, d)
+}
+
+// TestWriteProbe: readiness and status tell within a quarter of a minute that the storage can only be read, or hangs, though
+// nobody reports; and that it works again.
+func TestWriteProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := &sealed{Memory: store.NewMemory()}
+		recv := receiver.New(receiver.Options{Store: store.New(backend, store.Options{}), Logger: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- recv.Run(ctx) }()
+		after := func(d time.Duration, want, state string) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			if err := recv.Check(ctx); want == "" && err != nil || want != "" && (!errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), want)) {
+				t.Errorf("readiness: got %v, want %q", err, want)
+			}
+			if s := recv.Status(); s.State != state {
+				t.Errorf("status: got %q, want %q", s.State, state)
+			}
+		}
+		after(time.Second, "", "ok")
+		backend.shut.Store(true)
+		after(15*time.Second, "read-only file system", "storage fails")
+		backend.shut.Store(false)
+		after(15*time.Second, "", "ok")
+		backend.hang.Store(true)
+		after(26*time.Second, "a write has been under way for", "storage fails")
+		backend.hang.Store(false)
+		after(65*time.Second, "", "ok")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
