@@ -170,6 +170,8 @@ type ClusterAccess struct {
 type TokenAccess struct {
 	// Name is shown in the audit log.
 	Name string `mapstructure:"name" needed:"true"`
+	// Clusters are the ids of those that the role holds for. Empty: all.
+	Clusters []string `mapstructure:"clusters" check:"cluster_id"`
 	// Role is read or administer.
 	Role string `mapstructure:"role" oneof:"read administer" needed:"true"`
 	// TokenFile holds the token that a client sends as "Authorization: Bearer …".

@@ -261,7 +261,7 @@ func access(cfg config.ServerAccess, log *slog.Logger) (receiver.Access, error) 
 		a.Clusters[c.ClusterID] = b
 	}
 	for i, t := range cfg.Tokens {
-		u := receiver.APIUser{Name: t.Name}
+		u := receiver.APIUser{Name: t.Name, Clusters: t.Clusters}
 		if u.Role, err = receiver.ParseRole(t.Role); err != nil {
 			errs = append(errs, fmt.Errorf("access.tokens[%d]: %w", i, err))
 		}

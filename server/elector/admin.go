@@ -187,7 +187,7 @@ func (e *Elector) remove(ctx context.Context, c *cluster) error {
 // Routes returns the part of the API that administers the elector.
 func (e *Elector) Routes() []receiver.Route {
 	return []receiver.Route{
-		{Method: http.MethodGet, Path: "/watchers", Role: receiver.RoleRead, Summary: "The watcher election of all clusters.", Answer: e.apiList},
+		{Method: http.MethodGet, Path: "/watchers", Role: receiver.RoleRead, Summary: "The watcher election of all clusters.", Filtered: true, Answer: e.apiList},
 		{Method: http.MethodGet, Path: "/watchers/{cluster}", Role: receiver.RoleRead, Summary: "The watcher election of one cluster.", Answer: e.apiCluster},
 		{
 			Method: http.MethodPost, Path: "/watchers/{cluster}/designations", Role: receiver.RoleAdminister,
@@ -209,6 +209,8 @@ func (e *Elector) apiList(req *http.Request) (any, error) {
 	if err != nil {
 		return nil, apiError(err, "")
 	}
+	user := receiver.User(req)
+	infos = slices.DeleteFunc(infos, func(info ClusterInfo) bool { return !user.May(info.Cluster) })
 	return map[string]any{"clusters": infos}, nil
 }
 

@@ -65,6 +65,31 @@ type APIUser struct {
 	Name  string
 	Role  Role
 	Token *Token
+	// Clusters are those that the role holds for; empty: all.
+	Clusters []string
+}
+
+// May tells whether the user's role holds for a cluster.
+func (u *APIUser) May(cluster string) bool {
+	return len(u.Clusters) == 0 || slices.Contains(u.Clusters, cluster)
+}
+
+// within refuses a route of a cluster that the user's role does not hold for, and what concerns all clusters.
+func (u *APIUser) within(route *Route, cluster string) *APIError {
+	switch perCluster := strings.Contains(route.Path, "{cluster}"); {
+	case len(u.Clusters) == 0, perCluster && u.May(cluster), !perCluster && route.Filtered:
+		return nil
+	case perCluster:
+		return &APIError{
+			Status: http.StatusForbidden, Message: fmt.Sprintf("user %s may not see cluster %s", u.Name, clip(cluster)),
+			Advice: "use another token, or add the cluster to the user's clusters in access.tokens",
+		}
+	default:
+		return &APIError{
+			Status: http.StatusForbidden, Message: fmt.Sprintf("user %s may only see some clusters, and this concerns all", u.Name),
+			Advice: "use a token without clusters in access.tokens",
+		}
+	}
 }
 
 // Peer is who sent a gRPC request.

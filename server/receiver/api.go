@@ -23,6 +23,9 @@ type Route struct {
 	Path    string // below APIPrefix, with wildcards as in http.ServeMux
 	Role    Role
 	Summary string
+	// Filtered says that Answer leaves out clusters that User may not see. Otherwise a route without {cluster} is refused to
+	// those who may not see all.
+	Filtered bool
 	// Params are the parameters of the query that there are; a request with another one is refused.
 	Params []string
 	// Answer returns what is sent as JSON, or a Stream, or an error; an *APIError says which status.
@@ -35,7 +38,7 @@ func (r *Receiver) Routes() []Route {
 		return Route{Method: http.MethodGet, Path: path, Role: RoleRead, Summary: summary, Params: params, Answer: answer}
 	}
 	return []Route{
-		get("/clusters", "All clusters.", r.apiClusters),
+		{Method: http.MethodGet, Path: "/clusters", Role: RoleRead, Summary: "All clusters.", Filtered: true, Answer: r.apiClusters},
 		get("/clusters/{cluster}", "One cluster.", r.apiCluster),
 		{
 			Method: http.MethodDelete, Path: "/clusters/{cluster}", Role: RoleAdminister,
@@ -48,7 +51,7 @@ func (r *Receiver) Routes() []Route {
 			Method: http.MethodPost, Path: "/clusters/{cluster}/suspicion/accept", Role: RoleAdminister,
 			Summary: "Let the next report of a cluster remove what it removes.", Answer: r.apiAccept,
 		},
-		get("/events", "What was forgotten, newest first.", r.apiEvents),
+		{Method: http.MethodGet, Path: "/events", Role: RoleRead, Summary: "What was forgotten, newest first.", Filtered: true, Answer: r.apiEvents},
 	}
 }
 
@@ -127,8 +130,11 @@ func (r *Receiver) apiClusters(req *http.Request) (any, error) {
 		return nil, err
 	}
 	infos := make([]ClusterInfo, 0, len(states))
+	user := User(req)
 	for _, st := range states {
-		infos = append(infos, r.info(st))
+		if user.May(st.ID) {
+			infos = append(infos, r.info(st))
+		}
 	}
 	return map[string]any{"clusters": infos}, nil
 }
@@ -431,5 +437,7 @@ func (r *Receiver) apiEvents(req *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	user := User(req)
+	events = slices.DeleteFunc(events, func(e Event) bool { return !user.May(e.Cluster) })
 	return map[string]any{"events": events}, nil
 }

@@ -48,6 +48,9 @@ func User(req *http.Request) APIUser {
 func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		user, err := r.opts.Access.authorise(req, route.Role)
+		if err == nil {
+			err = user.within(&route, req.PathValue("cluster"))
+		}
 		if err != nil {
 			r.metrics.refusals.WithLabelValues(string(ruleAPI)).Inc()
 			r.audit.refusedAPI(user, req, err)
