@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -341,6 +343,7 @@ func (d *daemon) runInformers(ctx context.Context) error {
 		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: d.projection, Sink: d.relations,
 		Logger: d.log, Registerer: registered,
 		PageSize: res.APIListPageSize, RelistInterval: res.APIListMaxInterval, Beat: d.lists.Beat,
+		Memory: entryMemory(),
 	})
 	d.set = set
 	d.watched = map[string]bool{informers.VersionID: true}
@@ -350,6 +353,16 @@ func (d *daemon) runInformers(ctx context.Context) error {
 		return err //nolint:wrapcheck // it says what is wrong with the access
 	}
 	return set.Run(ctx) //nolint:wrapcheck // wrapped by the informers
+}
+
+// entryMemory is what entries may take, in bytes: three quarters of what the garbage collector keeps to, which is the
+// container's memory or GOMEMLIMIT; 0 if there is no limit.
+func entryMemory() int64 {
+	limit := debug.SetMemoryLimit(-1)
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit / 4 * 3
 }
 
 // remember notes whose entries forget has to drop. d.mu is held.

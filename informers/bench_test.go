@@ -67,7 +67,10 @@ func BenchmarkList(b *testing.B) {
 	b.Logf("%d bytes, %d compressed", len(body), packed.Len())
 	p := podProjector(b)
 	entries := map[resources.Key]*resources.Entry{}
-	collect := func(o resources.Object, _ error) { entries[o.Key] = o.Entry }
+	collect := func(o resources.Object, _ error) error {
+		entries[o.Key] = o.Entry
+		return nil
+	}
 	known := func(k resources.Key) *resources.Entry { return entries[k] }
 	run := func(name string, open func() io.Reader, known func(resources.Key) *resources.Entry) {
 		b.Run(name, func(b *testing.B) {

@@ -38,6 +38,7 @@ const (
 	classCertificate     class = "certificate"
 	classData            class = "bad_data"
 	classDiscovery       class = "discovery"
+	classTooLarge        class = "too_large"
 	classSilent          class = "silent"
 	classShort           class = "short"
 )
@@ -52,7 +53,7 @@ func (c class) rank() int {
 	switch {
 	case c == classInitializing:
 		return 0
-	case c.definite(), c == classConversion, c == classCertificate, c == classCredentials:
+	case c.definite(), c == classTooLarge, c == classConversion, c == classCertificate, c == classCredentials:
 		return 2
 	default:
 		return 1
@@ -73,7 +74,9 @@ var advices = map[class]string{
 	classConnection:      "check that the apiserver is up and reachable",
 	classCertificate:     "the apiserver cannot be trusted: compare its certificate with the kubeconfig's certificate-authority, in a Pod with the ConfigMap kube-root-ca.crt",
 	classData:            "something between here and the apiserver, or an aggregated API server, sends damaged answers",
-	classDiscovery:       "look at the APIService of that group: kubectl get apiservices",
+	classTooLarge: "what was there stays; give the agent more memory (the container's limit), report fewer resources, or narrow them by field_selector; " +
+		"if the cluster is not that large, look at what answers in the place of the apiserver",
+	classDiscovery: "look at the APIService of that group: kubectl get apiservices",
 }
 
 // Errors of our own making, given as causes of cancelled contexts.
@@ -93,6 +96,7 @@ func (e *dataError) Error() string { return e.msg }
 
 func classify(err error) class {
 	var data *dataError
+	var tooLarge *tooLargeError
 	var netErr net.Error
 	var untrusted *tls.CertificateVerificationError
 	switch {
@@ -100,6 +104,8 @@ func classify(err error) class {
 		return classNone
 	case errors.As(err, &data):
 		return classData
+	case errors.As(err, &tooLarge):
+		return classTooLarge
 	case errors.Is(err, errUnnamed):
 		return classDiscovery
 	case errors.As(err, &untrusted):

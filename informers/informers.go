@@ -64,6 +64,10 @@ type Options struct {
 	// SilentWatch is how long a watch may deliver neither event nor bookmark before it is reopened. Apiservers send a
 	// bookmark about every minute. Default 3 min.
 	SilentWatch time.Duration
+	// Memory is how many bytes the entries of all resources may take before a list is ended that brings more; 0: any.
+	Memory int64
+	// MaxObjects is how many objects one list may have. Default 2,000,000, the most that pseudo-server takes.
+	MaxObjects int
 	// Beat, if given, is called by the loop as long as it is not stuck, for a liveness probe: every second, and while the
 	// apiserver does not answer at least every minute.
 	Beat func()
@@ -95,6 +99,7 @@ func (o *Options) complete() error {
 		o.Beat = func() {}
 	}
 	setDefault(&o.PageSize, 1000)
+	setDefault(&o.MaxObjects, 2_000_000)
 	setDefault(&o.RelistInterval, 10*time.Minute)
 	setDefault(&o.DiscoveryInterval, 20*time.Second)
 	setDefault(&o.ListDeadline, 5*time.Minute)
@@ -104,7 +109,7 @@ func (o *Options) complete() error {
 	return nil
 }
 
-func setDefault[T int64 | time.Duration](v *T, def T) {
+func setDefault[T int | int64 | time.Duration](v *T, def T) {
 	if *v <= 0 {
 		*v = def
 	}
@@ -117,6 +122,7 @@ type Set struct {
 	metrics      *metrics
 	gate         *gate
 	streaming    streaming
+	room         *room
 	newProjector func(resources.Selected) projector
 	owners       atomic.Pointer[map[ownerKind]string]
 	poked        chan struct{}
@@ -132,7 +138,7 @@ func New(opts Options) (*Set, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
-	s := &Set{opts: opts, metrics: newMetrics(opts.Registerer), gate: newGate(), poked: make(chan struct{}, 1)}
+	s := &Set{opts: opts, metrics: newMetrics(opts.Registerer), gate: newGate(), room: &room{limit: opts.Memory, objects: opts.MaxObjects}, poked: make(chan struct{}, 1)}
 	s.opts.Projection.OwnerKinds = s.ownerKind
 	s.newProjector = func(sel resources.Selected) projector { return resources.NewProjector(sel, s.opts.Projection) }
 	var err error
@@ -164,7 +170,7 @@ func (s *Set) Apply(selected []resources.Selected) {
 			src = old[i]
 		} else {
 			src = &source{id: sel.ID, set: s, rec: newRecord(sel.ID, sel.Required, now), retry: map[target]time.Time{}}
-			src.store = newStore(sel.ID, s.opts.Sink)
+			src.store = newStore(sel.ID, s.opts.Sink, s.room)
 			s.metrics.show(sel.ID, Pending)
 		}
 		want := spec{sel, rank(sel), scope{sel.Kind, sel.As, sel.Namespace, sel.FieldSelector}}

@@ -219,13 +219,13 @@ func (lw *listWatch) putBack(p projector) {
 	}
 }
 
-func (lw *listWatch) collect(obj resources.Object, malformed error) {
+func (lw *listWatch) collect(obj resources.Object, malformed error) error {
 	if malformed == nil {
-		lw.latest().collect(obj)
-		return
+		return lw.latest().collect(obj)
 	}
 	lw.src.malformed(obj, malformed)
 	lw.latest().keep(obj)
+	return nil
 }
 
 // WatchWithContext opens a watch, or a streaming list that goes on as a watch.
@@ -531,7 +531,7 @@ func (lw *listWatch) fail(now time.Time, verb string, err error) {
 	f.advice = strings.Replace(f.advice, "its CustomResourceDefinition", "the CustomResourceDefinition "+lw.gvr.GroupResource().String(), 1)
 	wait := retryAfter(err)
 	lw.mu.Lock()
-	if f.class.definite() || f.class == classNotFound {
+	if f.class.definite() || f.class == classNotFound || f.class == classTooLarge {
 		// Somebody has to do something first: no need to ask at the reflector's pace.
 		wait = max(wait, min(refusalPause<<min(lw.refusals, 10), maxRefusalPause))
 		lw.refusals++
@@ -853,7 +853,10 @@ func (w *watcher) pass(ev event) bool {
 		w.feed.uncollect(ev.found.Key)
 		return true
 	case w.initial:
-		w.feed.collect(ev.found)
+		if err := w.feed.collect(ev.found); err != nil {
+			w.ended(err)
+			return false
+		}
 		return true
 	}
 	obj := &object{ObjectMeta: metav1.ObjectMeta{ResourceVersion: ev.found.ResourceVersion}, found: ev.found, feed: w.feed}

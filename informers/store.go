@@ -2,6 +2,7 @@ package informers
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 
@@ -27,12 +28,14 @@ type Sink interface {
 type store struct {
 	id   string
 	sink Sink
+	room *room
 
 	turn sync.Mutex // one change at a time, together with what the sink is told of it
 
 	mu      sync.RWMutex
 	entries map[resources.Key]*resources.Entry
 	loaded  bool   // the sink has a complete list
+	bytes   int64  // of entries, as counted in room
 	taken   uint64 // complete lists and events so far
 	feed    *feed  // the one in force: whose list was the last to be complete
 	lists   int    // lists under way
@@ -49,6 +52,8 @@ type feed struct {
 
 	// Guarded by s.mu.
 	pending map[resources.Key]*resources.Entry // nil: complete or abandoned
+	objects int                                // that the list has brought so far
+	bytes   int64                              // of pending, as counted in the room: what is not in force
 	unclear bool                               // the list has an object that may be any of those in force
 	// numbered: the list has a resourceVersion that can be compared.
 	numbered bool
@@ -56,8 +61,8 @@ type feed struct {
 	ahead map[resources.Key]uint64
 }
 
-func newStore(id string, sink Sink) *store {
-	return &store{id: id, sink: sink, entries: map[resources.Key]*resources.Entry{}}
+func newStore(id string, sink Sink, r *room) *store {
+	return &store{id: id, sink: sink, room: r, entries: map[resources.Key]*resources.Entry{}}
 }
 
 // changes returns a number that differs after each complete list and each event.
@@ -102,7 +107,8 @@ func (f *feed) restart() {
 	defer f.s.mu.Unlock()
 	if f.pending != nil {
 		clear(f.pending)
-		f.unclear = false
+		f.unclear, f.objects = false, 0
+		f.giveBack()
 	}
 }
 
@@ -119,22 +125,41 @@ func (f *feed) end() {
 		return
 	}
 	f.pending = nil
+	f.giveBack()
 	if f.s.lists--; f.s.lists == 0 {
 		f.s.recent = nil
 	}
 }
 
-// collect takes one object of the list that is under way.
-func (f *feed) collect(o resources.Object) {
+// giveBack gives back the room of the list under way. s.mu is held.
+func (f *feed) giveBack() {
+	f.s.room.used.Add(-f.bytes)
+	f.bytes = 0
+}
+
+// collect takes one object of the list that is under way, or returns a tooLargeError.
+func (f *feed) collect(o resources.Object) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
-	switch {
-	case f.pending == nil:
-	case o.Entry == nil:
-		delete(f.pending, o.Key)
-	default:
-		f.pending[o.Key] = o.Entry
+	if f.pending == nil {
+		return nil
 	}
+	if f.objects++; f.objects > f.s.room.objects {
+		return &tooLargeError{fmt.Sprintf("the list has more than %d objects", f.s.room.objects)}
+	}
+	if o.Entry == nil {
+		delete(f.pending, o.Key)
+		return nil
+	}
+	if o.Entry != f.s.entries[o.Key] && o.Entry != f.pending[o.Key] {
+		n := entrySize(o.Entry)
+		if err := f.s.room.take(n); err != nil {
+			return err
+		}
+		f.bytes += n
+	}
+	f.pending[o.Key] = o.Entry
+	return nil
 }
 
 // keep takes over the entry in force for an object of the list that could not be read. Without a name it may be any.
@@ -218,8 +243,28 @@ func (f *feed) takeOver(resourceVersion string) (difference, error) {
 		delete(d.removed, e.UID()) // perhaps it goes on under another name
 	}
 	s.entries, s.loaded, s.feed = next, true, f
+	s.recount()
 	s.taken++
 	return d, nil
+}
+
+// recount counts the entries in force anew. s.mu is held.
+func (s *store) recount() {
+	var n int64
+	for _, e := range s.entries {
+		n += entrySize(e)
+	}
+	s.room.used.Add(n - s.bytes)
+	s.bytes = n
+}
+
+// count takes an entry of the watch into account, or the end of one. s.mu is held.
+func (s *store) count(e *resources.Entry, sign int64) {
+	if e != nil {
+		n := sign * entrySize(e)
+		s.bytes += n
+		s.room.used.Add(n)
+	}
 }
 
 // newer puts into next what events have made of prev since the time of the list that next is. It returns their
@@ -307,11 +352,14 @@ func (f *feed) change(o resources.Object, deleted bool) {
 	old := s.entries[o.Key]
 	switch {
 	case e == nil:
+		s.count(old, -1)
 		delete(s.entries, o.Key)
 	case old != nil && same(old, e):
 		s.mu.Unlock()
 		return
 	default:
+		s.count(old, -1)
+		s.count(e, 1)
 		s.entries[o.Key] = e
 	}
 	s.mu.Unlock()
@@ -343,6 +391,7 @@ func (s *store) clear() {
 	s.mu.Lock()
 	loaded := s.loaded
 	s.entries, s.loaded, s.feed = map[resources.Key]*resources.Entry{}, false, nil
+	s.recount()
 	s.mu.Unlock()
 	if loaded {
 		s.sink.Remove(s.id)

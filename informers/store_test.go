@@ -85,7 +85,7 @@ func TestStore(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &storeRig{t: t, enc: resources.NewEncoder()}
-			s.store = newStore("x", s)
+			s.store = newStore("x", s, &room{objects: 1000})
 			tt.do(s)
 			if got := strings.Join(s.calls, " "); got != tt.calls {
 				t.Errorf("calls: got %q, want %q", got, tt.calls)

@@ -303,7 +303,7 @@ type pageMeta struct {
 // decodePage reads one page of a list and calls each for every object, with an error if the object is malformed. It
 // returns an error unless the page is there to its last bracket.
 func decodePage(r io.Reader, p projector, known func(resources.Key) *resources.Entry,
-	each func(resources.Object, error),
+	each func(resources.Object, error) error,
 ) (pageMeta, error) {
 	d := newDecoder(r, listBuffer, listBuffer/2)
 	var meta pageMeta
@@ -317,8 +317,7 @@ func decodePage(r io.Reader, p projector, known func(resources.Key) *resources.E
 				if err != nil && !errors.As(err, &malformed) {
 					return err
 				}
-				each(obj, err)
-				return nil
+				return each(obj, err)
 			})
 		case "metadata":
 			raw, err := d.raw()

@@ -80,12 +80,13 @@ func TestDecodePage(t *testing.T) {
 		} {
 			t.Run(tt.name+", "+how, func(t *testing.T) {
 				var objects, malformed int
-				meta, err := decodePage(wrap(strings.NewReader(tt.page)), podProjector(t), nil, func(_ resources.Object, bad error) {
+				meta, err := decodePage(wrap(strings.NewReader(tt.page)), podProjector(t), nil, func(_ resources.Object, bad error) error {
 					if bad != nil {
 						malformed++
 					} else {
 						objects++
 					}
+					return nil
 				})
 				if (err != nil) != tt.fails {
 					t.Errorf("error: got %v, want one: %v", err, tt.fails)
@@ -106,7 +107,7 @@ func TestDecodePageCut(t *testing.T) {
 	page := `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[` + podJSON(1, 1) + `,` + podJSON(2, 2) + `]}`
 	p := podProjector(t)
 	for cut := range len(page) {
-		if _, err := decodePage(strings.NewReader(page[:cut]), p, nil, func(resources.Object, error) {}); err == nil {
+		if _, err := decodePage(strings.NewReader(page[:cut]), p, nil, func(resources.Object, error) error {return nil }); err == nil {
 			t.Errorf("got no error for the first %d bytes of %s", cut, page)
 		}
 	}
@@ -268,7 +269,10 @@ func FuzzDecodePage(f *testing.F) {
 	p := podProjector(f)
 	f.Fuzz(func(t *testing.T, page []byte, chunk uint8) {
 		items := 0
-		meta, err := decodePage(&chunks{page, int(chunk) + 1}, p, nil, func(resources.Object, error) { items++ })
+		meta, err := decodePage(&chunks{page, int(chunk) + 1}, p, nil, func(resources.Object, error) error {
+			items++
+			return nil
+		})
 		if err != nil {
 			return
 		}
