@@ -116,7 +116,7 @@ func preflightReport(ctx context.Context, cfg *config.Agent, build operate.Build
 			}
 			projection.LiteralEnv = true // the watch policy of other agents is a literal value
 			r, err := oneshot.Collect(ctx, oneshot.Options{
-				Config: o.REST, Selected: selected, Projection: projection, PageSize: k.APIListPageSize,
+				Config: o.REST, Selected: selected, Projection: projection, PageSize: k.APIListPageSize, ContentType: cfg.Kubernetes.ContentType,
 			})
 			if err != nil {
 				return nil, err

@@ -341,7 +341,7 @@ func (d *daemon) runInformers(ctx context.Context) error {
 	res := d.resourcesInForce()
 	set, err := informers.New(informers.Options{
 		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: d.projection, Sink: d.relations,
-		Logger: d.log, Registerer: registered,
+		Logger: d.log, Registerer: registered, ContentType: d.cfg.Kubernetes.ContentType,
 		PageSize: res.APIListPageSize, RelistInterval: res.APIListMaxInterval, Beat: d.lists.Beat,
 		Memory: entryMemory(),
 	})

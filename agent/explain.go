@@ -195,7 +195,7 @@ func readObject(stdin io.Reader, name string) ([]byte, error) {
 
 func explainOptions(ctx context.Context, cfg *config.Agent, build operate.Build) (explain.Options, error) {
 	k := cfg.Inputs.Resources.Kubernetes
-	o := explain.Options{PageSize: k.APIListPageSize}
+	o := explain.Options{PageSize: k.APIListPageSize, ContentType: cfg.Kubernetes.ContentType}
 	var err error
 	if o.Selected, err = resources.Select(k.APIResources, k.KubernetesNamespace); err != nil {
 		return o, err

@@ -122,7 +122,9 @@ func collect(ctx context.Context, cfg *config.Agent, build operate.Build, timeou
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, oneshot.ErrTimeout)
 	defer cancel()
-	return oneshot.Collect(ctx, oneshot.Options{Config: rest, Selected: selected, Projection: projection, PageSize: k.APIListPageSize})
+	return oneshot.Collect(ctx, oneshot.Options{
+		Config: rest, Selected: selected, Projection: projection, PageSize: k.APIListPageSize, ContentType: cfg.Kubernetes.ContentType,
+	})
 }
 
 // line is one object of a dump. Type is the server's name for it, for example "*v1.Pod".

@@ -97,6 +97,9 @@ type AgentKubernetes struct {
 	QPS float64 `mapstructure:"qps" min:"0.1" max:"1000" usage:"sustained requests per second to the apiserver"`
 	// Burst is how many requests may go at once before QPS holds them back.
 	Burst int `mapstructure:"burst" min:"1" max:"10000" usage:"requests that may go at once"`
+	// ContentType is how objects are asked for: auto asks for Pods and Nodes in protobuf, which costs the apiserver half as
+	// much, and takes JSON from whoever has nothing else; json asks for JSON only.
+	ContentType string `mapstructure:"content_type" oneof:"auto json" usage:"how objects are asked for"`
 }
 
 // AgentInputs mirrors the place of the resource keys in DeepFlow's agent-group configuration.
@@ -203,7 +206,7 @@ func DefaultAgent() Agent {
 			Service: "auto", AgentID: "auto",
 			ConnectTimeout: 5 * time.Second, RequestTimeout: 30 * time.Second, MaxMessageSize: 104857600,
 		},
-		Kubernetes: AgentKubernetes{QPS: 20, Burst: 40},
+		Kubernetes: AgentKubernetes{QPS: 20, Burst: 40, ContentType: "auto"},
 		Inputs: AgentInputs{Resources: AgentResources{
 			PushInterval: 10 * time.Second,
 			Kubernetes:   KubernetesResources{APIListPageSize: 1000, APIListMaxInterval: 10 * time.Minute},

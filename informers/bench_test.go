@@ -119,7 +119,7 @@ func BenchmarkEvent(b *testing.B) {
 			before := cpuTime(b)
 			for b.Loop() {
 				if left == 0 {
-					d = newWatchDecoder(bytes.NewReader(stream.Bytes()), true)
+					d = newWatchDecoder(bytes.NewReader(stream.Bytes()), true, typeName{})
 					left = n
 				}
 				left--

@@ -69,20 +69,24 @@ func groupVersionPath(gv schema.GroupVersion) string {
 	return "/apis/" + url.PathEscape(gv.Group) + "/" + url.PathEscape(gv.Version)
 }
 
-// stream starts a request and returns its body. Errors of the apiserver are *apierrors.StatusError.
-func (c *client) stream(ctx context.Context, verb, resource, path string, params url.Values) (io.ReadCloser, error) {
-	req := c.rest.Get().AbsPath(path).MaxRetries(0)
+// stream starts a request and returns the answer's body and content type. Errors of the apiserver are *apierrors.StatusError.
+func (c *client) stream(ctx context.Context, verb, resource, path string, params url.Values, accept string) (
+	body io.ReadCloser, contentType string, err error,
+) {
+	req := c.rest.Get().AbsPath(path).MaxRetries(0).SetHeader("Accept", accept)
 	for name, values := range params {
 		for _, v := range values {
 			req.Param(name, v)
 		}
 	}
-	return req.Stream(withLabels(ctx, verb, resource))
+	ctx = withLabels(ctx, verb, resource, &contentType)
+	body, err = req.Stream(ctx)
+	return body, contentType, err
 }
 
 // get fetches a small document. The answer 304 to an etag gives notModified.
 func (c *client) get(ctx context.Context, resource, path, query, accept, etag string) (document, error) {
-	ctx, cancel := context.WithTimeout(withLabels(ctx, "get", resource), requestTimeout)
+	ctx, cancel := context.WithTimeout(withLabels(ctx, "get", resource, nil), requestTimeout)
 	defer cancel()
 	target := c.rest.Get().AbsPath(path).URL()
 	target.RawQuery = query
@@ -142,11 +146,14 @@ func statusError(resp *http.Response, body []byte) error {
 
 type labelsKey struct{}
 
-type requestLabels struct{ verb, resource string }
+type requestLabels struct {
+	verb, resource string
+	contentType    *string // where that of the answer goes, which rest.Request keeps to itself; may be nil
+}
 
 // withLabels says under which labels a request is counted.
-func withLabels(ctx context.Context, verb, resource string) context.Context {
-	return context.WithValue(ctx, labelsKey{}, requestLabels{verb, resource})
+func withLabels(ctx context.Context, verb, resource string, contentType *string) context.Context {
+	return context.WithValue(ctx, labelsKey{}, requestLabels{verb, resource, contentType})
 }
 
 // countingTransport counts requests, answers and bytes.
@@ -163,6 +170,9 @@ func (t *countingTransport) RoundTrip(req *http.Request) (*http.Response, error)
 		return nil, err
 	}
 	t.metrics.requests.WithLabelValues(labels.verb, labels.resource, strconv.Itoa(resp.StatusCode)).Inc()
+	if labels.contentType != nil {
+		*labels.contentType = resp.Header.Get("Content-Type")
+	}
 	resp.Body = &countingBody{ReadCloser: resp.Body, bytes: t.metrics.bytes.WithLabelValues(labels.verb, labels.resource)}
 	return resp, nil
 }

@@ -272,7 +272,7 @@ func TestRedirection(t *testing.T) {
 	if _, err := c.get(t.Context(), "pods", "/version", "", "application/json", ""); err == nil {
 		t.Error("get: got no error")
 	}
-	if body, err := c.stream(t.Context(), "list", "pods", "/api/v1/pods", nil); err == nil {
+	if body, _, err := c.stream(t.Context(), "list", "pods", "/api/v1/pods", nil, acceptJSON); err == nil {
 		_ = body.Close()
 		t.Error("list: got no error")
 	}

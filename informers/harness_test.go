@@ -184,10 +184,20 @@ type rig struct {
 	opts Options
 	reg  *prometheus.Registry
 	stop func()
+
+	protobuf bool // Pods and Nodes come as protobuf
 }
 
-// inBubble runs f with a simulator that serves the built-in resources, each with one object, and stops everything.
+// inBubble runs f with a simulator that serves the built-in resources, each with one object, and stops everything. It does so
+// twice: with an apiserver that gives Pods and Nodes as protobuf, and with one that gives JSON only.
 func inBubble(t *testing.T, f func(t *testing.T, r *rig)) {
+	t.Helper()
+	t.Run("protobuf", func(t *testing.T) { inBubbleOf(t, true, f) })
+	t.Run("json", func(t *testing.T) { inBubbleOf(t, false, f) })
+}
+
+// inBubbleOf is inBubble with one of the forms.
+func inBubbleOf(t *testing.T, protobuf bool, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		sim := apisim.New()
@@ -197,7 +207,10 @@ func inBubble(t *testing.T, f func(t *testing.T, r *rig)) {
 		sim.Put(nodesGVR, node("n1"))
 		sim.Put(namespacesGVR, namespace("default"))
 		sim.Put(podsGVR, pod("default", "p1", ""))
-		r := &rig{t: t, sim: sim, net: sim.Listen(), sink: newSink(), reg: prometheus.NewRegistry()}
+		if !protobuf {
+			sim.SetProtobuf(apisim.ProtobufIgnored)
+		}
+		r := &rig{t: t, sim: sim, net: sim.Listen(), sink: newSink(), reg: prometheus.NewRegistry(), protobuf: protobuf}
 		r.opts = Options{
 			Config: &rest.Config{Host: "http://sim", Dial: r.net.Dial, UserAgent: "test", QPS: -1},
 			Sink:   r.sink, Registerer: r.reg,

@@ -48,6 +48,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Registerer is where the metrics go. Default: nowhere.
 	Registerer prometheus.Registerer
+	// ContentType is how objects are asked for: ContentTypeAuto, which is the default, or ContentTypeJSON.
+	ContentType string
 	// PageSize is the number of objects that a page of a list may have (api_list_page_size). Default 1000.
 	PageSize int64
 	// RelistInterval is the longest time between two complete lists of a resource (api_list_max_interval). Default 10 min.
@@ -72,6 +74,14 @@ type Options struct {
 	// apiserver does not answer at least every minute.
 	Beat func()
 }
+
+// How objects are asked for (kubernetes.content_type).
+const (
+	// ContentTypeAuto asks for Pods and Nodes in protobuf; whoever has JSON only is asked for that.
+	ContentTypeAuto = "auto"
+	// ContentTypeJSON asks for JSON only.
+	ContentTypeJSON = "json"
+)
 
 const (
 	settledDiscovery = 5 * time.Minute
@@ -649,6 +659,7 @@ type ResourceStatus struct {
 	Advice        string     `json:"advice,omitempty"`
 	Required      bool       `json:"required"`
 	GroupVersion  string     `json:"group_version,omitempty"`
+	ContentType   string     `json:"content_type,omitempty"` // of the last list or watch: json or protobuf
 	Namespace     string     `json:"namespace,omitempty"`
 	FieldSelector string     `json:"field_selector,omitempty"`
 	As            string     `json:"as,omitempty"`
@@ -682,7 +693,7 @@ func (s *source) status(now time.Time) ResourceStatus {
 		Resource: s.id, State: r.current(now), Since: r.since, Required: r.required,
 		Namespace: s.spec.scope.namespace, FieldSelector: s.spec.scope.fieldSelector,
 		LastList: timeOrNil(r.lastList), LastEvent: timeOrNil(r.lastEvent), LastBookmark: timeOrNil(r.lastBookmark),
-		LastError: r.lastError, LastErrorAt: timeOrNil(r.lastErrorAt),
+		LastError: r.lastError, LastErrorAt: timeOrNil(r.lastErrorAt), ContentType: s.form.last(),
 	}
 	trouble := r.trouble(now)
 	st.Reason, st.Advice = trouble.reason, trouble.advice

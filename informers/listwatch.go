@@ -185,15 +185,22 @@ func (lw *listWatch) listPage(ctx context.Context, params url.Values) (pageMeta,
 	defer cancel(nil)
 	idle := time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) })
 	defer idle.Stop()
-	body, err := lw.set.client.stream(ctx, "list", lw.src.id, lw.path, params)
+	proj := lw.projector()
+	defer lw.putBack(proj)
+	body, typed, err := lw.open(ctx, "list", params, proj)
 	if err != nil {
 		return pageMeta{}, withCause(ctx, err)
 	}
 	defer func() { _ = body.Close() }()
-	proj := lw.projector()
-	defer lw.putBack(proj)
-	meta, err := decodePage(&idleReader{body, idle, lw.set.opts.IdleTimeout}, proj, lw.src.store.known, lw.collect)
+	r := &idleReader{body, idle, lw.set.opts.IdleTimeout}
+	var meta pageMeta
+	if typed == (typeName{}) {
+		meta, err = decodePage(r, proj, lw.src.store.known, lw.collect)
+	} else {
+		meta, err = decodeProtobufPage(r, proj, typed, lw.src.store.known, lw.collect)
+	}
 	if err != nil {
+		lw.distrusts(typed, err)
 		return pageMeta{}, withCause(ctx, fmt.Errorf("read the list: %w", err))
 	}
 	return meta, nil
@@ -271,14 +278,16 @@ func (lw *listWatch) WatchWithContext(ctx context.Context, opts metav1.ListOptio
 		events: make(chan watch.Event), stopped: make(chan struct{}), done: make(chan struct{}),
 		idle: time.AfterFunc(lw.set.opts.IdleTimeout, func() { cancel(errSilent) }),
 	}
-	body, err := lw.set.client.stream(ctx, "watch", lw.src.id, lw.path, params)
+	w.proj = lw.projector()
+	body, typed, err := lw.open(ctx, "watch", params, w.proj)
 	if err != nil {
+		lw.putBack(w.proj)
 		w.idle.Stop()
 		err = withCause(ctx, err)
 		cancel(nil)
 		return nil, lw.refused(err, initial, opts.ResourceVersion, leave)
 	}
-	w.body, w.proj, w.last = &countingReader{ReadCloser: body}, lw.projector(), w.rv
+	w.body, w.typed, w.last = &countingReader{ReadCloser: body}, typed, w.rv
 	if initial {
 		w.hush(lw.set.opts.StreamIdleTimeout)
 		w.deadline = time.AfterFunc(lw.deadline(), func() { cancel(errDeadline) })
@@ -574,9 +583,10 @@ type watcher struct {
 	cancel   context.CancelCauseFunc
 	body     *countingReader
 	proj     projector
-	initial  bool   // the streaming list is not complete yet
-	rv       string // from which the watch was asked for
-	last     string // up to which it has come
+	typed    typeName // of what the body brings, if that is protobuf
+	initial  bool     // the streaming list is not complete yet
+	rv       string   // from which the watch was asked for
+	last     string   // up to which it has come
 	leave    func()
 	idle     *time.Timer
 	deadline *time.Timer // of a streaming list, else nil
@@ -714,9 +724,12 @@ func (w *watcher) run() {
 func (w *watcher) read() (again bool) {
 	lw := w.lw
 	var told time.Time
-	d := newWatchDecoder(w.body, w.initial)
+	d := newWatchDecoder(w.body, w.initial, w.typed)
 	for {
 		ev, err := d.nextEvent(w.proj, lw.src.store.known)
+		if err != nil {
+			lw.distrusts(w.typed, err)
+		}
 		switch {
 		case err != nil && w.isOutliving():
 			return w.ctx.Err() == nil
@@ -768,9 +781,9 @@ func (w *watcher) reopen() bool {
 		case <-w.ctx.Done():
 			return false
 		}
-		body, err := lw.set.client.stream(w.ctx, "watch", lw.src.id, lw.path, params)
+		body, typed, err := lw.open(w.ctx, "watch", params, w.proj)
 		if err == nil {
-			w.body = &countingReader{ReadCloser: body}
+			w.body, w.typed = &countingReader{ReadCloser: body}, typed
 			w.idle.Reset(w.silence)
 			return true
 		}

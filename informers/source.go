@@ -20,6 +20,7 @@ type source struct {
 	id    string
 	set   *Set
 	store *store // nil for version.Info
+	form  form
 
 	absentSince time.Time // when discovery first did not name the resource; used by the Set's loop only
 

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/jsonscan"
 	"github.com/pseudo-agent/pseudo-agent/resources"
@@ -24,9 +25,11 @@ const (
 // n > 0 says that the object's end was found and the next one can be read.
 type projector interface {
 	Project(buf []byte, known func(resources.Key) *resources.Entry) (obj resources.Object, n int, err error)
+	ProjectProtobuf(msg []byte, known func(resources.Key) *resources.Entry) (resources.Object, error)
+	ProtobufKind(served schema.GroupVersionResource) string
 }
 
-// decoder reads JSON from a connection through one buffer, without making a tree of it.
+// decoder reads JSON or protobuf from a connection through one buffer, without making a tree of it.
 type decoder struct {
 	r     io.Reader
 	buf   []byte
@@ -36,6 +39,7 @@ type decoder struct {
 	fill  int // a refill reads until that many bytes are unread; 1 for a watch, whose next byte may come tomorrow
 	least int // size of the buffer of a watch that has little to say; 0: the buffer only grows
 	err   error
+	typed typeName // of the objects of a watch in protobuf
 }
 
 func newDecoder(r io.Reader, size, fill int) *decoder {
@@ -55,7 +59,7 @@ func (d *decoder) more(want int) error {
 	}
 	if d.end == len(d.buf) {
 		if len(d.buf) >= maxObject {
-			d.err = &dataError{fmt.Sprintf("a JSON value of more than %d bytes", maxObject)}
+			d.err = &dataError{fmt.Sprintf("a value of more than %d bytes", maxObject)}
 			return d.err
 		}
 		d.move(make([]byte, 2*len(d.buf)))
@@ -370,8 +374,9 @@ type bookmark struct {
 }
 
 // newWatchDecoder returns a decoder for a watch; one that begins with a streaming list reads in larger pieces.
-func newWatchDecoder(r io.Reader, initial bool) *decoder {
+func newWatchDecoder(r io.Reader, initial bool, typed typeName) *decoder {
 	d := newDecoder(r, watchBuffer, 1)
+	d.typed = typed
 	if initial {
 		d.buf = make([]byte, listBuffer)
 	}
@@ -381,6 +386,9 @@ func newWatchDecoder(r io.Reader, initial bool) *decoder {
 
 // nextEvent reads one event; io.EOF says that the stream has ended between two.
 func (d *decoder) nextEvent(p projector, known func(resources.Key) *resources.Entry) (event, error) {
+	if d.typed != (typeName{}) {
+		return d.nextFrame(p, known)
+	}
 	if _, err := d.peek(); err != nil {
 		return event{}, err
 	}

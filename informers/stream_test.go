@@ -199,7 +199,7 @@ func TestWatchBuffer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			little := event(10)
-			d := newWatchDecoder(io.MultiReader(strings.NewReader(tt.before), strings.NewReader(little), strings.NewReader(little)), tt.initial)
+			d := newWatchDecoder(io.MultiReader(strings.NewReader(tt.before), strings.NewReader(little), strings.NewReader(little)), tt.initial, typeName{})
 			p := podProjector(t)
 			largest := 0
 			for range strings.Count(tt.before, "\n") {
@@ -231,7 +231,7 @@ func TestWatchBuffer(t *testing.T) {
 func TestEventsAreNotScannedInPieces(t *testing.T) {
 	stream := strings.Repeat(`{"type":"MODIFIED","object":`+podJSON(1, 5000)+"}\n", 100)
 	counting := &countingProjector{projector: podProjector(t)}
-	d := newWatchDecoder(&chunks{[]byte(stream), 1000}, false)
+	d := newWatchDecoder(&chunks{[]byte(stream), 1000}, false, typeName{})
 	for range 100 {
 		if _, err := d.nextEvent(counting, nil); err != nil {
 			t.Fatal(err)

@@ -35,6 +35,8 @@ type Options struct {
 	Selected   []resources.Selected
 	Projection resources.Options
 	PageSize   int64
+	// ContentType is that of informers.Options.
+	ContentType string
 }
 
 // Target is the object to explain.
@@ -269,7 +271,7 @@ func (r *Report) follow(ctx context.Context, o Options, sel *resources.Selected,
 		over = &oneshot.Object{ID: sel.ID, Entry: x.Object.Entry, Key: x.Object.Key}
 	}
 	result, err := oneshot.Collect(ctx, oneshot.Options{
-		Config: o.Config, Selected: around(o.Selected, r.Namespace), Projection: o.Projection, PageSize: o.PageSize, Over: over,
+		Config: o.Config, Selected: around(o.Selected, r.Namespace), Projection: o.Projection, PageSize: o.PageSize, ContentType: o.ContentType, Over: over,
 	})
 	if err != nil {
 		return err

@@ -29,6 +29,8 @@ type Options struct {
 	Selected   []resources.Selected
 	Projection resources.Options
 	PageSize   int64
+	// ContentType is that of informers.Options.
+	ContentType string
 	// Patience is how long a resource may fail, other than by being refused, before it is given up; 0 means 5 s. A resource
 	// that is still being listed is waited for until the context ends.
 	Patience time.Duration
@@ -97,9 +99,9 @@ func Collect(ctx context.Context, o Options) (*Result, error) {
 		Config:     o.Config,
 		Selected:   o.Selected,
 		Projection: o.Projection,
-		PageSize:   o.PageSize,
-		Logger:     o.Log,
-		Sink:       sink,
+		PageSize:   o.PageSize, ContentType: o.ContentType,
+		Logger: o.Log,
+		Sink:   sink,
 	})
 	if err != nil {
 		return nil, err

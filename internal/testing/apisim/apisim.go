@@ -48,6 +48,8 @@ type Request struct {
 	Namespace string
 	// Streaming tells a watch that begins with a streaming list.
 	Streaming bool
+	// Protobuf tells whether protobuf is accepted.
+	Protobuf bool
 	// ResourceVersion and Continue are the request's parameters.
 	ResourceVersion, Continue string
 	// Limit is the request's parameter, 0 if there is none.
@@ -56,11 +58,12 @@ type Request struct {
 
 // Fault is what goes wrong with one request; its zero value is nothing.
 type Fault struct {
-	Status          int // answered instead, with a proper Status object
-	RetryAfter      int // seconds, sent along with Status
-	Hang            bool
-	Cut             int // the connection is cut after so many bytes of the body
-	Freeze          int // after so many bytes of the body nothing comes any more
+	Status     int // answered instead, with a proper Status object
+	RetryAfter int // seconds, sent along with Status
+	Hang       bool
+	Cut        int // the connection is cut after so many bytes of the body
+	Freeze     int // after so many bytes of the body nothing comes any more
+	// Garble changes the answer or, of one in protobuf, the JSON of which it is made.
 	Garble          func(body []byte) []byte
 	NoFinalBookmark bool   // a streaming list never ends
 	LateBookmark    bool   // a streaming list ends only after the next change
@@ -78,6 +81,7 @@ type Server struct {
 	broken      map[string]bool
 	faults      func(Request) Fault
 	streaming   Streaming
+	protobuf    Protobuf
 	aggregated  bool
 	starting    bool
 	token       string
@@ -368,6 +372,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	w := &writer{ResponseWriter: rw, req: r, fault: fault}
 	switch {
+	case !s.accept(w, r, res):
 	case fault.Status != 0:
 		if fault.RetryAfter > 0 {
 			rw.Header().Set("Retry-After", strconv.Itoa(fault.RetryAfter))
@@ -414,6 +419,7 @@ func (s *Server) parse(r *http.Request) (req Request, c *collection, name string
 	q := r.URL.Query()
 	req.ResourceVersion, req.Continue = q.Get("resourceVersion"), q.Get("continue")
 	req.Limit, _ = strconv.Atoi(q.Get("limit")) // absent is 0
+	req.Protobuf = accepts(r, inProtobuf)
 	switch {
 	case r.Method == http.MethodPost:
 		req.Verb = "create"
@@ -512,6 +518,10 @@ func (s *Server) list(w *writer, r *http.Request, c *collection, req Request) {
 		list = mustMarshal(map[string]any{ // lists of CRDs have their keys sorted
 			"kind": c.Kind + "List", "apiVersion": c.GroupVersion().String(), "metadata": meta, "items": items,
 		})
+	}
+	if w.protobuf {
+		writeProtobuf(w, http.StatusOK, c.GroupVersion().WithKind(c.Kind+"List"), list)
+		return
 	}
 	writeBody(w, http.StatusOK, append(list, '\n'))
 }

@@ -1,7 +1,6 @@
 package apisim
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -26,11 +25,13 @@ type writer struct {
 	req   *http.Request
 	fault Fault
 	sent  int
+
+	protobuf bool // the form of the answer
 }
 
 func (w *writer) Write(b []byte) (int, error) {
-	if w.fault.Garble != nil {
-		b = w.fault.Garble(b)
+	if !w.protobuf {
+		b = w.garbled(b)
 	}
 	if limit := max(w.fault.Cut, w.fault.Freeze); limit > 0 && w.sent+len(b) >= limit {
 		if _, err := w.ResponseWriter.Write(b[:limit-w.sent]); err != nil {
@@ -55,12 +56,13 @@ func (w *writer) flush() {
 	}
 }
 
-func (w *writer) event(kind string, object json.RawMessage) {
-	var b bytes.Buffer
-	b.WriteString(`{"type":"` + kind + `","object":`)
-	b.Write(object)
-	b.WriteString("}\n")
-	if _, err := w.Write(b.Bytes()); err != nil {
+// event writes one event of a watch, whose object is of that kind and given as JSON.
+func (w *writer) event(event string, kind schema.GroupVersionKind, object json.RawMessage) {
+	b := slices.Concat([]byte(`{"type":"`+event+`","object":`), object, []byte("}\n"))
+	if w.protobuf {
+		b = w.frame(kind, b)
+	}
+	if _, err := w.Write(b); err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	w.flush()
@@ -90,7 +92,7 @@ func status(code int, message string, retryAfter int) *metav1.Status {
 	reasons := map[int]metav1.StatusReason{
 		http.StatusBadRequest: metav1.StatusReasonBadRequest, http.StatusUnauthorized: metav1.StatusReasonUnauthorized,
 		http.StatusForbidden: metav1.StatusReasonForbidden, http.StatusNotFound: metav1.StatusReasonNotFound,
-		http.StatusConflict: metav1.StatusReasonConflict, http.StatusGone: metav1.StatusReasonExpired,
+		http.StatusConflict: metav1.StatusReasonConflict, http.StatusNotAcceptable: metav1.StatusReasonNotAcceptable, http.StatusGone: metav1.StatusReasonExpired,
 		http.StatusUnprocessableEntity: metav1.StatusReasonInvalid, http.StatusTooManyRequests: metav1.StatusReasonTooManyRequests,
 		http.StatusInternalServerError: metav1.StatusReasonInternalError, http.StatusServiceUnavailable: metav1.StatusReasonServiceUnavailable,
 		http.StatusGatewayTimeout: metav1.StatusReasonTimeout,
@@ -106,13 +108,21 @@ func status(code int, message string, retryAfter int) *metav1.Status {
 }
 
 func writeStatus(w *writer, code int, message string, retryAfter int) {
-	writeJSON(w, code, status(code, message, retryAfter))
+	answerStatus(w, code, status(code, message, retryAfter))
+}
+
+func answerStatus(w *writer, code int, st *metav1.Status) {
+	if w.protobuf {
+		writeProtobuf(w, code, statusKind, mustMarshal(st))
+		return
+	}
+	writeJSON(w, code, st)
 }
 
 func writeTooLarge(w *writer, wanted string, current uint64) {
 	st := status(http.StatusGatewayTimeout, "Too large resource version: "+wanted+", current: "+strconv.FormatUint(current, 10), 1)
 	st.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
-	writeJSON(w, http.StatusGatewayTimeout, st)
+	answerStatus(w, http.StatusGatewayTimeout, st)
 }
 
 // object serves get, create, update and delete of one object.
@@ -164,6 +174,10 @@ func (s *Server) object(w *writer, r *http.Request, c *collection, req Request, 
 	s.mu.Unlock()
 	if code >= 400 {
 		writeStatus(w, code, req.Verb+" "+key, 0)
+		return
+	}
+	if w.protobuf {
+		writeProtobuf(w, code, c.kind(), out)
 		return
 	}
 	writeBody(w, code, append(slices.Clone(out), '\n'))

@@ -35,6 +35,9 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 		defer marks.Stop()
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if w.protobuf {
+		w.Header().Set("Content-Type", inProtobuf+";stream=watch")
+	}
 	w.WriteHeader(http.StatusOK)
 	w.flush()
 
@@ -44,7 +47,7 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 		f.present()
 		f.late = streaming && w.fault.LateBookmark
 		if streaming && !w.fault.NoFinalBookmark && !f.late {
-			w.event("BOOKMARK", c.bookmark(f.from, true))
+			w.event("BOOKMARK", c.kind(), c.bookmark(f.from, true))
 		}
 	case from < compacted:
 		f.tooOld()
@@ -54,7 +57,7 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 		select {
 		case <-f.changed:
 		case <-marks.C:
-			w.event("BOOKMARK", c.bookmark(f.from, false))
+			w.event("BOOKMARK", c.kind(), c.bookmark(f.from, false))
 		case <-timeout.C:
 			return
 		case <-r.Context().Done():
@@ -110,7 +113,7 @@ func (f *feed) present() {
 	f.s.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(state)) {
 		if f.match(key) {
-			f.w.event("ADDED", state[key].raw)
+			f.w.event("ADDED", f.c.kind(), state[key].raw)
 		}
 	}
 }
@@ -132,19 +135,19 @@ func (f *feed) changes() bool {
 	}
 	for _, ch := range due {
 		if f.match(ch.key) {
-			f.w.event(ch.kind, ch.raw)
+			f.w.event(ch.kind, f.c.kind(), ch.raw)
 		}
 	}
 	f.from, f.changed = now, changed
 	if f.late && len(due) > 0 {
 		f.late = false
-		f.w.event("BOOKMARK", f.c.bookmark(f.from, true))
+		f.w.event("BOOKMARK", f.c.kind(), f.c.bookmark(f.from, true))
 	}
 	return !removed
 }
 
 func (f *feed) tooOld() {
-	f.w.event("ERROR", mustMarshal(status(http.StatusGone, "too old resource version", 0)))
+	f.w.event("ERROR", statusKind, mustMarshal(status(http.StatusGone, "too old resource version", 0)))
 }
 
 func (c *collection) bookmark(rv uint64, final bool) json.RawMessage {

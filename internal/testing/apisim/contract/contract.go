@@ -51,6 +51,9 @@ func Run(t *testing.T, base string, client *http.Client) {
 		{"WatchTimeout", testWatchTimeout},
 		{"StreamingList", testStreamingList},
 		{"StreamingListNeedsMatch", testStreamingListNeedsMatch},
+		{"ProtobufList", testProtobufList},
+		{"ProtobufStreamingList", testProtobufStreamingList},
+		{"ProtobufRefusal", testProtobufRefusal},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.clear(t)
