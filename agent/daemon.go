@@ -50,6 +50,7 @@ type daemon struct {
 	election   *leader.Election // nil without high availability
 	reports    *operate.Pulse
 	lists      *operate.Pulse
+	lag        *operate.Trace
 
 	// watchWanted carries the server's wish to watch, in policy normal.
 	watchWanted chan bool
@@ -90,6 +91,7 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 	d := &daemon{
 		cfg: cfg, build: build, log: log, level: level, registry: registry,
 		local:       cfg.Inputs.Resources.Kubernetes,
+		lag:         operate.NewTrace(lagKept),
 		watchWanted: make(chan bool, 1),
 		groupConfig: make(chan string, 1),
 	}

@@ -69,7 +69,7 @@ func runDaemon(ctx context.Context, flags *pflag.FlagSet, build operate.Build) e
 	web := operate.New(operate.Options{
 		Program: "pseudo-agent", Build: build, Address: loaded.Config.HTTP.Address, Pprof: loaded.Config.HTTP.PProf,
 		Registry: registry, Logger: log,
-		Live: d.liveChecks(), Ready: d.readyChecks(), Parts: d.parts(), Summary: d.summary,
+		Live: d.liveChecks(), Ready: d.readyChecks(), Parts: d.parts(), Summary: d.summary, Overview: d.overview,
 	})
 	// The probes are served until everything else has ended, so that a slow end is seen as such.
 	webCtx, stopWeb := context.WithCancel(context.WithoutCancel(ctx))
@@ -86,6 +86,10 @@ func runDaemon(ctx context.Context, flags *pflag.FlagSet, build operate.Build) e
 	})
 	g.Go(func() error {
 		d.sayHourly(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		d.traceLag(ctx)
 		return nil
 	})
 	err = g.Wait()

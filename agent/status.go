@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,14 +126,17 @@ func (d *daemon) summary() string {
 	case st.LastReport == nil:
 		return fmt.Sprintf("nothing reported yet: %s", st.Reason)
 	}
-	text := fmt.Sprintf("cluster %s, %d objects, %d bytes, version %d acknowledged by %s %s ago",
-		st.ClusterID, st.Entries, st.Bytes, st.Acknowledged, firstOf(st.Server, "the server"),
-		time.Since(*st.LastReport).Round(time.Second))
+	text := fmt.Sprintf("cluster %s, %d objects, %s, version %d acknowledged by %s %s",
+		st.ClusterID, st.Entries, operate.Bytes(int64(st.Bytes)), st.Acknowledged, firstOf(st.Server, "the server"),
+		operate.Ago(time.Now(), *st.LastReport))
 	if st.Pending && st.OldestChange != nil {
-		text += fmt.Sprintf(", changes waiting for %s", time.Since(*st.OldestChange).Round(time.Second))
+		text += fmt.Sprintf(", changes waiting for %s", operate.Span(time.Since(*st.OldestChange)))
 	}
 	return text
 }
+
+// checkCommand looks at apiserver, permissions and servers once.
+const checkCommand = "pseudo-agent check --quick"
 
 // troubleAfter is how long the server may be away before that is a failure and not a hiccup.
 const troubleAfter = 2 * time.Minute
@@ -144,21 +148,29 @@ func (d *daemon) reporterProblems() []operate.Problem {
 	st := d.reporter.Status()
 	var out []operate.Problem
 	if st.LastError != "" && st.ErrorFrom != nil {
-		p := operate.Problem{Severity: operate.Warning, Since: *st.ErrorFrom, What: st.LastError, Advice: st.Advice}
+		p := operate.Problem{
+			Severity: operate.Warning, Since: *st.ErrorFrom, What: st.LastError, Advice: st.Advice, Command: checkCommand,
+			Means: "DeepFlow keeps what it has of this cluster; what changes meanwhile is shown when a server acknowledges again",
+		}
 		if time.Since(*st.ErrorFrom) > troubleAfter {
 			p.Severity = operate.Failure
 		}
 		out = append(out, p)
 	}
-	if st.ErrorMsg != "" {
+	// Where a resource is the cause its own problem says all.
+	if st.ErrorMsg != "" && !slices.ContainsFunc(d.informersProblems(), func(p operate.Problem) bool { return p.Severity == operate.Failure }) {
 		out = append(out, operate.Problem{
 			Severity: operate.Failure, Since: st.Since,
 			What:   "the server keeps old data of the whole cluster, because it is told: " + st.ErrorMsg,
-			Advice: "fix what the text names; see the informers",
+			Means:  "DeepFlow adds, changes and deletes nothing of this cluster until the text is cleared",
+			Advice: "fix what the text names; see the resources below",
 		})
 	}
 	if st.Conflict.Active {
-		p := operate.Problem{Severity: operate.Failure, What: "another agent reports this cluster too", Advice: st.Conflict.Advice}
+		p := operate.Problem{
+			Severity: operate.Failure, What: "another agent reports this cluster too", Advice: st.Conflict.Advice,
+			Means: "the two replace each other's reports: objects come and go in DeepFlow", Command: checkCommand,
+		}
 		if st.Conflict.Since != nil {
 			p.Since = *st.Conflict.Since
 		}
@@ -208,6 +220,12 @@ func (d *daemon) informersProblems() []operate.Problem {
 		}
 		if failing && r.Required {
 			p.Severity = operate.Failure
+			p.Means = "DeepFlow keeps what it has of the whole cluster, so that nothing is deleted there by mistake"
+		} else if failing {
+			p.Means = "the rest is reported without it"
+		}
+		if r.State == informers.Forbidden {
+			p.Command = "pseudo-agent rbac | kubectl apply -f -"
 		}
 		out = append(out, p)
 	}
@@ -230,9 +248,17 @@ func (d *daemon) advisorProblems() []operate.Problem {
 	var out []operate.Problem
 	st := d.advisor.Status()
 	for _, f := range st.Findings {
-		if f.Severity == advisor.Failure {
-			out = append(out, operate.Problem{Severity: operate.Warning, Since: st.Since, What: f.What, Advice: f.Advice})
+		if f.Severity != advisor.Failure {
+			continue
 		}
+		// What is mended in one go is one problem.
+		if same := slices.IndexFunc(out, func(p operate.Problem) bool { return p.Advice == f.Advice }); same >= 0 {
+			out[same].What += "; " + f.What
+			continue
+		}
+		out = append(out, operate.Problem{
+			Severity: operate.Warning, Since: st.Since, What: f.What, Means: "they are missing in DeepFlow", Advice: f.Advice, Command: "pseudo-agent check",
+		})
 	}
 	return out
 }

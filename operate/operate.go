@@ -35,7 +35,11 @@ type Problem struct {
 	Part     string    `json:"part"`
 	Since    time.Time `json:"since,omitzero"`
 	What     string    `json:"what"`
-	Advice   string    `json:"advice,omitempty"`
+	// Means says what DeepFlow loses by it.
+	Means  string `json:"means,omitempty"`
+	Advice string `json:"advice,omitempty"`
+	// Command is one to copy that tells more, or mends it.
+	Command string `json:"command,omitempty"`
 }
 
 // Part is one part of a daemon as it is shown on the status page.
@@ -65,7 +69,9 @@ type Options struct {
 	Parts    []Part
 	// Summary returns one line for people: what the daemon does right now.
 	Summary func() string
-	Logger  *slog.Logger
+	// Overview returns what is shown before the details; nil: nothing. It must not block.
+	Overview func() Overview
+	Logger   *slog.Logger
 	// Guard is put before metrics, status and profiles, not before probes; nil: nothing is.
 	Guard func(http.Handler) http.Handler
 	// Extra handlers by pattern of http.ServeMux, for example an API.

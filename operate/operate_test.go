@@ -91,7 +91,7 @@ func TestStatusPutsTheGravestProblemFirst(t *testing.T) {
 			t.Errorf("got state %s and first problem in %s, want failure in informers", st.State, st.Problems[0].Part)
 		}
 		text := st.Text()
-		for _, want := range []string{"pseudo-agent v1: FAILURE - reporting 3 objects", "up 1m30s", "FAILURE in informers: pods: forbidden", "state: Reporting"} {
+		for _, want := range []string{"pseudo-agent v1: FAILURE - reporting 3 objects", "up 90 s", "FAILURE in informers: pods: forbidden", "state: Reporting"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("got\n%s\nwant it to contain %q", text, want)
 			}

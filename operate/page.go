@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -20,7 +21,10 @@ var style []byte
 //go:embed status.html
 var statusPage string
 
-var statusTemplate = template.Must(template.New("status").Funcs(template.FuncMap{"time": showTime}).Parse(statusPage))
+var statusTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
+	"time": showTime, "ago": Ago, "span": func(now, t time.Time) string { return Span(now.Sub(t)) }, "cell": func(c ListingCell, now time.Time) string { return c.text(now) },
+	"x": func(i int) int { return i * stageStep }, "last": func(list []Stage) int { return len(list) - 1 },
+}).Parse(statusPage))
 
 // pagePolicy allows the style sheet and nothing else: the page has no script.
 const pagePolicy = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -39,7 +43,8 @@ type section struct {
 	Tables []grid
 }
 
-type field struct{ Name, Text, Tone string }
+// field is a value; Exact is shown when one points at it.
+type field struct{ Name, Text, Tone, Exact string }
 
 type grid struct {
 	Name   string
@@ -55,18 +60,25 @@ var tones = map[string]string{
 
 func tone(text string) string { return tones[strings.ToLower(text)] }
 
+// stageStep is the width of a stage with the arrow that follows it, in the units of the picture.
+const stageStep = 195
+
 func showTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// html is the status page for browsers. Everything in it is escaped by html/template.
-func (st Status) html() ([]byte, error) {
+// html is the status page for browsers, with the details open or folded. Everything in it is escaped by html/template.
+func (st Status) html(open bool) ([]byte, error) {
 	sections := make([]section, 0, len(st.Parts))
 	for name, part := range st.Parts {
 		sections = append(sections, sectionOf(name, part))
 	}
 	slices.SortFunc(sections, func(a, b section) int { return strings.Compare(a.Name, b.Name) })
 	var out bytes.Buffer
+	for i := range sections {
+		sections[i].humanise(st.Now)
+	}
 	err := statusTemplate.Execute(&out, map[string]any{
-		"Status": st, "Sections": sections, "Tone": tone(st.State), "Up": st.Now.Sub(st.Started).Round(time.Second).String(),
+		"Status": st, "Sections": sections, "Tone": tone(st.State), "Up": Span(st.Now.Sub(st.Started)),
+		"Way": st.overview.Way, "Held": st.held(), "WayWidth": len(st.overview.Way) * stageStep, "Lag": st.overview.Lag.draw(st.Now), "Listing": st.overview.Listing, "Open": open,
 	})
 	return out.Bytes(), err
 }
@@ -85,6 +97,30 @@ func sectionOf(name string, part any) section {
 	}
 	s.add("", members)
 	return s
+}
+
+// humanise replaces times by how long ago they were, and numbers of bytes by sizes; what they were stays in Exact.
+func (s *section) humanise(now time.Time) {
+	for i := range s.Fields {
+		s.Fields[i].humanise(now)
+	}
+	for _, g := range s.Tables {
+		for _, row := range g.Rows {
+			for i := range row {
+				row[i].humanise(now)
+			}
+		}
+	}
+}
+
+func (f *field) humanise(now time.Time) {
+	if t, err := time.Parse(time.RFC3339Nano, f.Text); err == nil {
+		f.Text, f.Exact = Ago(now, t), showTime(t)
+		return
+	}
+	if n, err := strconv.ParseInt(f.Text, 10, 64); err == nil && strings.HasSuffix(f.Name, "bytes") && n >= 0 {
+		f.Text, f.Exact = Bytes(n), f.Text+" bytes"
+	}
 }
 
 func (s *section) add(prefix string, members []member) {
@@ -154,7 +190,7 @@ func gridOf(name string, text []byte) (grid, bool) {
 				g.Header = append(g.Header, title)
 			}
 			value := plain(m.value)
-			row[title] = field{Text: value, Tone: tone(value)}
+			row[title] = field{Name: title, Text: value, Tone: tone(value)}
 		}
 		rows = append(rows, row)
 	}
@@ -168,15 +204,26 @@ func gridOf(name string, text []byte) (grid, bool) {
 	return g, true
 }
 
-// plain is a value of JSON without quotes.
+// plain is a value of JSON as people write it: without quotes and braces.
 func plain(text json.RawMessage) string {
 	var s string
 	if json.Unmarshal(text, &s) == nil {
 		return s
 	}
-	var list []string
-	if json.Unmarshal(text, &list) == nil {
-		return strings.Join(list, ", ")
+	var list []json.RawMessage
+	if json.Unmarshal(text, &list) == nil && list != nil {
+		texts := make([]string, len(list))
+		for i, item := range list {
+			texts[i] = plain(item)
+		}
+		return strings.Join(texts, ", ")
+	}
+	if members, err := ordered(text); err == nil {
+		texts := make([]string, len(members))
+		for i, m := range members {
+			texts[i] = strings.ReplaceAll(m.key, "_", " ") + " " + plain(m.value)
+		}
+		return strings.Join(texts, ", ")
 	}
 	return string(text)
 }

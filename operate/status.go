@@ -35,6 +35,8 @@ type Status struct {
 	Summary  string         `json:"summary,omitempty"`
 	Problems []Problem      `json:"problems"`
 	Parts    map[string]any `json:"parts"`
+
+	overview Overview
 }
 
 // Status collects what all parts say now.
@@ -50,6 +52,9 @@ func (s *Server) Status() Status {
 	}
 	if s.opts.Summary != nil {
 		st.Summary = s.opts.Summary()
+	}
+	if s.opts.Overview != nil {
+		st.overview = s.opts.Overview()
 	}
 	for _, p := range s.opts.Parts {
 		if p.Status != nil {
@@ -100,7 +105,7 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = fmt.Fprint(w, st.Text())
 	case "html":
-		page, err := st.html()
+		page, err := st.html(r.URL.Query().Get("details") == "open")
 		if err != nil {
 			http.Error(w, "the page cannot be made: "+err.Error(), http.StatusInternalServerError)
 			return
@@ -113,23 +118,34 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Text is the status page for people: the verdict first, then what is wrong and what to do, then every part.
+// textWidth is the width of the status page as text, in characters.
+const textWidth = 100
+
+// Text is the status page for people, 100 columns wide: the verdict first, then what is wrong and what to do, the way of
+// the data, then every part.
 func (st Status) Text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %s", st.Program, st.Build.Version, strings.ToUpper(st.State))
+	verdict := fmt.Sprintf("%s %s: %s", st.Program, st.Build.Version, strings.ToUpper(st.State))
 	if st.Summary != "" {
-		fmt.Fprintf(&b, " - %s", st.Summary)
+		verdict += " - " + st.Summary
 	}
-	fmt.Fprintf(&b, "\nup %s, since %s\n", st.Now.Sub(st.Started).Round(time.Second), st.Started.UTC().Format(time.RFC3339))
+	b.WriteString(wrap(verdict, textWidth, "  "))
+	fmt.Fprintf(&b, "\nup %s, since %s\n", Span(st.Now.Sub(st.Started)), showTime(st.Started))
 	for _, p := range st.Problems {
-		fmt.Fprintf(&b, "\n%s in %s: %s\n", strings.ToUpper(string(p.Severity)), p.Part, p.What)
+		b.WriteString("\n" + wrap(fmt.Sprintf("%s in %s: %s", strings.ToUpper(string(p.Severity)), p.Part, p.What), textWidth, "  ") + "\n")
 		if !p.Since.IsZero() {
-			fmt.Fprintf(&b, "  since  %s (%s)\n", p.Since.UTC().Format(time.RFC3339), st.Now.Sub(p.Since).Round(time.Second))
+			fmt.Fprintf(&b, "  since  %s (%s)\n", Ago(st.Now, p.Since), showTime(p.Since))
 		}
-		if p.Advice != "" {
-			fmt.Fprintf(&b, "  do     %s\n", p.Advice)
+		for _, line := range [][2]string{{"means", p.Means}, {"do", p.Advice}} {
+			if line[1] != "" {
+				fmt.Fprintf(&b, "  %-6s %s\n", line[0], wrap(line[1], textWidth-9, "         "))
+			}
+		}
+		if p.Command != "" {
+			fmt.Fprintf(&b, "  run    %s\n", p.Command)
 		}
 	}
+	st.overviewText(&b)
 	names := make([]string, 0, len(st.Parts))
 	for name := range st.Parts {
 		names = append(names, name)
@@ -147,4 +163,46 @@ func (st Status) Text() string {
 		}
 	}
 	return b.String()
+}
+
+func (st Status) overviewText(b *strings.Builder) {
+	o := &st.overview
+	var rows [][]string
+	for i, s := range o.Way {
+		arrow := "→ "
+		if i == 0 {
+			arrow = "  "
+		}
+		row := []string{arrow + s.Name, s.State, s.Number, ""}
+		if !s.Since.IsZero() {
+			row[3] = Ago(st.Now, s.Since)
+		}
+		if i == st.held() {
+			row[1] += " !"
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) > 0 {
+		b.WriteString("\nthe way of the data\n" + columns(rows))
+	}
+	if d := o.Lag.draw(st.Now); d != nil {
+		b.WriteString("  " + wrap(d.Words, textWidth-2, "  ") + "\n")
+	}
+	if o.Listing == nil {
+		return
+	}
+	rows = [][]string{o.Listing.Header}
+	for _, r := range o.Listing.Rows {
+		row := make([]string, len(r.Cells))
+		for i, c := range r.Cells {
+			row[i] = c.text(st.Now)
+		}
+		rows = append(rows, row)
+	}
+	b.WriteString("\n" + o.Listing.Name + "\n" + columns(rows))
+}
+
+// held is the place of the stage that holds things up, -1 if none does: the first that is in trouble.
+func (st Status) held() int {
+	return slices.IndexFunc(st.overview.Way, func(s Stage) bool { return s.Tone == Bad || s.Tone == Warn })
 }

@@ -27,8 +27,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/test/e2e/expect"
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
 )
 
@@ -249,10 +251,6 @@ func TestPage(t *testing.T) {
 	if hacked {
 		t.Error("a string of the cluster became code")
 	}
-	b.do("the agent's status page", chromedp.Navigate(p.agent.HTTP+"/status?format=html"))
-	b.until("its parts", `document.querySelectorAll("section table").length > 1`)
-	b.screenshot("agent-status-light", 1100, 900, "light")
-	b.screenshot("agent-status-dark", 1100, 900, "dark")
 	b.quiet()
 }
 
@@ -432,6 +430,63 @@ func TestPictures(t *testing.T) {
 	b.screenshot("map-dark", 1700, 900, "dark")
 	b.do("follow a box", chromedp.Evaluate(`location.hash = document.querySelector(".picture .box.dropped").getAttribute("href")`, nil))
 	b.until("what is dropped", `document.querySelector("#object .chip")?.textContent === "is dropped" && document.querySelector("main section.card")?.textContent.includes("What to do")`)
+	b.quiet()
+}
+
+// TestAgentPage looks at the status page of an agent to which all is well, and of one that may not read Pods.
+func TestAgentPage(t *testing.T) {
+	b := openBrowser(t)
+	p := newPair(t, options{noRules: true, agent: harness.Settings{"inputs.resources.kubernetes.api_resources": yamlList(t, "- {name: configmaps}\n")}})
+	load(t, func(o *unstructured.Unstructured) bool {
+		switch o.GetKind() {
+		case "Node", "Namespace", "ConfigMap", "Deployment":
+			return true
+		case "ReplicaSet", "Service", "Pod":
+			return strings.HasPrefix(o.GetName(), "web-6d") || o.GetName() == "web"
+		default:
+			return false
+		}
+	})
+	without := slices.DeleteFunc(expect.Names(p.sources), func(s string) bool { return strings.HasPrefix(s, "pods") })
+	p.must(p.account.Grant(p.ctx, "most", harness.ReadAll(append(without, "configmaps")...)...))
+	p.start()
+	stage := func(name, tone string) string {
+		return fmt.Sprintf(`[...document.querySelectorAll("svg.way .stage.%s")].some((e) => e.getAttribute("aria-label").startsWith(%q))`, tone, name)
+	}
+	look := func(what string, want ...string) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(500 * time.Millisecond) {
+			b.do(what, chromedp.Navigate(p.agent.HTTP+"/status?format=html"))
+			var held bool
+			b.do(what, chromedp.Evaluate("!!("+strings.Join(want, " && ")+")", &held))
+			if held {
+				return
+			}
+			if time.Now().After(deadline) {
+				var text string
+				b.do(what, chromedp.Evaluate("document.body.innerText", &text))
+				t.Fatalf("%s: the page shows\n%s", what, text)
+			}
+		}
+	}
+	look("a resource that may not be read", stage("resources", "bad"), `document.querySelector("main table.fit tbody tr").textContent.includes("pods")`,
+		`document.querySelector("section.card .copy")?.textContent.includes("pseudo-agent rbac")`, `document.querySelector("section.card")?.textContent.includes("What it means")`)
+	b.screenshot("agent-forbidden", 1100, 900, "light")
+	p.must(p.account.Grant(p.ctx, "pods", harness.ReadAll("pods")...))
+	look("all is well", stage("apiserver", "good"), stage("resources", "good"), stage("snapshot", "good"), stage("reporter", "good"), stage("server", "good"),
+		`document.querySelector("svg.lag") !== null`)
+	b.do("a desktop", chromedp.EmulateViewport(1100, 900))
+	var over int
+	b.do("measure", chromedp.Evaluate(`document.documentElement.scrollHeight - innerHeight`, &over))
+	if over > 0 {
+		t.Errorf("the page is %d pixels higher than one screen", over)
+	}
+	for _, width := range []int64{375, 1100, 2560} {
+		b.do("width", chromedp.EmulateViewport(width, 900))
+		b.inside(fmt.Sprintf("%d pixels", width))
+	}
+	b.screenshot("agent-status-light", 1100, 900, "light")
+	b.screenshot("agent-status-dark", 1100, 900, "dark")
 	b.quiet()
 }
 
