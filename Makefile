@@ -85,6 +85,12 @@ e2e-waiting:
 demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself
 	@cd test/e2e && go run ./cmd/demo
 
+.PHONY: attack
+attack: MINUTES = 10
+attack: MEMORY = 512,2048
+attack: ## attacks a pseudo-server in cgroups of 512 MiB and 2 GiB, ten minutes each: make attack MINUTES=1 MEMORY=512
+	cd test/bench && go run ./attack -minutes $(MINUTES) -memory $(MEMORY) $(ATTACKFLAGS)
+
 .PHONY: bench
 bench: ## measures pseudo-agent beside other ways to watch (docs/performance.md): make bench PODS=100000 RUNS=3
 	cd test/bench && go build -o ../../bin/bench . && ../../bin/bench

@@ -107,7 +107,7 @@ func TestDecodePageCut(t *testing.T) {
 	page := `{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[` + podJSON(1, 1) + `,` + podJSON(2, 2) + `]}`
 	p := podProjector(t)
 	for cut := range len(page) {
-		if _, err := decodePage(strings.NewReader(page[:cut]), p, nil, func(resources.Object, error) error {return nil }); err == nil {
+		if _, err := decodePage(strings.NewReader(page[:cut]), p, nil, func(resources.Object, error) error { return nil }); err == nil {
 			t.Errorf("got no error for the first %d bytes of %s", cut, page)
 		}
 	}

@@ -267,7 +267,7 @@ func TestMemoryBoundsRequests(t *testing.T) {
 	}
 	defer func() { _ = conn.Close() }()
 	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(t.Context(), &agent.KubernetesAPISyncRequest{ErrorMsg: new(strings.Repeat("x", 5<<20))})
-	if !strings.Contains(fmt.Sprint(err), "at most 2796202 are taken with this server's memory (rule capacity)") {
+	if !strings.Contains(fmt.Sprint(err), "at most 2097152 are taken with this server's memory (rule capacity)") {
 		t.Errorf("a report of 5 MiB where the process may have 16: got %v, want rule capacity", err)
 	}
 }

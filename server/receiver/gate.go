@@ -9,7 +9,8 @@ import (
 )
 
 // gate lets a bounded number of requests, with a bounded number of bytes, through at once; others wait in order of arrival.
-// No peer has more than three quarters of the places, so that one cannot shut out all others.
+// Those who have somebody inside already share three quarters of places and bytes, so that however many they are, a peer that
+// has nobody inside finds room.
 type gate struct {
 	places int
 	bytes  int64 // 0: not bounded
@@ -96,7 +97,11 @@ func (g *gate) inside() int {
 }
 
 func (g *gate) hasRoom(peer string, bytes int64) bool {
-	return g.used < g.places && g.peers[peer] < budget.Share(g.places) && (g.bytes == 0 || g.usedBytes+bytes <= g.bytes)
+	places, most := g.places, g.bytes
+	if g.peers[peer] > 0 {
+		places, most = budget.Share(places), most/4*3
+	}
+	return g.used < places && (g.bytes == 0 || g.usedBytes+bytes <= most)
 }
 
 func (g *gate) take(peer string, bytes int64) {
@@ -105,17 +110,14 @@ func (g *gate) take(peer string, bytes int64) {
 	g.peers[peer]++
 }
 
-// admit lets in who waits and has room. Peers that have their share are passed over; who waits for bytes is not, or small
-// requests would keep a large one waiting for ever.
+// admit lets in who waits and has room. Peers that have somebody inside are passed over; who waits for bytes and has not is not
+// passed, or small requests would keep a large one waiting for ever.
 func (g *gate) admit() {
 	g.queue = slices.DeleteFunc(g.queue, func() func(*arrival) bool {
 		stop := false
 		return func(a *arrival) bool {
-			if stop || g.peers[a.peer] >= budget.Share(g.places) {
-				return false
-			}
-			if !g.hasRoom(a.peer, a.bytes) {
-				stop = true
+			if stop || !g.hasRoom(a.peer, a.bytes) {
+				stop = stop || g.peers[a.peer] == 0
 				return false
 			}
 			g.take(a.peer, a.bytes)

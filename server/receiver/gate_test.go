@@ -143,3 +143,18 @@ func TestEnded(t *testing.T) {
 		cancel(nil)
 	}
 }
+
+// TestGateNewcomers: however many peers fill a gate, in places or bytes, one that has nobody inside finds room.
+func TestGateNewcomers(t *testing.T) {
+	for what, each := range map[string]int64{"places": 1, "bytes": 20} {
+		g := newGate(8, 100)
+		for range 10 {
+			for _, peer := range []string{"a", "b", "c"} {
+				g.tryEnter(peer, each)
+			}
+		}
+		if !g.tryEnter("good", each) {
+			t.Errorf("%s: %d requests with %d bytes leave no room for another peer", what, g.used, g.usedBytes)
+		}
+	}
+}

@@ -117,15 +117,15 @@ func TestRequestMemory(t *testing.T) {
 	r := newRig(t, receiver.Options{Limits: receiver.Limits{Memory: 4 << 20}})
 	var out []byte
 	err := r.conn.Invoke(context.Background(), "/agent.Synchronizer/KubernetesAPISync", make([]byte, 2<<20), &out, grpc.ForceCodecV2(rawCodec{}))
-	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "2097152 bytes, at most 699050 are taken with this server's memory (rule capacity)") {
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "2097152 bytes, at most 524288 are taken with this server's memory (rule capacity)") {
 		t.Errorf("a message larger than all may be: %v", err)
 	}
-	// Several of 0.6 MiB at once follow each other. They are no reports, which is found out when they have been received.
+	// Several of 0.4 MiB at once follow each other. They are no reports, which is found out when they have been received.
 	refused := make(chan error)
 	for range 6 {
 		go func() {
 			var out []byte
-			refused <- r.conn.Invoke(context.Background(), "/agent.Synchronizer/KubernetesAPISync", bytes.Repeat([]byte{0x0b}, 600<<10), &out, grpc.ForceCodecV2(rawCodec{}))
+			refused <- r.conn.Invoke(context.Background(), "/agent.Synchronizer/KubernetesAPISync", bytes.Repeat([]byte{0x0b}, 400<<10), &out, grpc.ForceCodecV2(rawCodec{}))
 		}()
 	}
 	for range 6 {

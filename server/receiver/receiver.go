@@ -90,6 +90,21 @@ const (
 	entryShare      = 128 // for one decompressed object
 )
 
+// mediumShare is the part of the bytes of its gate that a request of middle size has at most.
+const mediumShare = 4
+
+// gate returns where a message of a length waits, of which first bytes are there already.
+func (r *Receiver) gate(length, first int) *gate {
+	switch {
+	case length <= first:
+		return r.small
+	case r.medium.bytes == 0 || weight(length) <= r.medium.bytes/mediumShare:
+		return r.medium
+	default:
+		return r.large
+	}
+}
+
 // fit lowers what Memory does not allow. No object of an apiserver is larger than 2 MiB.
 func (l *Limits) fit(log *slog.Logger) {
 	if l.Memory == 0 {
@@ -127,8 +142,9 @@ type Receiver struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *metrics
-	// Where requests wait and are worked on: those whose first portion is on its way, small ones, large ones.
-	waiting, small, large *gate
+	// Where requests wait and are worked on: those whose first portion is on its way, small ones, those of up to
+	// 1/mediumShare of the bytes, larger ones: a large report takes its time, and others do not wait for it.
+	waiting, small, medium, large *gate
 	// entries has a place for each large entry that is decompressed at once; nil: there is no bound.
 	entries chan struct{}
 	lenient map[string]bool
@@ -176,7 +192,8 @@ func New(opts Options) *Receiver {
 		opts: opts, store: opts.Store, log: opts.Logger, now: opts.Now, metrics: newMetrics(opts.Registerer),
 		waiting:  newGate(opts.Limits.MaxWaitingRequests, 0),
 		small:    newGate(opts.Limits.MaxConcurrentRequests, 0),
-		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/4),
+		medium:   newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16),
+		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16*3),
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{},
 		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),

@@ -130,10 +130,7 @@ func (r *Receiver) take(ctx context.Context, m *message, limit int) error {
 	if err := r.receive(ctx, w, m, first, firstPortion); err != nil {
 		return err
 	}
-	gate := r.small
-	if length > first {
-		gate = r.large
-	}
+	gate := r.gate(length, first)
 	if gate.bytes > 0 && weight(length) > gate.bytes {
 		return &refusal{
 			code: codes.ResourceExhausted, rule: ruleCapacity,

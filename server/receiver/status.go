@@ -37,7 +37,7 @@ const storageAdvice = "look at the disk or the database; senders repeat what was
 // Status returns the present state.
 func (r *Receiver) Status() Status {
 	states, err := r.overview()
-	s := Status{State: "ok", Working: r.small.inside() + r.large.inside(), Waiting: r.waiting.inside()}
+	s := Status{State: "ok", Working: r.small.inside() + r.medium.inside() + r.large.inside(), Waiting: r.waiting.inside()}
 	r.mu.Lock()
 	failing := r.storage
 	r.mu.Unlock()
