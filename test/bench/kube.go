@@ -151,6 +151,8 @@ func (k *kube) churn(count int, touch bool) (time.Time, error) {
 // traffic is not known of a real apiserver.
 func (*kube) traffic() (requests int, bytes int64, err error) { return 0, 0, nil }
 
+func (k *kube) cpu() (time.Duration, error) { return cpuTime(k.cluster.APIServerPID()) }
+
 // benchKube measures the initial sync and the cost of events against the real kube-apiserver.
 func benchKube(ctx context.Context, o options, e *environment, r *Result) error {
 	k, err := startKube(ctx, o.Pods, o.Seed, e.dir)
@@ -159,6 +161,9 @@ func benchKube(ctx context.Context, o options, e *environment, r *Result) error 
 	}
 	defer k.Stop()
 	r.Others = k.plan.Others()
+	if r.Apicosts, err = k.costs(ctx, o.Runs); err != nil {
+		return fmt.Errorf("what a watcher costs the apiserver: %w", err)
+	}
 	for n := range o.Runs {
 		for _, name := range o.Subjects {
 			sample, err := e.measure(ctx, o, k, k.cluster.Kubeconfig, name, o.Events)

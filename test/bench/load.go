@@ -94,6 +94,9 @@ func (l *load) traffic() (requests int, bytes int64, err error) {
 	return requests, s.Bytes, err
 }
 
+// cpu would be that of the load server, which is none of an apiserver.
+func (*load) cpu() (time.Duration, error) { return 0, nil }
+
 // waitWatches waits until there is a watch of every resource.
 func (l *load) waitWatches(ctx context.Context) error {
 	for {

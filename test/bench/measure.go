@@ -34,6 +34,9 @@ type Sample struct {
 	ReportAllocated int64   `json:"report_allocated_bytes"`
 
 	Relist *Relist `json:"relist,omitempty"`
+
+	// ApiserverCPU is that of a real apiserver during the initial sync.
+	ApiserverCPU float64 `json:"apiserver_cpu_seconds,omitempty"`
 }
 
 // Relist is what a list costs when nothing has changed.
@@ -49,6 +52,8 @@ type source interface {
 	churn(count int, touch bool) (time.Time, error)
 	// traffic is how much was asked for and sent since the subject started.
 	traffic() (requests int, bytes int64, err error)
+	// cpu is the CPU time that the apiserver has used so far, 0 if it is none.
+	cpu() (time.Duration, error)
 }
 
 // meter measures one process.
@@ -142,9 +147,18 @@ func (m *meter) peak() (int64, error) {
 
 // sync measures from the start of the process until everything is listed, reported and quiet.
 func (m *meter) sync(ctx context.Context, started time.Time) (s Sample, err error) {
+	before, err := m.source.cpu()
+	if err != nil {
+		return s, err
+	}
 	if err := m.Synced(ctx); err != nil {
 		return s, err
 	}
+	after, err := m.source.cpu()
+	if err != nil {
+		return s, err
+	}
+	s.ApiserverCPU = (after - before).Seconds()
 	s.SyncTime = time.Since(started).Seconds()
 	if err := m.quiet(ctx); err != nil {
 		return s, err

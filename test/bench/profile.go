@@ -35,7 +35,7 @@ func listCost(ctx context.Context, o options, e *environment, l *load, took time
 	}
 	defer l.set("hold", false) //nolint:errcheck // the next request would fail too
 	s.Forget()
-	a, err := startAgent(o.Agent, l.Kubeconfig, e.dir, s)
+	a, err := startAgent(o.Agent, l.Kubeconfig, e.dir, s, pseudoAgent)
 	if err != nil {
 		return nil, err
 	}

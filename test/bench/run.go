@@ -19,8 +19,13 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/test/bench/sink"
 )
 
-// pseudoAgent is the name of the subject that all of this is about.
-const pseudoAgent = "pseudo-agent"
+// pseudoAgent is the name of the subject that all of this is about; the other one is the same with JSON only.
+const (
+	pseudoAgent     = "pseudo-agent"
+	pseudoAgentJSON = "pseudo-agent-json"
+)
+
+func isAgent(name string) bool { return name == pseudoAgent || name == pseudoAgentJSON }
 
 // options come from the environment.
 type options struct {
@@ -60,7 +65,7 @@ func optionsFromEnv() (o options, err error) {
 	}
 	o = options{
 		Pods: number("PODS", 100000), Runs: number("RUNS", 3), Seed: uint64(number("SEED", 1)),
-		Subjects: append(slices.Clone(rival.Names), pseudoAgent),
+		Subjects: append(slices.Clone(rival.Names), pseudoAgent, pseudoAgentJSON),
 		Curve:    []int{1000, 3000, 10000, 30000, 50000, 100000, 300000},
 		Out:      os.Getenv("OUT"), Doc: os.Getenv("DOC"), Agent: os.Getenv("AGENT"),
 		Timeout: 30 * time.Minute,
@@ -109,6 +114,7 @@ type Result struct {
 	Samples   map[string][]Sample `json:"samples"`
 	Paged     map[string]Sample   `json:"paged"` // initial sync with an apiserver that has no streaming lists
 	List      *ListCost           `json:"list,omitempty"`
+	Apicosts  []Apicost           `json:"apiserver_costs,omitempty"`
 	Curve     []Point             `json:"curve"`
 }
 
@@ -222,6 +228,9 @@ func table(ctx context.Context, o options, e *environment, r *Result) error {
 	if err := l.set("streaming", true); err != nil {
 		return err
 	}
+	if err := l.set("protobuf", true); err != nil {
+		return err
+	}
 	if ours := r.Samples[pseudoAgent]; len(ours) > 0 {
 		took := time.Duration(ours[0].SyncTime * float64(time.Second))
 		if r.List, err = listCost(ctx, o, e, l, took); err != nil {
@@ -233,7 +242,7 @@ func table(ctx context.Context, o options, e *environment, r *Result) error {
 
 // measureLoad measures a subject against the load server.
 func (e *environment) measureLoad(ctx context.Context, o options, l *load, name string, events int) (Sample, error) {
-	if err := l.set("protobuf", rival.Protobuf(name)); err != nil {
+	if err := l.set("protobuf", name == pseudoAgent || rival.Protobuf(name)); err != nil {
 		return Sample{}, err
 	}
 	if err := l.reset(); err != nil {
@@ -249,8 +258,8 @@ func (e *environment) measure(ctx context.Context, o options, from source, kubec
 	e.sink.Forget()
 	m := &meter{source: from, sink: e.sink}
 	started := time.Now()
-	if name == pseudoAgent {
-		a, err := startAgent(o.Agent, kubeconfig, e.dir, e.sink)
+	if isAgent(name) {
+		a, err := startAgent(o.Agent, kubeconfig, e.dir, e.sink, name)
 		if err != nil {
 			return Sample{}, err
 		}
@@ -266,7 +275,7 @@ func (e *environment) measure(ctx context.Context, o options, from source, kubec
 	stop := context.AfterFunc(ctx, m.kill)
 	defer stop()
 	sample, err := m.full(ctx, started, events)
-	if l, ok := from.(*load); ok && err == nil && name == pseudoAgent && events > 0 {
+	if l, ok := from.(*load); ok && err == nil && isAgent(name) && events > 0 {
 		sample.Relist, err = m.relist(ctx, l)
 	}
 	return sample, err

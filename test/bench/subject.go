@@ -168,7 +168,11 @@ type agentSubject struct {
 // pushInterval is pseudo-agent's least time between two changed reports.
 const pushInterval = 10 * time.Second
 
-func startAgent(binary, kubeconfig, dir string, s *sink.Sink) (*agentSubject, error) {
+func startAgent(binary, kubeconfig, dir string, s *sink.Sink, name string) (*agentSubject, error) {
+	contentType := "auto"
+	if name == pseudoAgentJSON {
+		contentType = "json"
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -179,13 +183,13 @@ func startAgent(binary, kubeconfig, dir string, s *sink.Sink) (*agentSubject, er
 	}
 	// Defaults, but for the access. The server's limit of 100 MiB is lifted so that the largest clusters can be measured.
 	config := fmt.Sprintf("cluster_id: bench\nclaim_watcher: false\nserver: {addresses: [%q], max_message_size: 2147483647}\n"+
-		"kubernetes: {kubeconfig: %q}\nhttp: {address: %q, pprof: true}\n", s.Address, kubeconfig, address)
+		"kubernetes: {kubeconfig: %q, content_type: %s}\nhttp: {address: %q, pprof: true}\n", s.Address, kubeconfig, contentType, address)
 	file := filepath.Join(dir, "pseudo-agent.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
 	a := &agentSubject{http: "http://" + address, sink: s, born: time.Now()}
-	a.name = pseudoAgent
+	a.name = name
 	a.cmd = exec.Command(binary, "run", "--config", file)
 	return a, startChild(&a.child, dir, nil)
 }

@@ -17,9 +17,10 @@ var titles = map[string]string{
 	rival.Compressed: "(c) typed informer, protobuf, compressed entries",
 	rival.Keeping:    "(d) typed informer, one list per kind and report",
 	pseudoAgent:      "(e) pseudo-agent",
+	pseudoAgentJSON:  "(f) pseudo-agent, JSON only",
 }
 
-var order = []string{rival.Stock, rival.Trimming, rival.Compressed, rival.Keeping, pseudoAgent}
+var order = []string{rival.Stock, rival.Trimming, rival.Compressed, rival.Keeping, pseudoAgent, pseudoAgentJSON}
 
 // middle is the median of one figure over all runs.
 func (r *Result) middle(name string, figure func(Sample) float64) float64 {
@@ -41,7 +42,9 @@ func (r *Result) text() string {
 			r.Sizes.JSON, r.Sizes.Projected, r.Sizes.Compressed, r.Sizes.Ratio(), r.Sizes.AgentProjected, r.Sizes.AgentCompressed)
 		r.syncTable(&b)
 		r.steadyTable(&b)
-		if !r.ofKube() {
+		if r.ofKube() {
+			r.apicostTable(&b)
+		} else {
 			r.targets(&b)
 		}
 	}
@@ -57,7 +60,7 @@ func (r *Result) ofKube() bool { return r.Apiserver == "kube-apiserver" }
 
 func (r *Result) syncTable(b *strings.Builder) {
 	if r.ofKube() {
-		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object |\n|---|---:|---:|---:|---:|---:|\n")
+		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | CPU of the apiserver |\n|---|---:|---:|---:|---:|---:|---:|\n")
 	} else {
 		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | requests | read | CPU, paged | peak RSS, paged |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	}
@@ -78,6 +81,9 @@ func (r *Result) syncTable(b *strings.Builder) {
 			fmt.Fprintf(b, " %.0f | %s | %.2f s | %s |", m(func(s Sample) float64 { return float64(s.Requests) }),
 				mega(int64(m(func(s Sample) float64 { return float64(s.BytesRead) }))), paged.SyncCPU, mega(paged.PeakRSS))
 		}
+		if r.ofKube() {
+			fmt.Fprintf(b, " %.2f s |", m(func(s Sample) float64 { return s.ApiserverCPU }))
+		}
 		b.WriteByte('\n')
 	}
 	b.WriteByte('\n')
@@ -91,7 +97,7 @@ func (r *Result) steadyTable(b *strings.Builder) {
 		}
 		m := func(f func(Sample) float64) float64 { return r.middle(name, f) }
 		reports := "– | – | – | –"
-		if name == pseudoAgent || rival.Reports(name) {
+		if isAgent(name) || rival.Reports(name) {
 			reports = fmt.Sprintf("%.2f s | %.0f ms | %s | %s", m(func(s Sample) float64 { return s.Lag }), 1e3*m(func(s Sample) float64 { return s.ReportCPU }),
 				mega(int64(m(func(s Sample) float64 { return float64(s.ReportExtra) }))), mega(int64(m(func(s Sample) float64 { return float64(s.ReportAllocated) }))))
 		}
@@ -113,15 +119,16 @@ type target struct {
 func (r *Result) targets(b *strings.Builder) {
 	ours := func(f func(Sample) float64) float64 { return r.middle(pseudoAgent, f) }
 	// Ratios are of one run, then the median of them.
-	ratio := func(f func(Sample) float64) float64 {
+	ratioTo := func(other string, f func(Sample) float64) float64 {
 		var values []float64
-		for i, s := range r.Samples[rival.Stock] {
+		for i, s := range r.Samples[other] {
 			if i < len(r.Samples[pseudoAgent]) {
 				values = append(values, f(r.Samples[pseudoAgent][i])/f(s))
 			}
 		}
 		return median(values)
 	}
+	ratio := func(f func(Sample) float64) float64 { return ratioTo(rival.Stock, f) }
 	if len(r.Samples[pseudoAgent]) == 0 {
 		return
 	}
@@ -142,6 +149,15 @@ func (r *Result) targets(b *strings.Builder) {
 			{"CPU per changed event to (a)", ratio(func(s Sample) float64 { return s.ChangedCPU }), 1. / 7, "1/%.1f"},
 			{"CPU per unchanged event to (a)", ratio(func(s Sample) float64 { return s.UnchangedCPU }), 1. / 20, "1/%.1f"},
 		}, all...)
+	}
+	if len(r.Samples[pseudoAgentJSON]) > 0 {
+		all = append(
+			all, target{"CPU of the initial sync to (f)", ratioTo(pseudoAgentJSON, func(s Sample) float64 { return s.SyncCPU }), 1 / 1.45, "1/%.2f"},
+			target{"peak RSS of the initial sync to (f)", ratioTo(pseudoAgentJSON, func(s Sample) float64 { return float64(s.PeakRSS) }), 1, "%.2f"},
+			target{"bytes read to (f)", ratioTo(pseudoAgentJSON, func(s Sample) float64 { return float64(s.BytesRead) }), 0.75, "%.2f"},
+			target{"CPU per unchanged event", 1e6 * ours(func(s Sample) float64 { return s.UnchangedCPU }), 6, "%.1f µs"},
+			target{"CPU per changed event", 1e6 * ours(func(s Sample) float64 { return s.ChangedCPU }), 40, "%.1f µs"},
+		)
 	}
 	if r.List != nil {
 		base := r.List.FirstCPU - r.List.ZlibCPU - ours(func(s Sample) float64 { return s.ReportCPU })

@@ -177,6 +177,13 @@ func (c *Cluster) KillAPIServer() {
 	}
 }
 
+// APIServerPID is the process id of the running apiserver.
+func (c *Cluster) APIServerPID() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.apiserver.PID()
+}
+
 // SignalAPIServer sends the running apiserver a signal, for example to stop it where it is.
 func (c *Cluster) SignalAPIServer(sig syscall.Signal) error {
 	c.mu.Lock()
