@@ -11,7 +11,7 @@ GOFUMPT            := mvdan.cc/gofumpt@v0.12.0
 GOLANGCI_LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The Go modules of the repository that hold code of ours.
-MODULES := . test/e2e test/bench packaging/image
+MODULES := . test/e2e test/node test/bench packaging/image
 
 # Stamped into the programs. Outside of a git checkout give them on the command line.
 VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
@@ -80,6 +80,14 @@ e2e-losing:
 .PHONY: e2e-waiting
 e2e-waiting:
 	$(E2E) -run '$(E2E_WAITING)' .
+
+.PHONY: node
+node: ## brings up a cluster of one real node (root, Linux, containerd), prints its kubeconfig, and removes all of it on ^C
+	@cd test/node && go build -o ../../bin/node ./cmd/node && exec ../../bin/node
+
+.PHONY: node-test
+node-test: ## runs what we ship as Pods on a real node; says what is missing if this machine cannot run one
+	cd test/node && go test -count=1 -timeout 30m -v $(TESTFLAGS) .
 
 .PHONY: demo
 demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself

@@ -42,7 +42,8 @@ type Options struct {
 	// Registerer gets the metrics; nil means that they are not registered.
 	Registerer prometheus.Registerer
 
-	// Addresses are "host:port", tried in order; a DNS name may stand for several servers. Required.
+	// Addresses are "host:port", tried in order; a DNS name may stand for several servers. Required, unless Policy
+	// is WatchDisabled without RegisterAsAgent.
 	Addresses []string
 	// Service is "auto" (agent first, then trident; the default), "agent" or "trident".
 	Service string
@@ -207,7 +208,8 @@ func (o *Options) checkServer() error {
 	if o.TokenFile != "" && o.TLS == nil {
 		errs = append(errs, errors.New("server.token_file: a token is sent over TLS only; set server.tls.enabled"))
 	}
-	if len(o.Addresses) == 0 {
+	// Without the wish to register, a policy that watches nothing has nothing to tell anybody.
+	if len(o.Addresses) == 0 && (o.Policy != WatchDisabled || o.RegisterAsAgent) {
 		errs = append(errs, errors.New("server.addresses: no server is given, want at least one host:port"))
 	}
 	for _, a := range o.Addresses {

@@ -185,6 +185,16 @@ func TestPolicyDisabledSendsNothing(t *testing.T) {
 	})
 }
 
+// A configuration without a server is in order if nothing would be sent to it.
+func TestPolicyDisabledNeedsNoServer(t *testing.T) {
+	if _, err := New(Options{Policy: WatchDisabled}); err != nil {
+		t.Error(err)
+	}
+	if _, err := New(Options{Policy: WatchDisabled, RegisterAsAgent: true}); err == nil || !strings.Contains(err.Error(), "server.addresses") {
+		t.Errorf("got %v for one that registers, want an error about server.addresses", err)
+	}
+}
+
 func TestGoodbye(t *testing.T) {
 	for _, c := range []struct{ pseudo, lost bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
 		synctest.Test(t, func(t *testing.T) {

@@ -79,6 +79,15 @@ helm.sh/chart: {{ include "pseudo-agent.labelValue" (printf "%s-%s" .Chart.Name 
 {{- if not (or (dig "server" "addresses" list $config) .Values.deepflowFiles (eq (dig "watch_policy" "" $config) "watch-disabled")) -}}
 {{- fail "config.server.addresses is needed, for example --set 'config.server.addresses={deepflow-server.deepflow:20035}'" -}}
 {{- end -}}
+{{- if not (dig "server" "addresses" list $config) -}}
+{{- /* An empty list is a value, too: it would hide the addresses of a DeepFlow file. */ -}}
+{{- $server := omit (default dict $config.server) "addresses" -}}
+{{- if $server -}}
+{{- $_ := set $config "server" $server -}}
+{{- else -}}
+{{- $_ := unset $config "server" -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $config -}}
 {{- end -}}
 

@@ -48,27 +48,46 @@ type Cluster struct {
 	etcdURL   string
 	peerURL   string
 	port      int
+	flags     []string   // of the apiserver, besides those that all clusters have
 	clients   *Authority // of client certificates
 	mu        sync.Mutex
 	etcd      *Process
 	apiserver *Process
 }
 
+// noControllers are the flags of an apiserver whose cluster has neither controllers nor nodes.
+var noControllers = []string{
+	"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+	// Without controllers nobody makes the objects that these plugins insist on.
+	"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,Priority",
+}
+
 // StartCluster starts etcd and kube-apiserver with their data in dir and returns when the apiserver is ready.
 func StartCluster(ctx context.Context, bins Binaries, dir string) (*Cluster, error) {
+	return startCluster(ctx, bins, dir, "127.0.0.1", noControllers)
+}
+
+// StartNodeCluster is StartCluster for a cluster with controllers and nodes. The apiserver is reached at the address,
+// from Pods too, which must not be one of loopback.
+func StartNodeCluster(ctx context.Context, bins Binaries, dir, address string) (*Cluster, error) {
+	return startCluster(ctx, bins, dir, address, []string{"--bind-address=0.0.0.0", "--advertise-address=" + address, "--kubelet-preferred-address-types=InternalIP"})
+}
+
+func startCluster(ctx context.Context, bins Binaries, dir, address string, flags []string) (*Cluster, error) {
 	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{
 		Dir:        dir,
-		URL:        fmt.Sprintf("https://127.0.0.1:%d", ports[2]),
+		URL:        fmt.Sprintf("https://%s:%d", address, ports[2]),
 		CAFile:     filepath.Join(dir, "pki", "apiserver.crt"),
 		Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
 		bins:       bins,
 		etcdURL:    fmt.Sprintf("http://127.0.0.1:%d", ports[0]),
 		peerURL:    fmt.Sprintf("http://127.0.0.1:%d", ports[1]),
 		port:       ports[2],
+		flags:      flags,
 	}
 	if err := c.prepare(); err != nil {
 		return nil, err
@@ -116,7 +135,7 @@ func (c *Cluster) prepare() error {
 }
 
 func (c *Cluster) startEtcd(ctx context.Context) error {
-	p, err := startProcess(command{name: "etcd", path: c.bins.Etcd, dir: c.Dir, args: []string{
+	p, err := StartProcess(Command{Name: "etcd", Path: c.bins.Etcd, Dir: c.Dir, Args: []string{
 		"--name=e2e", "--data-dir=etcd", "--unsafe-no-fsync", "--quota-backend-bytes=8589934592",
 		"--listen-client-urls=" + c.etcdURL, "--advertise-client-urls=" + c.etcdURL,
 		"--listen-peer-urls=" + c.peerURL, "--initial-advertise-peer-urls=" + c.peerURL, "--initial-cluster=e2e=" + c.peerURL,
@@ -127,25 +146,22 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	c.etcd = p
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return p.waitReady(ctx, func(ctx context.Context) error { return get(ctx, http.DefaultClient, c.etcdURL+"/health", "") })
+	return p.WaitReady(ctx, func(ctx context.Context) error { return get(ctx, http.DefaultClient, c.etcdURL+"/health", "") })
 }
 
 // StartAPIServer starts the apiserver, at first or again on its old address after StopAPIServer, and waits until it is
 // ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
-	p, err := startProcess(command{name: "kube-apiserver", path: c.bins.APIServer, dir: c.Dir, args: []string{
+	p, err := StartProcess(Command{Name: "kube-apiserver", Path: c.bins.APIServer, Dir: c.Dir, Args: append([]string{
 		"--etcd-servers=" + c.etcdURL, "--etcd-compaction-interval=1h",
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		"--secure-port=" + strconv.Itoa(c.port), "--cert-dir=pki", "--service-cluster-ip-range=10.96.0.0/16",
 		"--allow-privileged=true", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=sa.pub", "--service-account-signing-key-file=sa.key",
 		"--authorization-mode=RBAC", "--anonymous-auth=true", "--token-auth-file=tokens.csv", "--client-ca-file=client-ca.crt",
-		// Without controllers nobody makes the objects that these plugins insist on.
-		"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition,Priority",
 		"--audit-policy-file=audit.yaml", "--audit-log-path=" + auditLog,
 		// Ends at once when told to, instead of waiting for watches that tests leave open.
 		"--shutdown-send-retry-after=false",
-	}})
+	}, c.flags...)})
 	if err != nil {
 		return err
 	}
@@ -154,7 +170,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	return p.waitReady(ctx, func(ctx context.Context) error {
+	return p.WaitReady(ctx, func(ctx context.Context) error {
 		cfg, err := c.restConfig()
 		if err != nil {
 			return err
@@ -198,6 +214,9 @@ func (c *Cluster) Close() {
 		c.etcd.Kill()
 	}
 }
+
+// EtcdURL is where etcd answers, without credentials.
+func (c *Cluster) EtcdURL() string { return c.etcdURL }
 
 // Compact drops etcd's history up to now. The apiserver's watch cache hides that from clients until it is restarted.
 func (c *Cluster) Compact(ctx context.Context) error {

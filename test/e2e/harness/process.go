@@ -23,33 +23,33 @@ type Process struct {
 	stop sync.Once
 }
 
-// command is what StartProcess runs.
-type command struct {
-	name string // for messages and for the log file
-	path string
-	args []string
-	env  []string // in addition to the own environment
-	dir  string   // holds the log file and is the working directory
+// Command is what StartProcess runs.
+type Command struct {
+	Name string // for messages and for the log file
+	Path string
+	Args []string
+	Env  []string // in addition to the own environment
+	Dir  string   // holds the log file and is the working directory
 }
 
-// startProcess starts the program; its output is appended to <dir>/<name>.log.
-func startProcess(c command) (*Process, error) {
-	logPath := filepath.Join(c.dir, c.name+".log")
+// StartProcess starts the program; its output is appended to <Dir>/<Name>.log.
+func StartProcess(c Command) (*Process, error) {
+	logPath := filepath.Join(c.Dir, c.Name+".log")
 	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", c.name, err)
+		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	defer out.Close()
 
-	cmd := exec.Command(c.path, c.args...)
-	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), c.env...)
+	cmd := exec.Command(c.Path, c.Args...)
+	cmd.Dir = c.Dir
+	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", c.name, err)
+		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
-	p := &Process{name: c.name, log: logPath, cmd: cmd, done: make(chan struct{})}
+	p := &Process{name: c.Name, log: logPath, cmd: cmd, done: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.done)
@@ -106,8 +106,8 @@ func (p *Process) Stop() error {
 	return p.err
 }
 
-// waitReady polls ready until it returns nil, the program ends or the context is done.
-func (p *Process) waitReady(ctx context.Context, ready func(context.Context) error) error {
+// WaitReady polls ready until it returns nil, the program ends or the context is done.
+func (p *Process) WaitReady(ctx context.Context, ready func(context.Context) error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {

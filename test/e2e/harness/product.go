@@ -117,14 +117,14 @@ func (d *Daemon) Configure(changes ...Settings) error {
 
 // Start starts the program and waits until it answers on its HTTP port, which does not yet mean that it is ready.
 func (d *Daemon) Start(ctx context.Context) error {
-	p, err := startProcess(command{name: d.Name, path: d.path, dir: d.dir, args: []string{"run", "--config", d.ConfigFile}})
+	p, err := StartProcess(Command{Name: d.Name, Path: d.path, Dir: d.dir, Args: []string{"run", "--config", d.ConfigFile}})
 	if err != nil {
 		return err
 	}
 	d.proc = p
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return p.waitReady(ctx, func(ctx context.Context) error { return get(ctx, http.DefaultClient, d.HTTP+"/healthz/live", "") })
+	return p.WaitReady(ctx, func(ctx context.Context) error { return get(ctx, http.DefaultClient, d.HTTP+"/healthz/live", "") })
 }
 
 // Ready asks the program's readiness probe. The error names the checks that fail.
