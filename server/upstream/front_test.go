@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -78,9 +79,13 @@ type deepflow struct {
 	yaml       string
 	status     agent.Status
 	broken     atomic.Bool
-	other      func(method string, stream grpc.ServerStream) error
-	server     *grpc.Server
-	address    string
+	// stubborn tells everybody to watch, as servers do that do not know watch-disabled.
+	stubborn atomic.Bool
+	// pushes makes a Push stream send another message for each value; nil: it ends after the first.
+	pushes  chan struct{}
+	other   func(method string, stream grpc.ServerStream) error
+	server  *grpc.Server
+	address string
 }
 
 func newDeepflow(t testing.TB, address string) *deepflow {
@@ -126,7 +131,7 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 	}
 	var b []byte
 	switch method {
-	case "/agent.Synchronizer/Sync", "/trident.Synchronizer/Sync", "/agent.Synchronizer/Push":
+	case "/agent.Synchronizer/Sync", "/trident.Synchronizer/Sync", "/agent.Synchronizer/Push", "/trident.Synchronizer/Push":
 		if err := onlyMessage(stream, &b); err != nil {
 			return err
 		}
@@ -134,7 +139,16 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 		if err := proto.Unmarshal(b, &req); err != nil {
 			return err
 		}
-		return stream.SendMsg(d.sync(&req, method))
+		for {
+			if err := stream.SendMsg(d.sync(&req, method)); err != nil || d.pushes == nil || strings.HasSuffix(method, "/Sync") {
+				return err
+			}
+			select {
+			case <-d.pushes:
+			case <-stream.Context().Done():
+				return stream.Context().Err()
+			}
+		}
 	case "/agent.Synchronizer/KubernetesAPISync":
 		if err := onlyMessage(stream, &b); err != nil {
 			return err
@@ -173,7 +187,8 @@ func (d *deepflow) sync(req *agent.SyncRequest, method string) proto.Message {
 			d.heard[id] = d.now()
 		}
 	}
-	if method == "/trident.Synchronizer/Sync" {
+	enabled = enabled || d.stubborn.Load()
+	if strings.HasPrefix(method, "/trident.") {
 		return &trident.SyncResponse{Status: trident.Status(d.status).Enum(), Config: &trident.Config{Enabled: new(true), KubernetesApiEnabled: &enabled}}
 	}
 	resp := &agent.SyncResponse{Status: d.status.Enum(), DynamicConfig: &agent.DynamicConfig{Enabled: new(true), KubernetesApiEnabled: &enabled}}

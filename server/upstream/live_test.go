@@ -30,7 +30,7 @@ import (
 )
 
 // TestHistories plays random histories through real sockets: agents come, end without a word and come back, both servers
-// forget, fail and answer HEARTBEAT, the front restarts, time passes.
+// forget, fail and answer HEARTBEAT, the front restarts, time passes. At times a server tells everybody to watch.
 //
 // Invariant: at no moment two agents watch.
 func TestHistories(t *testing.T) {
@@ -53,7 +53,9 @@ func TestHistories(t *testing.T) {
 			a := agents[rng.IntN(len(agents))]
 			switch rng.IntN(12) {
 			case 0:
-				r.servers[rng.IntN(2)].forget()
+				d := r.servers[rng.IntN(2)]
+				d.forget()
+				d.stubborn.Store(rng.IntN(2) == 0)
 			case 1:
 				d := r.servers[rng.IntN(2)]
 				d.broken.Store(!d.broken.Load())

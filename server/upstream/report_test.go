@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"bytes"
 	"compress/zlib"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +13,14 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/protocol/trident"
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
@@ -169,20 +173,31 @@ func TestAdvertise(t *testing.T) {
 	}
 }
 
-// TestPush: a message of an open stream has the decision of its time.
-func TestPush(t *testing.T) {
-	r := newRig(t, 1, upstream.Options{}, elector.Options{})
-	first, second := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", normal)
-	first.sync()
-	second.sync()
-	r.servers[0].holder["d-test"] = "" // its own mind
-	push := func(a *standIn) bool {
-		s, err := a.conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/agent.Synchronizer/Push")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(s.SendMsg(a.req), s.CloseSend()); err != nil {
-			t.Fatal(err)
+// open opens a Push stream, from which next receives the decision of the next message.
+func (a *standIn) open() (next func() bool) {
+	t := a.r.t
+	t.Helper()
+	method := "/agent.Synchronizer/Push"
+	if a.old {
+		method = "/trident.Synchronizer/Push"
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	s, err := a.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.SendMsg(a.req), s.CloseSend()); err != nil {
+		t.Fatal(err)
+	}
+	return func() bool {
+		t.Helper()
+		if a.old {
+			var resp trident.SyncResponse
+			if err := s.RecvMsg(&resp); err != nil {
+				t.Fatal(err)
+			}
+			return resp.GetConfig().GetKubernetesApiEnabled()
 		}
 		var resp agent.SyncResponse
 		if err := s.RecvMsg(&resp); err != nil {
@@ -190,8 +205,143 @@ func TestPush(t *testing.T) {
 		}
 		return resp.GetDynamicConfig().GetKubernetesApiEnabled()
 	}
-	if push(second) || !push(first) {
-		t.Error("Push does not carry the election")
+}
+
+// TestPush: a message of an open stream has the decision of its time, whatever the server has in mind, and the server is
+// asked as the election says, in both packages.
+func TestPush(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		r := newRig(t, 1, upstream.Options{}, elector.Options{})
+		d := r.servers[0]
+		d.pushes = make(chan struct{})
+		first, second, better := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", normal), r.agent("c", "10.0.0.3", watchOnly)
+		all := []*standIn{first, second, better}
+		for _, a := range all {
+			a.old = old
+		}
+		first.sync()
+		second.sync()
+		d.stubborn.Store(true)
+		nextFirst, nextSecond := first.open(), second.open()
+		if !nextFirst() || nextSecond() {
+			t.Error("Push does not carry the election")
+		}
+		d.mu.Lock()
+		for _, s := range d.syncs[len(d.syncs)-2:] {
+			want := disabled
+			if s.GetHost() == "a" {
+				want = watchOnly
+			}
+			if s.GetKubernetesWatchPolicy() != want {
+				t.Errorf("Push of %s went on with policy %v, want %v", s.GetHost(), s.GetKubernetesWatchPolicy(), want)
+			}
+		}
+		d.mu.Unlock()
+		better.sync()
+		first.sync() // is told to stop
+		nextBetter := better.open()
+		if nextBetter() {
+			t.Error("the next one watches although the end of the role was not heard")
+		}
+		first.sync()
+		better.sync()
+		if r.atMostOne(all...) != better {
+			t.Fatal("the role did not move")
+		}
+		for range all {
+			d.pushes <- struct{}{}
+		}
+		for name, got := range map[string]bool{"the one before": nextFirst(), "the other one": nextSecond(), "the watcher": !nextBetter()} {
+			if got {
+				t.Errorf("old %v: an open stream of %s has not the decision of now", old, name)
+			}
+		}
+		r.stop()
+	}
+}
+
+// TestServersOwnMind: a server that tells everybody to watch makes nobody watch, and is seen.
+func TestServersOwnMind(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	r.servers[0].stubborn.Store(true)
+	first, second, old, sidecar := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", normal), r.agent("c", "10.0.0.3", normal), r.agent("d", "10.0.0.1", disabled)
+	old.old = true
+	for range 2 {
+		for _, a := range []*standIn{first, second, old, sidecar} {
+			if a.sync(); a.err != nil {
+				t.Fatal(a.err)
+			}
+		}
+	}
+	if r.atMostOne(first, second, old, sidecar) != first {
+		t.Error("the first one does not watch")
+	}
+	if b := r.front.Status().Clusters[0].Bypassed; len(b) != 1 || b[0].Why != "enabled" {
+		t.Errorf("seen: %+v", b)
+	}
+}
+
+// TestAdmission: who may not speak for a cluster is neither elected nor passed on.
+func TestAdmission(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	r.stop()
+	r.startWith(receiver.New(receiver.Options{
+		Store: store.New(r.backend, store.Options{}), Logger: discard(), Access: receiver.Access{Teams: []string{"t-ours"}, Clusters: map[string]receiver.Binding{"d-bound": {}}},
+	}))
+	foreign, bound, ours := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", normal), r.agent("c", "10.0.0.3", normal)
+	bound.req.KubernetesClusterId = new("d-bound")
+	ours.req.TeamId, bound.req.TeamId = new("t-ours"), new("t-ours")
+	for a, want := range map[*standIn]codes.Code{foreign: codes.PermissionDenied, bound: codes.Unauthenticated, ours: codes.OK} {
+		if a.sync(); status.Code(a.err) != want || a.watch != (want == codes.OK) {
+			t.Errorf("Sync of %s: %v, watches %v, want %v", a.req.GetHost(), a.err, a.watch, want)
+		}
+		s, err := a.conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/agent.Synchronizer/Push")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var resp agent.SyncResponse
+		if err := errors.Join(s.SendMsg(a.req), s.CloseSend()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RecvMsg(&resp); status.Code(err) != want {
+			t.Errorf("Push of %s: %v, want %v", a.req.GetHost(), err, want)
+		}
+	}
+	d := r.servers[0]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.syncs {
+		if s.GetHost() != "c" {
+			t.Errorf("the server got a call of %s", s.GetHost())
+		}
+	}
+}
+
+// TestOtherConnection: that a stop was heard shows only on the connection that brought it. And each answer says that a
+// pseudo-server stands here, which lets pseudo-agents say goodbye.
+func TestOtherConnection(t *testing.T) {
+	r := newRig(t, 1, upstream.Options{}, elector.Options{})
+	old, better := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", watchOnly)
+	old.sync()
+	better.sync()
+	for range 3 {
+		before := old.watch
+		old.sync()
+		old.watch = before // the answer is lost, and the agent connects again
+		old.goTo(r)
+		better.sync()
+		if r.atMostOne(old, better) != old {
+			t.Fatal("the role moved although nobody heard that it ended")
+		}
+	}
+	old.sync()
+	old.sync()
+	if better.sync(); r.atMostOne(old, better) != better {
+		t.Error("the role did not move in the end")
+	}
+	var header metadata.MD
+	if err := old.conn.Invoke(t.Context(), "/agent.Synchronizer/Sync", old.req, &agent.SyncResponse{}, grpc.Header(&header)); err != nil || len(header.Get(protocol.ServerHeader)) != 1 {
+		t.Errorf("headers %v, %v", header, err)
 	}
 }
 
