@@ -217,6 +217,8 @@ type eventWriter struct {
 	c        *collection
 	protobuf bool
 	err      error
+
+	types, scratch []byte
 }
 
 // flush sends what was written, and reports whether the client is still there.
@@ -253,13 +255,34 @@ func (e *eventWriter) event(kind string, o *object) {
 	_, e.err = e.w.WriteString("}\n")
 }
 
-// frame writes one event of a protobuf watch: its length in four bytes, then a WatchEvent.
+// frame writes one event of a protobuf watch: its length in four bytes, then a WatchEvent whose object is a RawExtension
+// with an envelope. It is put together without copying the object, so that neither form waits for the load server.
 func (e *eventWriter) frame(kind string, raw []byte) {
-	object, err := envelope(e.c.kind.APIVersion(), e.c.kind.Kind, raw)
-	if err != nil {
-		panic(err)
+	const typeField, objectField, rawField, encodingField, contentField = 1, 2, 1, 3, 4
+	head := append(e.scratch[:0], "k8s\x00"...)
+	head = protowire.AppendBytes(protowire.AppendTag(head, 1, protowire.BytesType), e.typeMeta())
+	head = protowire.AppendVarint(protowire.AppendTag(head, 2, protowire.BytesType), uint64(len(raw)))
+	tail := []byte{encodingField<<3 | 2, 0, contentField<<3 | 2, 0}
+	inner := len(head) + len(raw) + len(tail)
+	extension := protowire.SizeTag(rawField) + protowire.SizeBytes(inner)
+	event := protowire.SizeTag(typeField) + protowire.SizeBytes(len(kind)) + protowire.SizeTag(objectField) + protowire.SizeBytes(extension)
+	out := binary.BigEndian.AppendUint32(nil, uint32(event))
+	out = protowire.AppendString(protowire.AppendTag(out, typeField, protowire.BytesType), kind)
+	out = protowire.AppendVarint(protowire.AppendTag(out, objectField, protowire.BytesType), uint64(extension))
+	out = protowire.AppendVarint(protowire.AppendTag(out, rawField, protowire.BytesType), uint64(inner))
+	e.scratch = head
+	for _, part := range [][]byte{out, head, raw, tail} {
+		_, e.err = e.w.Write(part) // the last error stays in w
 	}
-	e.frameRaw(kind, object)
+}
+
+// typeMeta is the runtime.TypeMeta of the objects.
+func (e *eventWriter) typeMeta() []byte {
+	if e.types == nil {
+		e.types = protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), e.c.kind.APIVersion())
+		e.types = protowire.AppendString(protowire.AppendTag(e.types, 2, protowire.BytesType), e.c.kind.Kind)
+	}
+	return e.types
 }
 
 func (e *eventWriter) frameRaw(kind string, object []byte) {
