@@ -1,9 +1,9 @@
 // Package jsonscan reads JSON (RFC 8259) straight from a byte buffer, in one pass, without building Go values.
 //
 // It holds SkipValue, which finds the end of a value in a buffer that may end anywhere, and Tree, an index of the few
-// values of a document that somebody wants. It accepts exactly the documents that encoding/json accepts, and reads them as
-// encoding/json does into map[string]any with UseNumber: of equal keys the last wins, invalid UTF-8 and lone surrogates
-// become U+FFFD, numbers stay as they are written, nesting ends at MaxDepth.
+// values of a document that somebody wants, which other scanners can build too (Build). It accepts exactly the documents that
+// encoding/json accepts, and reads them as encoding/json does into map[string]any with UseNumber: of equal keys the last
+// wins, invalid UTF-8 and lone surrogates become U+FFFD, numbers stay as they are written, nesting ends at MaxDepth.
 //
 // It relies on nothing but the buffer staying unchanged while results are in use, and promises never to panic, to take time
 // in proportion to the document (but for sorting keys), and to tell a buffer that ends too early (io.ErrUnexpectedEOF) from
