@@ -159,7 +159,7 @@ func wayFrom(seen informers.Status, st reporter.Status, idle bool) []operate.Sta
 	if seen.Verdict.Complete && st.Version != 0 {
 		snapshot.State, snapshot.Tone = "complete", operate.Good
 		snapshot.Number = fmt.Sprintf("%d entries, %s", st.Entries, operate.Bytes(int64(st.Bytes)))
-		snapshot.Since = time.UnixMicro(int64(st.Version)) //nolint:gosec // a Unix time
+		snapshot.Since = time.UnixMicro(int64(st.Version))
 	}
 	return []operate.Stage{apiserver, listed, snapshot}
 }

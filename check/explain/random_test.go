@@ -3,6 +3,7 @@ package explain
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -41,9 +42,7 @@ func (c *chance) some(key string, v any) map[string]any {
 func join(parts ...map[string]any) map[string]any {
 	out := map[string]any{}
 	for _, p := range parts {
-		for k, v := range p {
-			out[k] = v
-		}
+		maps.Copy(out, p)
 	}
 	return out
 }
@@ -71,8 +70,10 @@ func (c *chance) object(namespace string) (resource string, object map[string]an
 		return join(map[string]any{"apiVersion": apiVersion, "kind": kind, "metadata": meta}, body)
 	}
 	owner := func(kind string) {
-		meta["ownerReferences"] = []any{map[string]any{"apiVersion": "apps/v1", "kind": kind, "name": "x", "controller": true,
-			"uid": fmt.Sprintf("%s-%s-%d", namespace, strings.ToLower(kind), 1+c.IntN(c.n))}}
+		meta["ownerReferences"] = []any{map[string]any{
+			"apiVersion": "apps/v1", "kind": kind, "name": "x", "controller": true,
+			"uid": fmt.Sprintf("%s-%s-%d", namespace, strings.ToLower(kind), 1+c.IntN(c.n)),
+		}}
 	}
 	spec := func(parts ...map[string]any) map[string]any { return map[string]any{"spec": join(parts...)} }
 	switch c.IntN(7) {
@@ -87,7 +88,9 @@ func (c *chance) object(namespace string) (resource string, object map[string]an
 	case 3:
 		return "ingresses", named("Ingress", "networking.k8s.io/v1", spec(map[string]any{"rules": []any{map[string]any{"host": "h", "http": map[string]any{"paths": []any{
 			map[string]any{"path": "/", "backend": map[string]any{"service": map[string]any{
-				"name": fmt.Sprintf("service-%d", 1+c.IntN(c.n)), "port": map[string]any{"name": c.pick("http", "none")}}}}}}}}}))
+				"name": fmt.Sprintf("service-%d", 1+c.IntN(c.n)), "port": map[string]any{"name": c.pick("http", "none")},
+			}}},
+		}}}}}))
 	case 4:
 		return "statefulsets", named("StatefulSet", "apps/v1", spec(map[string]any{"template": c.template(app)}, c.some("replicas", 1)))
 	default:

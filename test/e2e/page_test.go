@@ -105,7 +105,9 @@ func (b *browser) until(what, expression string) {
 		if time.Now().After(deadline) || b.ctx.Err() != nil {
 			var text string
 			_ = chromedp.Run(b.ctx, chromedp.Evaluate("document.body.innerText", &text))
-			b.t.Fatalf("%s: %v; the page shows\n%s", what, err, text)
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.t.Fatalf("%s: %v; the console says %q; the page shows\n%s", what, err, b.errors, text)
 		}
 	}
 }
@@ -159,6 +161,14 @@ func TestPage(t *testing.T) {
 	b.until("the list of clusters", `document.querySelector('main td a')?.textContent === "d-e2e"`)
 	b.screenshot("clusters", 1100, 420, "light")
 	b.do("click the cluster", chromedp.Click("main td a", chromedp.ByQuery))
+	b.until("the overview", `document.querySelector(".verdict .good")?.textContent.startsWith("It works") && document.querySelectorAll(".panels .bars li").length > 1`)
+	b.screenshot("overview-light", 1250, 900, "light")
+	b.screenshot("overview-dark", 1250, 900, "dark")
+	for _, width := range []int64{375, 1250, 2560} {
+		b.do("width", chromedp.EmulateViewport(width, 900))
+		b.inside(fmt.Sprintf("the overview at %d pixels", width))
+	}
+	b.do("click the tree", chromedp.Click(`#tabs a[href$="/tree"]`, chromedp.ByQuery))
 	b.until("the tree", `document.querySelectorAll('[role=treeitem]').length > 0`)
 	b.do("open the first namespace by the keyboard", chromedp.Focus("[role=tree]", chromedp.ByQuery), chromedp.KeyEvent(kb.End), chromedp.KeyEvent(kb.Home))
 	b.until("the first row selected and closed", `document.querySelector('[role=treeitem][aria-selected=true][aria-expanded=false]')?.id === "row-0"`)
@@ -182,7 +192,7 @@ func TestPage(t *testing.T) {
 
 	var pod string
 	b.do("name of a Pod", chromedp.Text(`[role=treeitem][aria-level="3"] .name`, &pod, chromedp.ByQuery))
-	b.do("search it", chromedp.SendKeys("input[type=search]", pod, chromedp.ByQuery))
+	b.do("search it", chromedp.SendKeys("main input[type=search]", pod, chromedp.ByQuery))
 	b.until("the Pod is found", fmt.Sprintf(`[...document.querySelectorAll('[role=treeitem][aria-level="3"] .name')].some((e) => e.textContent === %q) && document.body.textContent.includes("contain it")`, pod))
 	b.do("look at the Pod", chromedp.Click(`[role=treeitem][aria-level="3"]`, chromedp.ByQuery))
 	b.until("the Pod's JSON", fmt.Sprintf(`document.activeElement.id === "object" && [...document.querySelectorAll('main pre')].some((e) => e.textContent.includes('"name": "%s"'))`, pod))
@@ -221,6 +231,22 @@ func TestPage(t *testing.T) {
 	b.until("the service goes while it is looked at", `document.querySelectorAll("main tbody tr:not(.gap)").length === 0 && document.querySelector("main [role=status]").textContent.startsWith("0 of")`)
 	b.do("nodes", chromedp.Evaluate(fmt.Sprintf("location.hash=%q", tree+"nodes"), nil))
 	b.until("the nodes", `document.querySelector("main table")?.getAttribute("aria-rowcount") > 1`)
+	first := `document.querySelector("main tbody tr:not(.gap) a").textContent`
+	b.do("sort by name", chromedp.Click("main th button", chromedp.ByQuery))
+	b.until("the first first", `document.querySelector("main th").getAttribute("aria-sort") === "ascending" && `+first+` === "control-plane-1"`)
+	b.do("sort the other way", chromedp.Click("main th button", chromedp.ByQuery))
+	b.until("the last first", first+` === "worker-2"`)
+	var exported string
+	b.do("export", chromedp.Evaluate(`(async () => {
+		let blob;
+		const make = URL.createObjectURL;
+		URL.createObjectURL = (b) => { blob = b; return make.call(URL, b); };
+		[...document.querySelectorAll("main button")].find((e) => e.textContent === "CSV").click();
+		return blob.text();
+	})()`, &exported, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	if !strings.HasPrefix(exported, `"Name","State","Role"`) || !strings.Contains(exported, `"worker-2"`) {
+		t.Errorf("the exported table is\n%s", exported)
+	}
 	nodes := cluster.Client.CoreV1().Nodes()
 	node, err := nodes.Create(p.ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-live"}}, metav1.CreateOptions{})
 	p.must(err)
@@ -275,15 +301,21 @@ func (p *pair) keyboard(b *browser) {
 	press := func(what, want string, keys ...string) {
 		b.t.Helper()
 		for _, k := range keys {
-			if k != kb.Enter {
-				b.do(what, chromedp.KeyEvent(k))
-				continue
-			}
 			// In one event, so that the page can prevent what follows; KeyEvent sends the character separately.
-			enter := func(kind input.KeyType, text string) chromedp.Action {
-				return input.DispatchKeyEvent(kind).WithKey("Enter").WithCode("Enter").WithText(text).WithWindowsVirtualKeyCode(13)
+			whole := func(key, code, text string, number int64) {
+				send := func(kind input.KeyType, text string) chromedp.Action {
+					return input.DispatchKeyEvent(kind).WithKey(key).WithCode(code).WithText(text).WithWindowsVirtualKeyCode(number)
+				}
+				b.do(what, send(input.KeyDown, text), send(input.KeyUp, ""))
 			}
-			b.do(what, enter(input.KeyDown, "\r"), enter(input.KeyUp, ""))
+			switch k {
+			case kb.Enter:
+				whole("Enter", "Enter", "\r", 13)
+			case "/":
+				whole("/", "Slash", "/", 191)
+			default:
+				b.do(what, chromedp.KeyEvent(k))
+			}
 		}
 		b.until(what, want)
 	}
@@ -291,7 +323,14 @@ func (p *pair) keyboard(b *browser) {
 	b.do("open the tree again", chromedp.Evaluate(`location.hash="#/"`, nil))
 	b.until("the list of clusters", `document.querySelector('main td a') !== null`)
 	b.do("focus the cluster", chromedp.Focus("main td a", chromedp.ByQuery))
-	press("Enter opens the cluster", `document.querySelector('[role=treeitem]') !== null`, kb.Enter)
+	press("Enter opens the cluster", `document.querySelector(".panels") !== null`, kb.Enter)
+	press("/ goes to the search", `document.activeElement.id === "everywhere"`, "/")
+	press("Enter searches everything", `[...document.querySelectorAll(".found a")].some((e) => e.textContent === "shop/web")`, "w", "e", "b", kb.Enter)
+	b.do("focus what is found", chromedp.Focus(".found a", chromedp.ByQuery))
+	press("Enter opens it", `document.activeElement.id === "object"`, kb.Enter)
+	press("Escape goes back to what was found", `document.querySelector(".found a") !== null`, kb.Escape)
+	b.do("focus the tab of the tree", chromedp.Focus(`#tabs a[href$="/tree"]`, chromedp.ByQuery))
+	press("Enter opens the tree", `document.querySelector('[role=treeitem]') !== null`, kb.Enter)
 	b.do("focus the tree", chromedp.Focus("[role=tree]", chromedp.ByQuery))
 	press("→ opens the first namespace with workloads", selected+`?.getAttribute("aria-level") === "2"`, kb.Home, kb.ArrowRight, kb.ArrowRight)
 	press("→ opens a workload", selected+`?.nextElementSibling?.getAttribute("aria-level") === "3"`, kb.ArrowRight)
@@ -304,8 +343,8 @@ func (p *pair) keyboard(b *browser) {
 	b.do("focus the tab of the nodes", chromedp.Focus(`#tabs a[href$="/nodes"]`, chromedp.ByQuery))
 	press("Enter opens the nodes", `document.querySelector("main table[aria-label=Nodes] tbody a") !== null`, kb.Enter)
 	b.do("focus the search", chromedp.Focus("main input[type=search]", chromedp.ByQuery))
-	press("Tab goes to the list", `document.activeElement.className === "long"`, kb.Tab)
-	press("Tab goes to the first node", `document.activeElement === document.querySelector("main tbody a")`, kb.Tab)
+	press("Tab goes past the exports to the list", `document.activeElement.className === "long"`, kb.Tab, kb.Tab, kb.Tab)
+	b.tabTo("Tab goes past the titles to the first node", "main tbody tr:not(.gap) a")
 	press("Enter opens the node", `document.activeElement.id === "object" && document.querySelector(".picture .box.focus") !== null`, kb.Enter)
 	b.tabTo("Tab goes on to its picture", ".picture .box.focus")
 	press("Escape goes back to the nodes", `document.querySelector("main table[aria-label=Nodes] tbody a") !== null`, kb.Escape)
@@ -333,7 +372,7 @@ func TestHostilePage(t *testing.T) {
 	reportObjects(t, s, "d-hostile", 2, hostile, append(workloads(4, hostile), entry("*v1.Pod", control)))
 	b.do("open an address that is none", chromedp.Navigate(s.HTTP+"/#/%"))
 	b.until("the error message as text", `document.querySelector("main").textContent.includes("<script>window.hacked=1</script>")`)
-	for _, tab := range []string{"tree", "dropped", "versions", "services", "nodes", "changes"} {
+	for _, tab := range []string{"overview", "tree", "dropped", "versions", "services", "nodes", "changes", "find/img"} {
 		b.do("view "+tab, chromedp.Evaluate(fmt.Sprintf(`location.hash="#/c/d-hostile/%s"`, tab), nil))
 		b.until(tab, `document.querySelector("main h2") !== null`)
 		if tab == "tree" {
@@ -433,6 +472,43 @@ func TestPictures(t *testing.T) {
 	b.quiet()
 }
 
+// TestQuestions answers what a newcomer asks, each within two clicks from the overview.
+func TestQuestions(t *testing.T) {
+	b := openBrowser(t)
+	s := startServer(t)
+	reportObjects(t, s, "d-ask", 1, "", workloads(3, ""))
+	reportObjects(t, s, "d-ask", 2, "", workloads(4, ""))
+	overview := func() {
+		t.Helper()
+		b.do("overview", chromedp.Navigate("about:blank"), chromedp.Navigate(s.HTTP+"/#/c/d-ask/overview"))
+		b.until("overview", `document.querySelector(".panels .bars li") !== null`)
+	}
+	click := func(what, selector string) {
+		t.Helper()
+		b.do(what, chromedp.Click(selector, chromedp.ByQuery))
+	}
+	overview()
+	b.until("is it working: the first line", `document.querySelector(".verdict").textContent.startsWith("It works: 9 objects, reported")`)
+	b.until("who watches, and why", `document.querySelector('[aria-label="Who watches"]').textContent.includes("No agent asks to watch. Reports come from 10.0.0.1")`)
+	b.until("what changed: the latest version", `document.querySelector('[aria-label="Latest changes"] li').textContent.includes("+1")`)
+	click("what exactly: the versions", `[aria-label="Latest changes"] a[href$="/versions"]`)
+	b.until("versions", `document.querySelector("ol.time details summary") !== null`)
+	click("the latest", "ol.time details summary")
+	b.until("the Pod that came", `document.querySelector("ol.time details")?.textContent.includes("app-0000-03")`)
+
+	overview()
+	click("why is this Pod missing: search it", "#everywhere")
+	b.do("its name", chromedp.SendKeys("#everywhere", "lost\r", chromedp.ByQuery))
+	b.until("it is dropped", `document.querySelector(".found")?.textContent.includes("PodOrphan")`)
+	click("open it", ".found a")
+	b.until("reason and advice", `document.querySelector("main section.card")?.textContent.includes("What to do: Create it by a workload")`)
+
+	reportObjects(t, s, "d-ask", 3, "pods: forbidden", workloads(4, ""))
+	overview()
+	b.until("since when not, and why", `document.querySelector(".verdict").textContent.startsWith("The agent reports an error since") && document.querySelector(".verdict").textContent.includes("pods: forbidden")`)
+	b.quiet()
+}
+
 // TestAgentPage looks at the status page of an agent to which all is well, and of one that may not read Pods.
 func TestAgentPage(t *testing.T) {
 	b := openBrowser(t)
@@ -509,9 +585,12 @@ func TestLargePage(t *testing.T) {
 		time.Sleep(time.Second)
 	}
 	b.do("click the cluster", chromedp.Evaluate(`performance.mark("click")`, nil), chromedp.Click("main td a", chromedp.ByQuery))
+	b.until("the overview", `document.querySelector(".panels") !== null`)
+	var overview, first, whole, frame, heap float64
+	b.do("first screen", chromedp.Evaluate(`performance.measure("first", "click").duration`, &overview))
+	b.do("click the tree", chromedp.Evaluate(`performance.mark("tree")`, nil), chromedp.Click(`#tabs a[href$="/tree"]`, chromedp.ByQuery))
 	b.until("the tree", `document.querySelectorAll('[role=treeitem]').length > 0`)
-	var first, whole, frame, heap float64
-	b.do("first screen", chromedp.Evaluate(`performance.measure("first", "click").duration`, &first))
+	b.do("the tree", chromedp.Evaluate(`performance.measure("tree", "tree").duration`, &first))
 	b.do("open everything", chromedp.Evaluate(`performance.mark("all")`, nil), chromedp.Click(`//button[text()="Open all"]`, chromedp.BySearch))
 	b.until("all rows", fmt.Sprintf(`document.querySelector("[role=tree] .space").offsetHeight > %d`, pods*28))
 	b.do("all rows", chromedp.Evaluate(`performance.measure("all", "all").duration`, &whole))
@@ -530,8 +609,8 @@ func TestLargePage(t *testing.T) {
 	resident, own := b.memory()
 	var rows int
 	b.do("rows", chromedp.Evaluate(`document.querySelectorAll('[role=treeitem]').length`, &rows))
-	t.Logf("100,000 Pods: first screen %.0f ms after the click, all rows read after %.0f ms, slowest of 60 scrolls %.0f ms, heap of the tab %.0f MiB, its process %d MiB resident, %d MiB of them its own, %d rows exist",
-		first, whole, frame, heap, resident>>20, own>>20, rows)
+	t.Logf("100,000 Pods: overview %.0f ms after the click, tree %.0f ms, all rows read after %.0f ms, slowest of 60 scrolls %.0f ms, heap of the tab %.0f MiB, its process %d MiB resident, %d MiB of them its own, %d rows exist",
+		overview, first, whole, frame, heap, resident>>20, own>>20, rows)
 	if rows == 0 || rows > 200 {
 		t.Errorf("got %d rows as elements, want only those on the screen", rows)
 	}

@@ -73,7 +73,7 @@ let view = new AbortController();
 let onChange = null; // what a view does when a version comes
 let stream = { id: null, ctl: null, events: [] };
 
-const tabs = [["tree", "Tree"], ["map", "Map"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
+const tabs = [["overview", "Overview"], ["tree", "Tree"], ["map", "Map"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
 
 // decoded is a part of the address, as it stands if it has escapes that are none.
 function decoded(part) {
@@ -88,7 +88,7 @@ function route() {
   view.abort();
   view = new AbortController();
   onChange = null;
-  const [, kind, id, tab = "tree", ...rest] = location.hash.split("/").map(decoded);
+  const [, kind, id, tab = "overview", ...rest] = location.hash.split("/").map(decoded);
   const nav = byId("tabs");
   nav.replaceChildren();
   nav.hidden = kind !== "c";
@@ -97,12 +97,13 @@ function route() {
   follow(kind === "c" ? id : null);
   if (kind !== "c") treeStates.clear();
   if (kind === "upstream") return run(showUpstream);
+  if (kind === "find") return run((signal) => showFound(null, signal, id || ""));
   if (kind !== "c") return run(showClusters);
   for (const [key, title] of tabs) {
     nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, title));
   }
-  const views = { tree: showTree, map: (of, signal) => showMap(of, signal, rest[0]), object: (of, signal) => showObject(of, signal, rest), dropped: showDropped, watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
-  run((signal) => (views[tab] || showTree)(id, signal));
+  const views = { overview: showOverview, find: (of, signal) => showFound(of, signal, rest[0] || ""), tree: showTree, map: (of, signal) => showMap(of, signal, rest[0]), object: (of, signal) => showObject(of, signal, rest), dropped: (of, signal) => showDropped(of, signal, rest[0]), watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
+  run((signal) => (views[tab] || showOverview)(id, signal));
 }
 
 async function run(render) {
@@ -111,7 +112,12 @@ async function run(render) {
   try {
     await render(signal);
   } catch (err) {
-    if (!signal.aborted) show(failure(err));
+    if (signal.aborted) return;
+    show(failure(err));
+    if (err instanceof Refused) return;
+    // The server, or the way to it, is away for a moment.
+    await pause(2000, signal);
+    if (!signal.aborted) run(render);
   }
 }
 
@@ -125,7 +131,7 @@ async function showClusters(signal) {
     try {
       const [{ clusters }, { servers }] = await Promise.all([get("/clusters", signal), get("/upstream", signal)]);
       const rows = clusters.map((c) => [
-        el("a", { href: "#/c/" + enc(c.id) + "/tree" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
+        el("a", { href: "#/c/" + enc(c.id) + "/overview" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
         (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? "a report was refused that would remove " + number(c.suspicion.removed) + " objects" : c.error_msg,
       ]);
       show(el("h2", {}, "Clusters"), servers.length ? el("p", {}, el("a", { href: "#/upstream" }, "deepflow-servers behind this server"),
@@ -402,7 +408,7 @@ async function showObject(id, signal, [type, namespace, name, uid]) {
     show(el("h2", { id: "object", tabindex: "-1" }, kind + " " + (o.namespace ? o.namespace + "/" : "") + o.name, " ", verdict ? el("span", { class: "chip " + mood }, verdict) : null),
       el("p", { class: "quiet" }, o.type + (o.uid ? " · uid " + o.uid : "") + " · " + number(o.raw_bytes) + " bytes of JSON, " + number(o.bytes) + " compressed · version " + o.version
         + (o.others ? " · " + o.others + " other objects of this name are kept" : ""), o.namespace ? " · " : null, o.namespace ? el("a", { href: mapHref(id, o.namespace) }, "Map of " + o.namespace) : null),
-      ...o.findings.map((f) => el("section", { class: "card", "aria-label": "Finding" },
+      ...o.findings.map((f) => el("section", { class: "card", "aria-label": f.reason + (f.detail ? ": " + f.detail : "") },
         el("p", {}, el("b", { class: tone(f.scope) }, f.reason), " – " + f.sentence + (f.detail ? " (" + f.detail + ")" : "")), el("p", {}, "What to do: " + f.advice))),
       o.graph.boxes.length ? el("h2", {}, "Neighbours") : null,
       o.graph.boxes.length ? picture(o.graph, boxHref(id), sentence, "Neighbours of " + o.name).element : null,
@@ -466,7 +472,7 @@ async function showMap(id, signal, wanted) {
   onChange = oneAtATime(() => keepFocus(load), (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
-async function showDropped(id, signal) {
+async function showDropped(id, signal, wanted) {
   const base = "/clusters/" + enc(id) + "/dropped";
   const { reasons } = await get(base + "/reasons", signal);
   const group = (r) => {
@@ -482,13 +488,13 @@ async function showDropped(id, signal) {
         more.hidden = !token;
       } catch (err) { if (!signal.aborted) body.append(failure(err)); }
     };
-    return el("details", { class: "card", ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
+    return el("details", { class: "card", open: r.reason === wanted, ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
       el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, r.scope), " ", el("b", {}, r.reason), " – " + r.sentence),
       el("p", {}, "What to do: " + r.advice), body, more);
   };
   show(el("h2", {}, "What deepflow-server would drop"),
     ...(reasons.length ? reasons.map(group) : [el("p", { class: "good" }, "Nothing.")]));
-  onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showDropped(id, signal).catch(() => {}); };
+  onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showDropped(id, signal, wanted).catch(() => {}); };
 }
 
 async function showWatcher(id, signal) {
@@ -612,7 +618,17 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   const search = el("input", { type: "search", placeholder: "Search " + caption, "aria-label": "Search " + caption });
   const note = el("p", { class: "quiet", role: "status" });
   const body = el("tbody", {});
-  const titles = el("tr", { "aria-rowindex": 1 }, head.map((h) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, h.replace("~", ""))));
+  let sorted = -1, falling = false;
+  const cells = head.map((h, c) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, el("button", { type: "button", onclick: () => {
+    falling = sorted === c && !falling;
+    sorted = c;
+    cells.forEach((cell, i) => { if (i === c) cell.setAttribute("aria-sort", falling ? "descending" : "ascending"); else cell.removeAttribute("aria-sort"); });
+    filter();
+  } }, h.replace("~", ""))));
+  const titles = el("tr", { "aria-rowindex": 1 }, cells);
+  const names = head.map((h) => h.replace("~", ""));
+  const toCSV = el("button", { type: "button", onclick: () => save(caption + ".csv", "text/csv", csv([names, ...shown.map(texts)])) }, "CSV");
+  const toJSON = el("button", { type: "button", onclick: () => save(caption + ".json", "application/json", JSON.stringify(shown, null, 2)) }, "JSON");
   const grid = el("table", { "aria-label": caption }, el("thead", {}, titles), body);
   const box = el("div", { class: "long", role: "region", tabindex: "0", "aria-label": caption + ", scrolls" }, grid);
 
@@ -635,6 +651,10 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   const filter = () => {
     const text = search.value.trim().toLowerCase();
     shown = text ? items.filter((item) => texts(item).some((t) => String(t).toLowerCase().includes(text))) : items;
+    if (sorted >= 0) {
+      const compare = new Intl.Collator("en", { numeric: true }).compare;
+      shown = [...shown].sort((a, b) => compare(texts(a)[sorted], texts(b)[sorted]) * (falling ? -1 : 1));
+    }
     grid.setAttribute("aria-rowcount", shown.length + 1);
     note.textContent = text ? number(shown.length) + " of " + number(items.length) : number(items.length) + " in all";
     draw();
@@ -646,7 +666,7 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   search.addEventListener("input", () => { box.scrollTop = 0; filter(); });
   box.addEventListener("scroll", () => requestAnimationFrame(draw));
 
-  show(el("h2", {}, caption), el("div", { class: "bar" }, search), note, box);
+  show(el("h2", {}, caption), el("div", { class: "bar" }, search, toCSV, toJSON), note, box);
   await load();
   onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
@@ -722,6 +742,3 @@ function happened(s, event, data) {
   clearTimeout(refreshing);
   refreshing = setTimeout(() => { if (onChange) onChange(); }, 300);
 }
-
-addEventListener("hashchange", route);
-route();

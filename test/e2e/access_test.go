@@ -1,0 +1,77 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
+)
+
+// TestAccessible looks with axe-core at every view of both programs, in light and dark.
+func TestAccessible(t *testing.T) {
+	b := openBrowser(t)
+	axe, err := harness.Axe(t.Context())
+	if errors.Is(err, harness.ErrNoNPM) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPair(t, options{})
+	load(t, nil)
+	p.start()
+	p.synced(time.Minute)
+	// In the dark only the colours are others.
+	rules := map[string]string{"dark": `, runOnly: ["color-contrast"]`}
+	of := p.server.HTTP + "/#/c/" + p.clusterID
+	for _, v := range []struct{ name, url, ready string }{
+		{"the agent's status", p.agent.HTTP + "/status?format=html&details=open", `document.querySelector("svg.way")`},
+		{"the server's status", p.server.HTTP + "/status?format=html&details=open", `document.querySelector("details")`},
+		{"clusters", p.server.HTTP + "/", `document.querySelector("main td a")`},
+		{"overview", of + "/overview", `document.querySelector(".panels")`},
+		{"search", of + "/find/web", `document.querySelector(".found")`},
+		{"tree", of + "/tree", `document.querySelector("[role=treeitem]")`},
+		{"map", of + "/map/shop", `document.querySelector(".picture .box")`},
+		{"object", of + "/object/*v1.Deployment/shop/web", `document.querySelector(".picture .box.focus")`},
+		{"dropped", of + "/dropped", `document.querySelector("main details")`},
+		{"watcher", of + "/watcher", `document.querySelector("table[aria-label=Candidates] td")`},
+		{"versions", of + "/versions", `document.querySelector("ol.time li")`},
+		{"changes", of + "/changes", `document.querySelector("main h2")`},
+		{"services", of + "/services", `document.querySelector("tbody a")`},
+		{"nodes", of + "/nodes", `document.querySelector("tbody a")`},
+	} {
+		for _, scheme := range []string{"light", "dark"} {
+			b.do("open "+v.name, emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
+				// The policy of the page forbids how axe-core makes functions.
+				page.SetBypassCSP(true), chromedp.Navigate("about:blank"), chromedp.Navigate(v.url))
+			b.until(v.name, v.ready)
+			b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(200*time.Millisecond))
+			var result string
+			b.do("axe-core", chromedp.Evaluate(axe+";0", nil), chromedp.Evaluate(
+				`axe.run(document, {resultTypes: ["violations"]`+rules[scheme]+`}).then((r) => JSON.stringify(r.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html.slice(0, 300) + " " + (n.any[0]?.message || ""))}))))`,
+				&result, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+			var found []struct {
+				ID, Help string
+				Nodes    []string
+			}
+			if err := json.Unmarshal([]byte(result), &found); err != nil {
+				t.Fatalf("%v: %s", err, result)
+			}
+			for _, f := range found {
+				text := fmt.Sprintf("%s, %s: %s: %s", v.name, scheme, f.ID, f.Help)
+				for _, n := range f.Nodes {
+					text += "\n    " + n
+				}
+				t.Error(text)
+			}
+		}
+	}
+}
