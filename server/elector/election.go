@@ -193,6 +193,7 @@ type syncing struct {
 	origin       string // of its peer, for the quotas
 	goodbye      bool
 	unregistered bool // by docs/protocol.md, section 7, it gets no agent id
+	proxied      bool // somebody else answers, and gives the agent id
 }
 
 // candidate is an agent that Syncs.
@@ -213,7 +214,17 @@ type candidate struct {
 	answer       string // why it was answered as it was
 	stopping     bool   // the last decision was that it has to stop
 	origin       string // of the peer that it counts for; empty: nobody
+	proxied      bool   // somebody else gives it its agent id: given, once that is known
+	given        uint32
 	undelivered  uint64 // counts the answers that others deliver, see Elector.Decide
+}
+
+// agentID is the id that the agent has, 0 if that is not known.
+func (a *candidate) agentID() uint32 {
+	if a.proxied {
+		return a.given
+	}
+	return a.id
 }
 
 // exchange is a Sync that this process answered.
@@ -320,7 +331,7 @@ func (e *election) holder(now instant) *Lease {
 
 // join takes in a new agent.
 func (e *election) join(now instant, s syncing) *candidate {
-	a := &candidate{info: s.info, boot: s.boot, conn: s.conn, first: now, last: now, unregistered: s.unregistered}
+	a := &candidate{info: s.info, boot: s.boot, conn: s.conn, first: now, last: now, unregistered: s.unregistered, proxied: s.proxied}
 	if !s.unregistered {
 		a.id = e.newID(s.info.Identity)
 	}
@@ -352,6 +363,7 @@ func (e *election) seen(now instant, a *candidate, s syncing) {
 		a.conn = s.conn
 	}
 	a.boot, a.last, a.gone, a.unregistered = s.boot, now, false, s.unregistered
+	a.proxied = s.proxied
 }
 
 // holdsAs tells whether the very process of s was told to watch, and no later one is known to have lived since. One with
@@ -482,7 +494,7 @@ func (e *election) renew(now instant, d *decision, a *candidate, lease *Lease, s
 			told.First = told.Renewal
 		}
 		others = others[max(0, len(others)-maxTold+1):]
-		next := Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl, Since: lease.Since, Told: append(others, told)}
+		next := Lease{Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.agentID(), TTL: e.ttl, Since: lease.Since, Told: append(others, told)}
 		open := d.next.Election && now-e.asked < e.fresh
 		d.renewed = next.equal(lease) && d.next.Election == open && d.next.Challenger == nil
 		d.next.Lease, d.next.Election, d.next.Challenger = &next, open, nil
@@ -578,7 +590,7 @@ func (e *election) grant(now instant, d *decision, a *candidate, s syncing, shar
 	d.next.Term++
 	d.next.Renewals++
 	d.next.Lease = &Lease{
-		Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.id, TTL: e.ttl,
+		Agent: a.info, Class: a.class, Boot: s.boot, AgentID: a.agentID(), TTL: e.ttl,
 		Told: []Told{{Boot: s.boot, First: d.next.Renewals, Renewal: d.next.Renewals}},
 	}
 	d.next.Challenger, d.next.Election = nil, false

@@ -191,8 +191,9 @@ func (e *Elector) Sync(ctx context.Context, peer string, req *agent.SyncRequest)
 }
 
 // Decide is Sync for somebody who answers the agent elsewhere. The agent counts as answered only once answered was called,
-// so that nobody is taken to have heard what was never sent; answered must be called before the answer goes out.
-func (e *Elector) Decide(ctx context.Context, peer string, req *agent.SyncRequest) (watch bool, answered func(), err error) {
+// so that nobody is taken to have heard what was never sent; answered must be called before the answer goes out, with the
+// agent id that the answer gives, 0 for none.
+func (e *Elector) Decide(ctx context.Context, peer string, req *agent.SyncRequest) (watch bool, answered func(agentID uint32), err error) {
 	var heard exchange
 	var of *candidate
 	resp, err := e.sync(ctx, peer, req, func(a *candidate) {
@@ -201,10 +202,10 @@ func (e *Elector) Decide(ctx context.Context, peer string, req *agent.SyncReques
 		a.answered = exchange{}
 	})
 	if err != nil || of == nil {
-		return false, func() {}, err
+		return false, func(uint32) {}, err
 	}
 	n := of.undelivered
-	return resp.GetDynamicConfig().GetKubernetesApiEnabled(), func() {
+	return resp.GetDynamicConfig().GetKubernetesApiEnabled(), func(agentID uint32) {
 		c, err := e.cluster(ctx, req.GetKubernetesClusterId(), false)
 		if err != nil {
 			return // it stays unanswered, which delays the end of a role and nothing else
@@ -212,6 +213,9 @@ func (e *Elector) Decide(ctx context.Context, peer string, req *agent.SyncReques
 		defer c.unlock()
 		if of.undelivered == n {
 			of.answered = heard
+			if agentID != 0 {
+				of.given = agentID
+			}
 		}
 	}, nil
 }
@@ -245,7 +249,7 @@ func (e *Elector) sync(ctx context.Context, peer string, req *agent.SyncRequest,
 		return response(agent.Status_CLUSTER_ID_NOT_FOUND, false, 0), nil
 	}
 	s := syncOf(req)
-	s.conn = e.instance + "/" + peer
+	s.conn, s.proxied = e.instance+"/"+peer, decided != nil
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		s.goodbye = len(md.Get(protocol.GoodbyeHeader)) > 0
 	}

@@ -60,14 +60,12 @@ func (e *Elector) isHolder(c *cluster, lease *Lease, agentID uint32, sourceIP, p
 		return true
 	}
 	conn := e.instance + "/" + peer
+	is := func(a *candidate) bool { return a.conn == conn || agentID != 0 && a.agentID() == agentID }
+	if a := c.candidates[lease.Agent.Identity]; a != nil && is(a) {
+		return true
+	}
 	for _, a := range c.candidates {
-		if a.info.Identity == lease.Agent.Identity {
-			if a.conn == conn {
-				return true
-			}
-			continue
-		}
-		if !a.gone && (a.conn == conn || a.id != 0 && a.id == agentID) {
+		if a.info.Identity != lease.Agent.Identity && !a.gone && is(a) {
 			return false
 		}
 	}

@@ -404,7 +404,7 @@ func (w *world) ask(ctx context.Context, s *server, conn string, req *agent.Sync
 	if !w.calm && w.chance(0.1) {
 		return nil, status.Error(codes.Unavailable, "the server behind the proxy fails")
 	}
-	answered()
+	answered(0)
 	return response(agent.Status_SUCCESS, watch, 0), nil
 }
 

@@ -286,7 +286,7 @@ func (e *Elector) candidateInfo(c *cluster, a *candidate, lease *Lease, now inst
 		state = "silent"
 	}
 	return CandidateInfo{
-		Agent: a.info, Name: a.info.String(), Class: a.class, Reason: a.reason, Answer: a.answer, State: state, AgentID: a.id,
+		Agent: a.info, Name: a.info.String(), Class: a.class, Reason: a.reason, Answer: a.answer, State: state, AgentID: a.agentID(),
 		PresentSeconds: (now - a.first).Seconds(), SeenSecondsAgo: (now - a.last).Seconds(), Twins: a.twins,
 	}
 }

@@ -38,8 +38,9 @@ import (
 
 // Elector decides who watches.
 type Elector interface {
-	// Decide answers a Sync. Once the agent is about to be told, answered is called.
-	Decide(ctx context.Context, peer string, req *agent.SyncRequest) (watch bool, answered func(), err error)
+	// Decide answers a Sync. Once the agent is about to be told, answered is called with the agent id that the server gives
+	// it, 0 for none.
+	Decide(ctx context.Context, peer string, req *agent.SyncRequest) (watch bool, answered func(agentID uint32), err error)
 	// Watches tells whether the sender was told to watch and not to stop since.
 	Watches(ctx context.Context, req *agent.SyncRequest) bool
 }
@@ -474,7 +475,7 @@ func (f *Front) sync(c *call, l layout) error {
 		got := m.data.Materialize()
 		next, a := rewriteResponse(got, l, watch, f.own, &f.yaml)
 		if a.told {
-			answered()
+			answered(a.agentID)
 		}
 		f.seen.answered(f, id, a, watch || claim)
 		if !same(next, got) {

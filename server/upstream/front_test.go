@@ -77,6 +77,7 @@ type deepflow struct {
 	syncs      []*agent.SyncRequest
 	now        func() time.Duration
 	yaml       string
+	ids        map[string]uint32 // by host: the ids that agents are given
 	status     agent.Status
 	broken     atomic.Bool
 	// stubborn tells everybody to watch, as servers do that do not know watch-disabled.
@@ -168,6 +169,13 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 	return d.other(method, stream)
 }
 
+func (d *deepflow) idOf(req *agent.SyncRequest) *uint32 {
+	if id, ok := d.ids[req.GetHost()]; ok {
+		return &id
+	}
+	return nil
+}
+
 // sync answers by the server's own mind.
 func (d *deepflow) sync(req *agent.SyncRequest, method string) proto.Message {
 	d.mu.Lock()
@@ -189,9 +197,9 @@ func (d *deepflow) sync(req *agent.SyncRequest, method string) proto.Message {
 	}
 	enabled = enabled || d.stubborn.Load()
 	if strings.HasPrefix(method, "/trident.") {
-		return &trident.SyncResponse{Status: trident.Status(d.status).Enum(), Config: &trident.Config{Enabled: new(true), KubernetesApiEnabled: &enabled}}
+		return &trident.SyncResponse{Status: trident.Status(d.status).Enum(), Config: &trident.Config{Enabled: new(true), KubernetesApiEnabled: &enabled, VtapId: d.idOf(req)}}
 	}
-	resp := &agent.SyncResponse{Status: d.status.Enum(), DynamicConfig: &agent.DynamicConfig{Enabled: new(true), KubernetesApiEnabled: &enabled}}
+	resp := &agent.SyncResponse{Status: d.status.Enum(), DynamicConfig: &agent.DynamicConfig{Enabled: new(true), KubernetesApiEnabled: &enabled, AgentId: d.idOf(req)}}
 	if d.yaml != "" {
 		resp.UserConfig = &d.yaml
 	}

@@ -345,6 +345,37 @@ func TestOtherConnection(t *testing.T) {
 	}
 }
 
+// TestRefuseOthers: with elector.refuse_others the holder's reports pass and those of others do not. Agents are known by the
+// ids that the server gave them, also if our elector would have given such an id to another one.
+func TestRefuseOthers(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		r := newRig(t, 1, upstream.Options{}, elector.Options{RefuseOthers: true})
+		holder, other := r.agent("a", "10.0.0.1", normal), r.agent("b", "10.0.0.2", normal)
+		holder.old, other.old = old, old
+		own := func(a *standIn) uint32 {
+			e := elector.New(elector.Options{Documents: store.NewMemory(), Logger: discard()})
+			return must(e.Sync(t.Context(), "x", a.req)).GetDynamicConfig().GetAgentId()
+		}
+		ids := map[string]uint32{"a": own(other), "b": own(holder)}
+		r.servers[0].ids = ids
+		for range 2 {
+			holder.sync()
+			other.sync()
+		}
+		for host, want := range map[string]codes.Code{"a": codes.OK, "b": codes.PermissionDenied} {
+			req := harmful(t, 5)
+			req.AgentId = new(ids[host])
+			if _, err := r.report(req); status.Code(err) != want {
+				t.Errorf("old %v: the report of %s: %v, want %v", old, host, err, want)
+			}
+		}
+		if n := len(r.servers[0].reports); n != 1 {
+			t.Errorf("the server got %d reports, want that of the holder", n)
+		}
+		r.stop()
+	}
+}
+
 // TestOwnStorageFails: reports pass although they cannot be kept.
 func TestOwnStorageFails(t *testing.T) {
 	r := newRig(t, 1, upstream.Options{}, elector.Options{})

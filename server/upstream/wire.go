@@ -26,13 +26,14 @@ const statusSuccess = 0
 type layout struct {
 	config     protowire.Number // the message with the decision
 	apiEnabled protowire.Number // within it
+	agentID    protowire.Number // within it
 	userConfig protowire.Number // YAML of the agent group; 0: there is none
 	ip, port   protowire.Number // of the controller, within config; 0: they stand in the YAML
 }
 
 var layouts = map[string]layout{
-	protocol.AgentService:   {config: 20, apiEnabled: 1, userConfig: 2},
-	protocol.TridentService: {config: 2, apiEnabled: 17, ip: 34, port: 39},
+	protocol.AgentService:   {config: 20, apiEnabled: 1, agentID: 13, userConfig: 2},
+	protocol.TridentService: {config: 2, apiEnabled: 17, agentID: 40, ip: 34, port: 39},
 }
 
 // field is one record of a message.
@@ -165,6 +166,7 @@ func isClaim(b []byte, list []field) bool {
 type answer struct {
 	told    bool   // the agent is told the decision
 	enabled bool   // what the server had answered
+	agentID uint32 // that the server gives; 0: none
 	leads   string // the controller address to which the answer leads agents, if it is not ours
 }
 
@@ -173,6 +175,7 @@ type config struct {
 	last    int  // the record of the list that counts last; -1: there is none
 	found   bool // the server names a decision
 	enabled bool // which
+	agentID uint32
 }
 
 // configOf finds the configuration; ok is false if the answer is not successful, or nothing that we understand.
@@ -194,6 +197,9 @@ func configOf(b []byte, list []field, l layout) (c config, ok bool) {
 				if in.num == l.apiEnabled && in.typ == protowire.VarintType {
 					c.found, c.enabled = true, varint(content, in) != 0
 				}
+				if in.num == l.agentID && in.typ == protowire.VarintType {
+					c.agentID = uint32(varint(content, in)) //nolint:gosec // as protobuf reads it
+				}
 			}
 		}
 	}
@@ -211,7 +217,7 @@ func rewriteResponse(b []byte, l layout, watch bool, own address, cache *yamlCac
 	if !ok {
 		return b, answer{}
 	}
-	a := answer{told: c.last >= 0, enabled: c.enabled}
+	a := answer{told: c.last >= 0, enabled: c.enabled, agentID: c.agentID}
 	changed := map[int][]byte{}
 	decision := protowire.EncodeBool(watch)
 	for i, f := range list {
