@@ -136,6 +136,16 @@ func TestLoadAgain(t *testing.T) {
 	if _, err := kept.View(t.Context(), "d-a"); err == nil || len(kept.Unloaded()) != 1 {
 		t.Fatalf("got %v and %v, want that there is no room", err, kept.Unloaded())
 	}
+	needs := kept.Unloaded()[0].Bytes
+	if err := other.Set(b.Limit() - needs + 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kept.View(t.Context(), "d-a"); err == nil || kept.Unloaded()[0].Bytes != needs || needs < 1<<20 {
+		t.Errorf("got %v and %v, want that it still needs %d bytes", err, kept.Unloaded(), needs)
+	}
+	if err := other.Set(1 << 20); err != nil {
+		t.Fatal(err)
+	}
 	if used := b.Used(); used != 1<<20 {
 		t.Errorf("it still has %d bytes", used-1<<20)
 	}

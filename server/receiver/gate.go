@@ -2,6 +2,7 @@ package receiver
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -14,6 +15,9 @@ import (
 type gate struct {
 	places int
 	bytes  int64 // 0: not bounded
+	// work has a place for each goroutine that checks entries of requests inside: as many as there are CPUs, so that however much
+	// is to be checked of large requests, others need not wait long for a CPU.
+	work chan struct{}
 
 	mu        sync.Mutex
 	used      int
@@ -30,7 +34,7 @@ type arrival struct {
 }
 
 func newGate(places int, bytes int64) *gate {
-	return &gate{places: places, bytes: bytes, peers: map[string]int{}}
+	return &gate{places: places, bytes: bytes, peers: map[string]int{}, work: make(chan struct{}, runtime.GOMAXPROCS(0))}
 }
 
 // tryEnter takes a place if there is one now.

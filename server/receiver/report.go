@@ -43,6 +43,9 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 	case err != nil:
 		return nil, invalidMessage(err)
 	}
+	if m.gate != nil {
+		req.work = m.gate.work
+	}
 	if err := r.header(p, req); err != nil {
 		return nil, err
 	}
@@ -194,7 +197,7 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 }
 
 func (r *Receiver) validate(ctx context.Context, tx *store.Tx, req *request) ([]store.Incoming, error) {
-	v := validator{limits: r.opts.Limits, lenient: r.lenient[req.clusterID], known: tx.Known, cost: tx.Cost, reserve: tx.Reserve, large: r.entries}
+	v := validator{limits: r.opts.Limits, lenient: r.lenient[req.clusterID], known: tx.Known, cost: tx.Cost, reserve: tx.Reserve, large: r.entries, slots: req.work}
 	return v.entries(ctx, req.entries)
 }
 

@@ -42,6 +42,8 @@ type validator struct {
 	reserve func(int64) error
 	// large is where entries wait that are more than keepBuffer decompressed; nil: they do not.
 	large chan struct{}
+	// slots has a place for each goroutine that checks entries; nil: there is no bound.
+	slots chan struct{}
 
 	rawBytes     atomic.Int64
 	splitObjects atomic.Int64
@@ -62,7 +64,7 @@ func (v *validator) entries(ctx context.Context, raw []rawEntry) ([]store.Incomi
 	}
 	b := batch{v: v, raw: raw, all: make([]store.Incoming, len(raw)), first: len(raw), splits: map[int][]store.Incoming{}}
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), (len(raw)+chunk-1)/chunk) {
+	for range min(runtime.GOMAXPROCS(0), (len(raw)+chunkSize-1)/chunkSize) {
 		g.Go(func() error { return b.work(ctx) })
 	}
 	if err := g.Wait(); err != nil {
@@ -93,34 +95,49 @@ type batch struct {
 	err   error
 }
 
-// chunk is how many entries a goroutine of a batch takes at a time.
-const chunk = 256
+// chunkSize is how many entries a goroutine of a batch takes at a time.
+const chunkSize = 256
 
 // work checks chunks of entries until none is left, or one is bad.
 func (b *batch) work(ctx context.Context) error {
 	d := decoder{namespaces: map[string]string{}}
-	for ctx.Err() == nil {
-		from := int(b.next.Add(chunk)) - chunk
-		if from >= len(b.raw) {
-			return nil
+	for {
+		if b.v.slots != nil {
+			select {
+			case b.v.slots <- struct{}{}:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
 		}
-		for i := from; i < min(from+chunk, len(b.raw)); i++ {
-			f, err := b.v.entry(&d, i, b.raw[i])
-			if err == nil {
-				err = b.v.takeIn(&d, f)
-			}
-			d.leave(b.v.large)
-			if err != nil {
-				b.fail(i, err)
-				return nil
-			}
-			if f.split != nil {
-				b.split(i, f.split)
-			}
-			b.all[i] = f.one
+		more := ctx.Err() == nil && b.chunk(&d)
+		if b.v.slots != nil {
+			<-b.v.slots
+		}
+		if !more {
+			return context.Cause(ctx)
 		}
 	}
-	return context.Cause(ctx)
+}
+
+// chunk checks the next chunk, and tells whether there may be more.
+func (b *batch) chunk(d *decoder) bool {
+	from := int(b.next.Add(chunkSize)) - chunkSize
+	for i := from; i < min(from+chunkSize, len(b.raw)); i++ {
+		f, err := b.v.entry(d, i, b.raw[i])
+		if err == nil {
+			err = b.v.takeIn(d, f)
+		}
+		d.leave(b.v.large)
+		if err != nil {
+			b.fail(i, err)
+			return false
+		}
+		if f.split != nil {
+			b.split(i, f.split)
+		}
+		b.all[i] = f.one
+	}
+	return from+chunkSize < len(b.raw)
 }
 
 // takeIn takes the room for what an entry holds.

@@ -112,6 +112,7 @@ type request struct {
 	sourceIP  string
 	teamID    string
 	entries   []rawEntry
+	work      chan struct{} // as gate.work; nil: not bounded
 }
 
 // rawEntry is a KubernetesAPIInfo, not yet looked at.

@@ -308,8 +308,8 @@ func (s *Store) state(ctx context.Context, id string) (State, error) {
 // load reads what changed after the view old. The room for it is taken first: what the cluster's state says, in expected,
 // and more if that turns out to be too little.
 func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expected State) error {
-	if err := c.room.Set(max(c.room.Held(), expected.memory())); err != nil {
-		s.leave(id, c, expected, err)
+	if err := c.room.Set(max(c.room.Held(), s.needed(id, expected))); err != nil {
+		s.leave(id, c, expected, s.needed(id, expected), err)
 		return err
 	}
 	changed := map[uint64]*Entry{}
@@ -331,7 +331,7 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expe
 		return nil
 	}
 	if errors.Is(err, budget.ErrFull) {
-		s.leave(id, c, expected, err)
+		s.leave(id, c, expected, read+roomStep, err)
 	}
 	if err != nil {
 		return err
@@ -362,7 +362,7 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expe
 		keep(e)
 	}
 	if err := c.room.Set(s.viewCost(next)); err != nil {
-		s.leave(id, c, expected, err)
+		s.leave(id, c, expected, s.viewCost(next), err)
 		return err
 	}
 	slices.SortFunc(next.Entries, compareEntries)

@@ -96,6 +96,8 @@ type Unloaded struct {
 	Cluster string `json:"cluster"`
 	Bytes   int64  `json:"bytes"` // that it would take
 	Reason  string `json:"reason"`
+
+	revision uint64 // of the state of which this is known
 }
 
 // Unloaded returns the clusters that there is no room for, ordered by id.
@@ -111,13 +113,23 @@ func (s *Store) Unloaded() []Unloaded {
 }
 
 // leave notes that there is no room for a cluster, and gives back what it had.
-func (s *Store) leave(id string, c *cluster, st State, why error) {
+func (s *Store) leave(id string, c *cluster, st State, needed int64, why error) {
 	c.view.Store(nil)
 	c.known = nil
 	_ = c.room.Set(0) // which always works
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unloaded[id] = Unloaded{Cluster: id, Bytes: st.memory(), Reason: why.Error()}
+	s.unloaded[id] = Unloaded{Cluster: id, Bytes: max(needed, st.memory()), Reason: why.Error(), revision: st.Revision}
+}
+
+// needed is what a cluster is known to need at least, so that it is not read in vain again and again.
+func (s *Store) needed(id string, st State) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if u, ok := s.unloaded[id]; ok && u.revision == st.Revision {
+		return u.Bytes
+	}
+	return st.memory()
 }
 
 func (s *Store) loaded(id string) {
@@ -156,7 +168,7 @@ func (s *Store) Plan(ctx context.Context) error {
 			return err
 		}
 		if err := tx.c.room.Set(st.memory()); err != nil {
-			s.leave(st.ID, tx.c, st, err)
+			s.leave(st.ID, tx.c, st, 0, err)
 		}
 		tx.Close()
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -61,9 +62,17 @@ func (rawCodec) Marshal(v any) ([]byte, error) {
 
 func (rawCodec) Unmarshal([]byte, any) error { return nil }
 
+// writers are used again: a new one costs more than what it compresses here.
+var writers = sync.Pool{New: func() any { return zlib.NewWriter(nil) }}
+
 func compress(parts ...[]byte) []byte {
 	var b bytes.Buffer
-	w := zlib.NewWriter(&b)
+	w, ok := writers.Get().(*zlib.Writer)
+	if !ok {
+		w = zlib.NewWriter(nil)
+	}
+	defer writers.Put(w)
+	w.Reset(&b)
 	for _, p := range parts {
 		_, _ = w.Write(p) // to a buffer
 	}
