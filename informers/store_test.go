@@ -118,7 +118,9 @@ func (s *storeRig) object(text string) resources.Object {
 func (s *storeRig) begin(objects string) {
 	s.pending = s.store.begin("")
 	for o := range strings.FieldsSeq(objects) {
-		s.pending.collect(s.object(o))
+		if err := s.pending.collect(s.object(o)); err != nil {
+			s.t.Error(err)
+		}
 	}
 }
 
