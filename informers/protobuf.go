@@ -186,10 +186,10 @@ func (f *fields) length() (int64, error) {
 	if err != nil {
 		return 0, unexpected(err)
 	}
-	if v > uint64(f.left) { //nolint:gosec // never negative
+	if v > uint64(f.left) {
 		return 0, &dataError{"broken protobuf: a field longer than its message"}
 	}
-	return int64(v), nil //nolint:gosec // not more than left
+	return int64(v), nil
 }
 
 // bytes reads a field as a whole. It is valid until the next call.
@@ -209,7 +209,7 @@ func (f *fields) bytes() ([]byte, error) {
 // pass reads a field that nobody wants.
 func (f *fields) pass(number protowire.Number, typ protowire.Type, depth int) error {
 	const deepest = 100
-	size := 0
+	var size int
 	switch typ {
 	case protowire.VarintType:
 		_, err := f.varint()
@@ -273,7 +273,7 @@ func decodeProtobufPage(r io.Reader, p projector, typed typeName, known func(res
 ) (pageMeta, error) {
 	d := newDecoder(r, listBuffer, listBuffer/2)
 	page := protobufPage{project: p, known: known, each: each}
-	e := envelope{want: []typeName{{typed.apiVersion, typed.kind + "List"}}, raw: page.read}
+	e := envelope{want: typeName{typed.apiVersion, typed.kind + "List"}, raw: page.read}
 	if err := e.read(d); err != nil {
 		return pageMeta{}, err
 	}
@@ -285,7 +285,7 @@ func decodeProtobufPage(r io.Reader, p projector, typed typeName, known func(res
 
 // envelope reads a runtime.Unknown with its prefix.
 type envelope struct {
-	want []typeName            // one of these
+	want typeName
 	raw  func(f *fields) error // reads the object
 	got  typeName
 	seen bool
@@ -357,12 +357,15 @@ func (e *envelope) field(f *fields, number protowire.Number, typ protowire.Type)
 }
 
 func (e *envelope) check() error {
-	for _, t := range e.want {
-		if e.got == t {
-			return nil
-		}
+	return e.got.check(e.want)
+}
+
+// check returns an error unless the type is the one that is wanted.
+func (t typeName) check(want typeName) error {
+	if t == want {
+		return nil
 	}
-	return &dataError{fmt.Sprintf("got %q of %q, want %q of %q", shorten(e.got.kind), shorten(e.got.apiVersion), e.want[0].kind, e.want[0].apiVersion)}
+	return &dataError{fmt.Sprintf("got %q of %q, want %q of %q", shorten(t.kind), shorten(t.apiVersion), want.kind, want.apiVersion)}
 }
 
 // merge takes a runtime.TypeMeta in.
@@ -594,7 +597,7 @@ func unwrap(object []byte, want typeName) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case got != want:
-		return nil, &dataError{fmt.Sprintf("got %q of %q, want %q of %q", shorten(got.kind), shorten(got.apiVersion), want.kind, want.apiVersion)}
+		return nil, got.check(want)
 	case raw == nil:
 		return nil, &dataError{"got an envelope that does not hold one object"}
 	case len(encoding) > 0 || len(content) > 0 && string(content) != runtime.ContentTypeProtobuf:

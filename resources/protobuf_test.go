@@ -35,7 +35,7 @@ type typedObject interface {
 func newTyped(t testing.TB, kind string) typedObject {
 	t.Helper()
 	typ := tables[ByName(kind).project].typed.typ
-	obj, ok := reflect.New(typ).Interface().(typedObject)
+	obj, ok := reflect.TypeAssert[typedObject](reflect.New(typ))
 	if !ok {
 		t.Fatalf("%s cannot be marshalled", typ)
 	}
@@ -159,8 +159,8 @@ func TestRandomObjectsInBothForms(t *testing.T) {
 	if testing.Short() {
 		rounds = 60
 	}
-	source := rand.NewSource(int64(testseed.New(t))) //nolint:gosec // any number will do
-	random := rand.New(source)                       //nolint:gosec // no secret
+	source := rand.NewSource(int64(testseed.New(t)))
+	random := rand.New(source)
 	fill := fuzzer.FuzzerFor(genericfuzzer.Funcs, source, serializer.NewCodecFactory(scheme))
 	reported := 0
 	for round := range testseed.Rounds(t, rounds) {

@@ -133,9 +133,9 @@ func (s *Scanner) varint(f *field, obj jsonscan.Ref, v uint64, at int) error {
 	case boolKind:
 		made = s.tree.NewBool(v != 0)
 	case int32Kind:
-		made = s.tree.NewNumber(int64(int32(v))) //nolint:gosec // as every reader of protobuf does
+		made = s.tree.NewNumber(int64(int32(v)))
 	case int64Kind:
-		made = s.tree.NewNumber(int64(v)) //nolint:gosec // two's complement
+		made = s.tree.NewNumber(int64(v))
 	default:
 		return broken(at, "number in a field of another type")
 	}
@@ -207,7 +207,7 @@ func (s *Scanner) time(f *field, obj jsonscan.Ref, start, end int) error {
 	err := s.small(start, end, func(number protowire.Number, v uint64, _, _ int, isNumber bool) bool {
 		const secondsField, nanosField = 1, 2
 		if number == secondsField {
-			seconds = int64(v) //nolint:gosec // two's complement
+			seconds = int64(v)
 		}
 		return isNumber || number > nanosField
 	})
@@ -288,7 +288,7 @@ func (s *Scanner) small(i, end int, one func(number protowire.Number, v uint64, 
 			return broken(i, "broken field")
 		}
 		value := s.buf[i+n : i+n+length]
-		ok := true
+		var ok bool
 		switch typ {
 		case protowire.VarintType:
 			v, _ := protowire.ConsumeVarint(value)

@@ -25,7 +25,7 @@ type sample struct {
 	Pointer  *int32       `json:"pointer,omitempty" protobuf:"varint,5,opt,name=pointer"`
 	Texts    []string     `json:"texts,omitempty" protobuf:"bytes,6,rep,name=texts"`
 	Always   bool         `json:"always" protobuf:"varint,7,opt,name=always"`
-	Inner    inner        `json:"inner,omitempty" protobuf:"bytes,8,opt,name=inner"`
+	Inner    inner        `json:"inner" protobuf:"bytes,8,opt,name=inner"`
 	Far      *inner       `json:"far,omitempty" protobuf:"bytes,9,opt,name=far"`
 	Zero     inner        `json:"zero,omitzero" protobuf:"bytes,10,opt,name=zero"`
 	Labels   map[string]x `json:"labels,omitempty" protobuf:"bytes,11,rep,name=labels"`

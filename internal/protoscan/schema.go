@@ -197,8 +197,7 @@ func (s *Schema) kind(f *field, typ reflect.Type, encoding string, sub *jsonscan
 // memberOf returns the field of a structure that becomes the member called name of its JSON, and the options of its tag.
 // Members of embedded structures are not looked for: in protobuf they lie in a message of their own.
 func memberOf(typ reflect.Type, name string) (sf reflect.StructField, options []string, ok bool) {
-	for i := range typ.NumField() {
-		sf = typ.Field(i)
+	for sf = range typ.Fields() {
 		parts := strings.Split(sf.Tag.Get("json"), ",")
 		if parts[0] == name {
 			return sf, parts[1:], true

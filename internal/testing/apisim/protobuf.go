@@ -54,7 +54,7 @@ var (
 
 // accepts tells whether the header names the media type.
 func accepts(r *http.Request, mediaType string) bool {
-	for _, part := range strings.Split(r.Header.Get("Accept"), ",") {
+	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
 		if got, _, err := mime.ParseMediaType(part); err == nil && got == mediaType {
 			return true
 		}
