@@ -3,17 +3,20 @@ package nodetest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pseudo-agent/pseudo-agent/test/node/node"
@@ -173,7 +176,7 @@ func TestAgentExamples(t *testing.T) {
 	for i, file := range examples(t, "pseudo-agent") {
 		name := strings.TrimSuffix(filepath.Base(file), "-values.yaml")
 		if name == "tls" {
-			continue // needs a server with TLS: TestServerExamples
+			continue // needs a server with TLS: TestLifecycle
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -212,6 +215,55 @@ func TestAgentExamples(t *testing.T) {
 					t.Errorf("%s was restarted %d times:\n%s", p.Name, n, cluster.Describe(t.Context(), namespace))
 				}
 			}
+		})
+	}
+}
+
+// The examples of pseudo-server's chart, each in a namespace of its own; that for TLS is part of TestLifecycle.
+func TestServerExamples(t *testing.T) {
+	for _, file := range examples(t, "pseudo-server") {
+		name := strings.TrimSuffix(filepath.Base(file), "-values.yaml")
+		switch name {
+		case "tls":
+			continue
+		case "postgres": // there is no PostgreSQL on the node
+			continue
+		case "upstream": // there are no deepflow-servers to stand in front of
+			continue
+		case "openshift": // an SCC gives the group that may write to the volume; without one nobody may
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns := "server-" + name
+			if err := errors.Join(makeNamespace(t.Context(), ns), makeVolume(t.Context(), ns, "pseudo-server")); err != nil {
+				t.Fatal(err)
+			}
+			if name == "all-options" { // it names a claim that exists
+				claim := &corev1.PersistentVolumeClaim{
+					ObjectMeta: metav1.ObjectMeta{Name: "pseudo-server"},
+					Spec: corev1.PersistentVolumeClaimSpec{
+						AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+						Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Gi")}},
+					},
+				}
+				if _, err := cluster.Client.CoreV1().PersistentVolumeClaims(ns).Create(t.Context(), claim, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			helm(t, "install", "pseudo-server", "charts/pseudo-server", "-n", ns, "-f", file,
+				"--set", "image.repository=pseudo-server", "--set", "image.tag="+node.Version, "--set", "image.pullPolicy=IfNotPresent")
+			installed(t, ns, "pseudo-server")
+			p := pod(t, ns, "pseudo-server")
+			confined(t, p, "65532")
+			eventually(t, time.Minute, "status", func(ctx context.Context) error {
+				text, err := fetch(ctx, "http://"+p.Status.PodIP+":"+strconv.Itoa(serverPort)+"/healthz/ready")
+				if err != nil {
+					err = fmt.Errorf("%w %s", err, text)
+				}
+				return err
+			})
+			kubectl(t, "delete", "namespace", ns, "--wait=false")
 		})
 	}
 }

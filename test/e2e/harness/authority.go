@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -35,7 +36,8 @@ func NewAuthority(name string) (*Authority, error) {
 	return a, err
 }
 
-// Issue makes a certificate for a client of that name, which is also good for a server on loopback, and its key, in PEM.
+// Issue makes a certificate for a client of that name, which is also good for a server of that name and on loopback, and
+// its key, in PEM.
 func (a *Authority) Issue(name string, validFor time.Duration) (cert, key []byte, err error) {
 	cert, key, _, _, err = issue(name, validFor, a)
 	return cert, key, err
@@ -52,6 +54,9 @@ func issue(name string, validFor time.Duration, by *Authority) (certPEM, keyPEM 
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
 		BasicConstraintsValid: true,
+	}
+	if !strings.Contains(name, ":") {
+		template.DNSNames = append(template.DNSNames, name)
 	}
 	parent, signer := template, key
 	if by == nil {
