@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -26,10 +27,18 @@ func TestMain(m *testing.M) {
 		fmt.Println("SKIP: no test was run, because this machine cannot run a node; missing:", strings.Join(missing, ", "))
 		os.Exit(0)
 	}
+	var done atomic.Bool
 	os.Exit(sandbox.Main(prepare, func(place sandbox.Place) int {
 		flag.Parse()
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		// Tests do not look at a signal. With us ends all that is in the sandbox.
+		context.AfterFunc(ctx, func() {
+			if !done.Load() {
+				os.Exit(130)
+			}
+		})
 		code, err := run(ctx, m, place)
+		done.Store(true)
 		stop()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
