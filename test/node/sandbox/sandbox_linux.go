@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -128,7 +129,13 @@ func supervise(prepare func(dir string) error) (code int, err error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	// The link's other end is deleted with the network namespace.
+	// The network namespace takes the link along, but lives until the last connection of a killed process has timed out.
+	defer func() {
+		if _, missing := net.InterfaceByName(link); missing == nil {
+			// It may go by itself just now.
+			_ = exec.Command("ip", "link", "delete", link).Run()
+		}
+	}()
 	err = commands(
 		fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d", link, cmd.Process.Pid),
 		fmt.Sprintf("ip address add %s/30 dev %s", outer, link),
