@@ -281,6 +281,7 @@ const (
 // apply applies differences to an inventory, in portions.
 func (v *Viewer) apply(ctx context.Context, c *cluster, inv *inventory.Inventory, uids map[store.Key]string, differences []Difference, beat func()) error {
 	c.growing = inv
+	defer func() { c.growing = nil }() // one that found no room must not stay
 	var gone []inventory.Change
 	for _, d := range differences {
 		if d.After == nil {
