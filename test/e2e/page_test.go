@@ -54,7 +54,7 @@ func openBrowser(t *testing.T, more ...chromedp.ExecAllocatorOption) *browser {
 	opts = append(opts, more...)
 	alloc, endAlloc := chromedp.NewExecAllocator(t.Context(), opts...)
 	ctx, endTab := chromedp.NewContext(alloc)
-	ctx, endTime := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, endTime := context.WithTimeout(ctx, 15*time.Minute)
 	b := &browser{t: t, ctx: ctx}
 	t.Cleanup(func() {
 		endTime()
