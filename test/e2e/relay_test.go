@@ -23,6 +23,7 @@ type relay struct {
 
 	mu     sync.Mutex
 	conns  []net.Conn
+	ended  bool          // connections that come now are closed
 	gate   chan struct{} // closed while bytes may pass
 	armed  bool          // the next report is held back
 	caught chan struct{} // closed once such a report is here in full
@@ -110,6 +111,7 @@ func newRelay(t *testing.T, name, server string, l *ledger) *relay {
 		_ = listener.Close()
 		r.release()
 		r.mu.Lock()
+		r.ended = true
 		for _, c := range r.conns {
 			_ = c.Close()
 		}
@@ -154,6 +156,9 @@ func (r *relay) serve(agent net.Conn) {
 	}
 	r.mu.Lock()
 	r.conns = append(r.conns, agent, server)
+	if r.ended { // while this connection was accepted
+		_, _ = agent.Close(), server.Close()
+	}
 	r.mu.Unlock()
 	// What was read is buffered, so that the agent's last words are here even if it is killed while they are held back.
 	frames := make(chan []byte, 4096)

@@ -28,6 +28,7 @@ type Account struct {
 	tokenFile string
 	issued    time.Time // when the present token was
 	expires   time.Time
+	lifetime  time.Duration // that was asked for
 }
 
 // ShortestToken is the shortest lifetime of a token that an apiserver grants.
@@ -68,7 +69,9 @@ func (a *Account) IssueToken(ctx context.Context, lifetime time.Duration) error 
 	if err != nil {
 		return fmt.Errorf("token of %s: %w", a.Name, err)
 	}
-	a.issued, a.expires = issued, r.Status.ExpirationTimestamp.Time
+	// What is asked for next is what was asked for, not what is left of it: the end is given in whole seconds, and a second
+	// less than the shortest lifetime is refused.
+	a.issued, a.expires, a.lifetime = issued, r.Status.ExpirationTimestamp.Time, lifetime
 	// Replaced as a whole: a reader sees either token, never a part of one.
 	tmp := a.tokenFile + ".new"
 	if err := os.WriteFile(tmp, []byte(r.Status.Token), 0o600); err != nil {
@@ -81,20 +84,23 @@ func (a *Account) IssueToken(ctx context.Context, lifetime time.Duration) error 
 // a lifetime as before. While the apiserver does not answer it tries again every ten seconds. Nobody else may issue
 // tokens of the account meanwhile.
 func (a *Account) KeepToken(ctx context.Context) {
-	lifetime := a.expires.Sub(a.issued).Round(time.Second)
-	wait := time.Until(a.issued.Add(lifetime * 8 / 10))
+	wait := a.untilRenewal()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		if err := a.IssueToken(ctx, lifetime); err != nil {
+		if err := a.IssueToken(ctx, a.lifetime); err != nil {
 			wait = 10 * time.Second
 			continue
 		}
-		wait = time.Until(a.issued.Add(lifetime * 8 / 10))
+		wait = a.untilRenewal()
 	}
+}
+
+func (a *Account) untilRenewal() time.Duration {
+	return time.Until(a.issued.Add(a.expires.Sub(a.issued) * 8 / 10))
 }
 
 // Token returns the present token.
