@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -215,8 +216,8 @@ func (d *daemon) informersProblems() []operate.Problem {
 		}
 		p := operate.Problem{
 			Severity: operate.Warning, Since: r.Since,
-			What:   fmt.Sprintf("%s is %s: %s", r.Resource, r.State, firstOf(r.Reason, r.LastError)),
-			Advice: r.Advice,
+			What:    fmt.Sprintf("%s: %s", r.State, causeOf(firstOf(r.Reason, r.LastError))),
+			Subject: r.Resource, Advice: r.Advice,
 		}
 		if failing && r.Required {
 			p.Severity = operate.Failure
@@ -231,6 +232,11 @@ func (d *daemon) informersProblems() []operate.Problem {
 	}
 	return out
 }
+
+// attempt is what a reason begins with: what was tried, which differs between resources that suffer from one cause.
+var attempt = regexp.MustCompile(`^cannot (list|watch|get) ?[^:]*: `)
+
+func causeOf(reason string) string { return attempt.ReplaceAllString(reason, "") }
 
 func (d *daemon) electionProblems() []operate.Problem {
 	st := d.election.Status()

@@ -52,17 +52,6 @@ next:
 	return joined
 }
 
-func prefixes(t testing.TB, texts ...string) []netip.Prefix {
-	t.Helper()
-	out := make([]netip.Prefix, len(texts))
-	for i, text := range texts {
-		if out[i] = inventory.ParsePodCIDR(text); !out[i].IsValid() {
-			t.Fatalf("%q is no network", text)
-		}
-	}
-	return out
-}
-
 // TestNodeOrder: what a real server of 2026-06 made of podCIDRs in these orders, and what it lost.
 func TestNodeOrder(t *testing.T) {
 	for _, tt := range []struct{ report, want, lost []string }{

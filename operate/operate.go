@@ -35,6 +35,11 @@ type Problem struct {
 	Part     string    `json:"part"`
 	Since    time.Time `json:"since,omitzero"`
 	What     string    `json:"what"`
+	// Subject is what suffers from it, for example "cluster d-1". Problems that differ in their subjects only have one cause:
+	// the status shows them as one, since the first of them, What with three subjects and the number of the others.
+	Subject string `json:"-"`
+	// Subjects has all subjects.
+	Subjects []string `json:"subjects,omitempty"`
 	// Means says what DeepFlow loses by it.
 	Means  string `json:"means,omitempty"`
 	Advice string `json:"advice,omitempty"`

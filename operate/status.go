@@ -68,11 +68,54 @@ func (s *Server) Status() Status {
 			st.Problems = append(st.Problems, problem)
 		}
 	}
+	st.Problems = grouped(st.Problems)
 	slices.SortStableFunc(st.Problems, func(a, b Problem) int { return gravity(b.Severity) - gravity(a.Severity) })
 	if len(st.Problems) > 0 {
 		st.State = string(st.Problems[0].Severity)
 	}
 	return st
+}
+
+// grouped makes one problem of those with one cause, where the first of them stands.
+func grouped(problems []Problem) []Problem {
+	type cause struct {
+		severity                          Severity
+		part, what, means, advice, remedy string
+	}
+	places := map[cause]int{}
+	out := make([]Problem, 0, len(problems))
+	for _, p := range problems {
+		if p.Subject == "" {
+			out = append(out, p)
+			continue
+		}
+		c := cause{p.Severity, p.Part, p.What, p.Means, p.Advice, p.Command}
+		i, known := places[c]
+		if !known {
+			i = len(out)
+			places[c] = i
+			out = append(out, p)
+		}
+		first := &out[i]
+		first.Subjects = append(first.Subjects, p.Subject)
+		if first.Since.IsZero() || !p.Since.IsZero() && p.Since.Before(first.Since) {
+			first.Since = p.Since
+		}
+	}
+	for _, i := range places {
+		slices.Sort(out[i].Subjects)
+		out[i].What = some(out[i].Subjects) + ": " + out[i].What
+	}
+	return out
+}
+
+// some names the first three and counts the others.
+func some(names []string) string {
+	const shown = 3
+	if len(names) <= shown+1 {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
 }
 
 func gravity(s Severity) int {

@@ -265,7 +265,7 @@ func TestServerlessSidecars(t *testing.T) {
 		!strings.Contains(shown.WithoutCandidate[0].Reason, "watch-disabled") {
 		t.Errorf("got status %+v, want the cluster and who is excluded and why", shown)
 	}
-	if p := r.elector.Problems(); len(p) != 1 || !strings.Contains(p[0].What, cluster) {
+	if p := r.elector.Problems(); len(p) != 1 || p[0].Subject != "cluster "+cluster {
 		t.Errorf("got problems %+v, want one of the cluster", p)
 	}
 	want := fmt.Sprintf("# HELP pseudo_server_elector_without_candidate Clusters that have had agents but no candidate for longer than "+

@@ -133,19 +133,19 @@ func (e *Elector) Problems() []operate.Problem {
 	}
 	for _, v := range s.WithoutCandidate {
 		out = append(out, operate.Problem{
-			Severity: operate.Failure, Part: part, Since: v.Since, What: "nobody can watch cluster " + v.Cluster + " (" + v.Reason + ")", Advice: withoutAdvice,
+			Severity: operate.Failure, Part: part, Since: v.Since, What: "nobody can watch (" + v.Reason + ")", Subject: "cluster " + v.Cluster, Advice: withoutAdvice,
 		})
 	}
 	for _, id := range s.Unfulfilled {
 		out = append(out, operate.Problem{
-			Severity: operate.Warning, Part: part, What: "no agent fulfils a designation of cluster " + id + ", the usual ranking decides",
-			Advice: "see pseudo-server watchers list " + id + ", then correct or undo the designation",
+			Severity: operate.Warning, Part: part, What: "no agent fulfils a designation, the usual ranking decides", Subject: "cluster " + id,
+			Advice: "see pseudo-server watchers list CLUSTER, then correct or undo the designation",
 		})
 	}
 	for _, id := range s.Foreign {
 		out = append(out, operate.Problem{
-			Severity: operate.Warning, Part: part, What: "an agent reports cluster " + id + " whose watcher is another one",
-			Advice: "see pseudo-server watchers list " + id + "; let that agent be watch-disabled, or designate it",
+			Severity: operate.Warning, Part: part, What: "an agent reports that is not the watcher", Subject: "cluster " + id,
+			Advice: "see pseudo-server watchers list CLUSTER; let that agent be watch-disabled, or designate it",
 		})
 	}
 	return out

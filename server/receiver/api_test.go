@@ -275,7 +275,7 @@ func TestRetention(t *testing.T) {
 				t.Errorf("after %s more: got %q, want %q", step.wait, c.State, step.state)
 			}
 		}
-		if problems := recv.Problems(); len(problems) != 1 || !strings.Contains(problems[0].What, "d-test") {
+		if problems := recv.Problems(); len(problems) != 1 || problems[0].Subject != "cluster d-test" {
 			t.Errorf("got problems %v, want the stale cluster", problems)
 		}
 		time.Sleep(2 * time.Hour)

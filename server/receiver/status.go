@@ -98,16 +98,16 @@ func (r *Receiver) Problems() []operate.Problem {
 		ids          []string
 		what, advice string
 	}{
-		{s.Stale, "has not reported for long", "see whether its pseudo-agent runs and reaches this server"},
-		{s.Erroneous, "reports an error, its objects stay as they are", "read error_msg of the cluster and the log of its pseudo-agent"},
+		{s.Stale, "not heard from for long", "see whether its pseudo-agent runs and reaches this server"},
+		{s.Erroneous, "an error is reported, the objects stay as they are", "read error_msg of the cluster and the log of its pseudo-agent"},
 		{
-			s.Unloaded, "is not in memory, because there is no room for it: it stays stored, but can neither be reported nor looked at",
+			s.Unloaded, "not in memory, because there is no room: what is stored stays, but can neither be reported nor looked at",
 			"delete clusters that are gone, or give pseudo-server more memory (limits.memory, by default the container's limit)",
 		},
-		{s.Suspected, "sent a report that would remove too much, which was refused", "look at the cluster, then accept it or fix its sender"},
+		{s.Suspected, "a report that would remove too much was refused", "look at the cluster, then accept it or fix its sender"},
 	} {
 		for _, id := range p.ids {
-			out = append(out, operate.Problem{Severity: operate.Warning, Part: part, What: "cluster " + id + " " + p.what, Advice: p.advice})
+			out = append(out, operate.Problem{Severity: operate.Warning, Part: part, What: p.what, Subject: "cluster " + id, Advice: p.advice})
 		}
 	}
 	return out

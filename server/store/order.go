@@ -24,7 +24,7 @@ func nodeOrder(incoming []Incoming) []byte {
 		if n++; n > maxOrdered {
 			return nil
 		}
-		row := int64(e.Row) //nolint:gosec // rows are counted from 1
+		row := int64(e.Row)
 		out = binary.AppendVarint(out, row-last)
 		last = row
 	}
@@ -39,7 +39,7 @@ func (v *View) Nodes() []*Entry {
 	rows := map[int64]*Entry{}
 	for _, e := range v.Entries {
 		if e.Type == nodeType {
-			rows[int64(e.Row)] = e //nolint:gosec // as above
+			rows[int64(e.Row)] = e
 		}
 	}
 	var out []*Entry

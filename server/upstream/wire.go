@@ -198,7 +198,7 @@ func configOf(b []byte, list []field, l layout) (c config, ok bool) {
 					c.found, c.enabled = true, varint(content, in) != 0
 				}
 				if in.num == l.agentID && in.typ == protowire.VarintType {
-					c.agentID = uint32(varint(content, in)) //nolint:gosec // as protobuf reads it
+					c.agentID = uint32(varint(content, in))
 				}
 			}
 		}

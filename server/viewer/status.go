@@ -106,14 +106,14 @@ func (v *Viewer) Problems() []operate.Problem {
 	}
 	for _, id := range s.NoRoom {
 		out = append(out, operate.Problem{
-			Severity: operate.Warning, Part: part, What: "there is no room in memory for the inventory of cluster " + id,
+			Severity: operate.Warning, Part: part, What: "there is no room in memory for the inventory", Subject: "cluster " + id,
 			Advice: "its reports are stored; give pseudo-server more memory (limits.memory, by default the container's limit), or delete clusters that are gone",
 		})
 	}
 	for _, r := range s.Refused {
 		out = append(out, operate.Problem{
-			Severity: operate.Warning, Part: part, What: fmt.Sprintf("deepflow-server would take nothing over of cluster %s: %s (%s)", r.Cluster, r.Reason, r.Detail),
-			Advice: r.Advice,
+			Severity: operate.Warning, Part: part, What: fmt.Sprintf("deepflow-server would take nothing over: %s (%s)", r.Reason, r.Detail),
+			Subject: "cluster " + r.Cluster, Advice: r.Advice,
 		})
 	}
 	for _, p := range s.Plugins {
