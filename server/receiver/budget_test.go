@@ -84,7 +84,9 @@ func TestMemoryOfClusters(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- r.recv.Run(ctx) }()
-	told := slices.ContainsFunc(r.recv.Problems(), func(p operate.Problem) bool { return p.Subject == "cluster d-big" && strings.HasPrefix(p.What, "not in memory") })
+	told := slices.ContainsFunc(r.recv.Problems(), func(p operate.Problem) bool {
+		return p.Subject == "cluster d-big" && strings.HasPrefix(p.What, "not in memory")
+	})
 	if !told {
 		t.Errorf("nothing tells of d-big: %+v", r.recv.Problems())
 	}
