@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -96,7 +97,7 @@ func (c *costReader) version(ctx context.Context) (string, error) {
 	}
 	defer resp.Body.Close()
 	head, err := bufio.NewReader(resp.Body).Peek(512)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
 	_, rest, _ := strings.Cut(string(head), `"resourceVersion":"`)

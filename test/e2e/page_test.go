@@ -106,8 +106,9 @@ func (b *browser) until(what, expression string) {
 			var text string
 			_ = chromedp.Run(b.ctx, chromedp.Evaluate("document.body.innerText", &text))
 			b.mu.Lock()
-			defer b.mu.Unlock()
-			b.t.Fatalf("%s: %v; the console says %q; the page shows\n%s", what, err, b.errors, text)
+			said := slices.Clone(b.errors)
+			b.mu.Unlock()
+			b.t.Fatalf("%s: %v; the console says %q; the page shows\n%s", what, err, said, text)
 		}
 	}
 }

@@ -130,7 +130,7 @@ func TestUpstreamPage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = conn.Close() }()
+		t.Cleanup(func() { _ = conn.Close() })
 		agents[host] = conn
 	}
 	sync := func(host string) bool {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ const (
 // the charts' examples name, a namespace that enforces the restricted Pod security standard, volumes, and a
 // pseudo-server under the name that the examples report to.
 func furnish(ctx context.Context) error {
-	crds := append(sample.CRDs[:len(sample.CRDs):len(sample.CRDs)],
+	crds := append(slices.Clip(sample.CRDs),
 		sample.CRD{Group: "monitoring.coreos.com", Version: "v1", Kind: "ServiceMonitor", Plural: "servicemonitors"},
 		sample.CRD{Group: "monitoring.coreos.com", Version: "v1", Kind: "PrometheusRule", Plural: "prometheusrules"},
 	)

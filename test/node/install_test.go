@@ -170,7 +170,7 @@ func confined(t *testing.T, p corev1.Pod, group string) {
 }
 
 // Every example of pseudo-agent's chart, all at the same time, each as a cluster of its own.
-func TestAgentExamples(t *testing.T) {
+func TestAgentExamples(t *testing.T) { //nolint:tparallel // the other tests need the node for themselves
 	serverRelease(t)
 	prepareExamples(t)
 	for i, file := range examples(t, "pseudo-agent") {
@@ -220,7 +220,7 @@ func TestAgentExamples(t *testing.T) {
 }
 
 // The examples of pseudo-server's chart, each in a namespace of its own; that for TLS is part of TestLifecycle.
-func TestServerExamples(t *testing.T) {
+func TestServerExamples(t *testing.T) { //nolint:tparallel // as above
 	for _, file := range examples(t, "pseudo-server") {
 		name := strings.TrimSuffix(filepath.Base(file), "-values.yaml")
 		switch name {

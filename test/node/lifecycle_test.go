@@ -161,7 +161,7 @@ func leader(t *testing.T, release string, not string) (first corev1.Pod, others 
 }
 
 // TestLifecycle is what happens to Pods in their lives; all at once, since most of it is waiting.
-func TestLifecycle(t *testing.T) {
+func TestLifecycle(t *testing.T) { //nolint:tparallel // the other tests need the node for themselves
 	serverRelease(t)
 	t.Run("rolling update", func(t *testing.T) {
 		t.Parallel()
@@ -299,6 +299,7 @@ func certificates(t *testing.T, update bool) {
 // rotatesCertificates installs both charts with their examples for TLS, replaces the authority and every certificate, and
 // has the agent connect again: it must use what the kubelet has put into its mount since it was started.
 func rotatesCertificates(t *testing.T) {
+	t.Helper()
 	const release, id = "tls-pseudo-agent", "d-nodetlstls"
 	if err := errors.Join(makeNamespace(t.Context(), "tls"), makeVolume(t.Context(), "tls", "pseudo-server")); err != nil {
 		t.Fatal(err)
@@ -340,7 +341,7 @@ func serial(t *testing.T, p corev1.Pod) string {
 	t.Helper()
 	var seen string
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", p.Status.PodIP+":20035", &tls.Config{
-		InsecureSkipVerify: true, //nolint:gosec // only looked at
+		InsecureSkipVerify: true,
 		NextProtos:         []string{"h2"},
 		VerifyConnection: func(s tls.ConnectionState) error {
 			seen = s.PeerCertificates[0].SerialNumber.String()
@@ -348,7 +349,7 @@ func serial(t *testing.T, p corev1.Pod) string {
 		},
 	})
 	if err == nil {
-		conn.Close()
+		_ = conn.Close()
 	}
 	if seen == "" {
 		t.Fatalf("no certificate: %v", err)
@@ -358,6 +359,7 @@ func serial(t *testing.T, p corev1.Pod) string {
 
 // rotatesToken gives the agent a service account token of the shortest lifetime, 10 minutes, which the kubelet replaces after 8.
 func rotatesToken(t *testing.T) {
+	t.Helper()
 	if !*long {
 		t.Skip("takes 11 minutes: make node-test TESTFLAGS=-long")
 	}

@@ -82,7 +82,7 @@ var attacks = []attack{
 	}},
 	{"noise", 50 * time.Millisecond, func(t target) func(context.Context, int) {
 		conn := dial(t.grpc, "127.0.3.7")
-		rng := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // noise
+		rng := rand.New(rand.NewPCG(1, 1))
 		return func(ctx context.Context, round int) {
 			b := make([]byte, 1+rng.IntN(100000))
 			for i := range b {
@@ -248,7 +248,7 @@ func readers(address string) func(context.Context, int) {
 				if err != nil {
 					return
 				}
-				resp, err := http.DefaultClient.Do(req) //nolint:gosec // the server under attack
+				resp, err := http.DefaultClient.Do(req)
 				if err != nil {
 					return
 				}

@@ -59,7 +59,7 @@ func command(ctx context.Context) error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	if o.server == "" {
 		o.server = filepath.Join(dir, "pseudo-server")
-		build := exec.CommandContext(ctx, "go", "build", "-o", o.server, "github.com/pseudo-agent/pseudo-agent/cmd/pseudo-server") //nolint:gosec // our own program
+		build := exec.CommandContext(ctx, "go", "build", "-o", o.server, "github.com/pseudo-agent/pseudo-agent/cmd/pseudo-server")
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build pseudo-server: %w\n%s", err, out)
 		}
@@ -101,7 +101,7 @@ func run(ctx context.Context, o options, dir string, limit int64) error {
 	if err != nil {
 		return err
 	}
-	attackers := exec.CommandContext(ctx, "nice", "-n", "19", self, "-attackers", s.target.grpc+","+strings.TrimPrefix(s.target.http, "http://"), "-only", o.only) //nolint:gosec // ourselves
+	attackers := exec.CommandContext(ctx, "nice", "-n", "19", self, "-attackers", s.target.grpc+","+strings.TrimPrefix(s.target.http, "http://"), "-only", o.only)
 	attackers.Stdout, attackers.Stderr = os.Stdout, os.Stderr
 	attackers.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	attackers.Cancel = func() error { return attackers.Process.Signal(os.Interrupt) }

@@ -55,7 +55,7 @@ func startServer(ctx context.Context, binary, dir string, limit int64) (*server,
 	defer func() { _ = log.Close() }()
 	// The shell goes into the cgroup before it becomes the server, so that all of it counts.
 	enter, env := s.makeCgroup(limit)
-	s.cmd = exec.Command("sh", "-c", enter+`exec "$0" "$@"`, binary, "run", "--config", configFile) //nolint:gosec,noctx // it is ended by stop
+	s.cmd = exec.Command("sh", "-c", enter+`exec "$0" "$@"`, binary, "run", "--config", configFile) //nolint:noctx // it is ended by stop
 	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -81,7 +81,7 @@ func (s *server) makeCgroup(limit int64) (enter string, env []string) {
 		v1          bool
 	}{{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", true}, {"/sys/fs/cgroup", "memory.max", false}} {
 		dir := filepath.Join(c.root, name)
-		if os.Mkdir(dir, 0o755) != nil { //nolint:gosec // as the kernel makes them
+		if os.Mkdir(dir, 0o755) != nil {
 			continue
 		}
 		if os.WriteFile(filepath.Join(dir, c.limit), []byte(strconv.FormatInt(limit, 10)), 0o600) != nil {
@@ -128,7 +128,7 @@ func (s *server) ready(ctx context.Context) bool {
 func (s *server) stop() {
 	_ = s.cmd.Process.Kill() // if it has not ended already
 	select {
-	case <-s.ended:
+	case <-s.ended: //nolint:errcheck // whatever it ended with
 	case <-time.After(10 * time.Second):
 	}
 	if s.cgroup != "" {

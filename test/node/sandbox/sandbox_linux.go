@@ -143,7 +143,7 @@ func supervise(prepare func(dir string) error) (code int, err error) {
 	)
 	if err != nil {
 		_ = cmd.Process.Kill()
-		<-ended
+		<-ended //nolint:errcheck // whatever it ended with
 		return 1, err
 	}
 	ready.Close()
@@ -321,7 +321,7 @@ func makeCgroups(name string) error {
 		if err != nil || root != cgroupRoot {
 			continue
 		}
-		for _, c := range strings.Fields(string(available)) {
+		for c := range strings.FieldsSeq(string(available)) {
 			for _, d := range []string{root, dir} {
 				if err := os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
 					return fmt.Errorf("controller %s in %s: %w", c, d, err)

@@ -51,7 +51,7 @@ func run(ctx context.Context, place sandbox.Place) error {
 	c, err := node.Start(ctx, bins, place)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // interrupted, which is how it ends
+			return nil
 		}
 		return err
 	}
