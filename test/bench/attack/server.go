@@ -55,7 +55,7 @@ func startServer(ctx context.Context, binary, dir string, limit int64) (*server,
 	defer func() { _ = log.Close() }()
 	// The shell goes into the cgroup before it becomes the server, so that all of it counts.
 	enter, env := s.makeCgroup(limit)
-	s.cmd = exec.Command("sh", "-c", enter+`exec "$0" "$@"`, binary, "run", "--config", configFile) //nolint:noctx // it is ended by stop
+	s.cmd = exec.Command("sh", "-c", enter+`exec "$0" "$@"`, binary, "run", "--config", configFile)
 	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
