@@ -1,11 +1,13 @@
 package reporter
 
 import (
+	"bytes"
 	"crypto/fips140"
 	"crypto/md5" //nolint:gosec // the protocol asks for it; nothing relies on its strength
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 )
@@ -26,11 +28,17 @@ func ctrlMAC(clusterID string) string {
 	return mac.String()
 }
 
+// errNoCA: all clusters without a certificate of their own would get one id, and overwrite each other.
+var errNoCA = errors.New("no cluster id can be derived, because the apiserver is verified without a CA certificate of the cluster's: set cluster_id")
+
 // caMD5 is the lower-case hexadecimal MD5 of the whole certificate file, from which servers derive the cluster id.
 func caMD5(read func() ([]byte, error)) (string, error) {
 	pem, err := read()
 	if err != nil {
 		return "", fmt.Errorf("read the CA certificate that the cluster id is derived from (or set cluster_id): %w", err)
+	}
+	if len(bytes.TrimSpace(pem)) == 0 {
+		return "", errNoCA
 	}
 	var sum [md5.Size]byte
 	// A name that the server asks for; it protects nothing, so that it may be computed where FIPS 140 is enforced.
