@@ -76,7 +76,8 @@ func TestBytes(t *testing.T) {
 		inv.Apply(entries)
 		took, said := heap()-before, inv.Bytes()
 		t.Logf("%s: %d bytes each, says %d, asked for %d", wire, took/n, said/n, asked/n)
-		if said < took || said > 4*took {
+		// The race detector keeps garbage for longer, and memory of its own.
+		if !raceDetector && (said < took || said > 4*took) {
 			t.Errorf("%d of %s take %d bytes, Bytes says %d", n, wire, took, said)
 		}
 		if asked < said {
