@@ -171,8 +171,14 @@ func TestMutualTLS(t *testing.T) {
 		if a.sync(); (a.err == nil) != c.ok || a.watch != c.ok {
 			t.Errorf("%s: watches %v, %v", name, a.watch, a.err)
 		}
-		if healthy := r.front.Status().Servers[0].Healthy; healthy != c.ok && !c.ok && name != "no certificate" {
-			t.Errorf("%s: healthy %v", name, healthy)
+		// The state of the connection is noted beside the call. Who is refused for its certificate learns that from the first
+		// call only (TLS 1.3), and has a connection until then.
+		wrong := func() bool { return r.front.Status().Servers[0].Healthy && !c.ok && name != "no certificate" }
+		for end := time.Now().Add(10 * time.Second); wrong() && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		if wrong() {
+			t.Errorf("%s: the server counts as healthy", name)
 		}
 		r.stop()
 	}
