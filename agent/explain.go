@@ -40,14 +40,14 @@ type explainFlags struct {
 func newExplainCommand(build operate.Build) *cobra.Command {
 	var f explainFlags
 	cmd := &cobra.Command{
-		Use:   "explain TYPE NAME | TYPE/NAME | -f FILE",
+		Use:   "explain TYPE NAME | TYPE/NAME | -f FILE | --change OLD NEW",
 		Short: "Follows one object to what deepflow-server makes of it",
 		Long: `explain reads one object, and the objects of its namespace that it depends on, and shows: which entry of
 api_resources selects it and whether the account may read it; field by field what is sent, changed, replaced by a hash or
 left out, and why; its size; and what deepflow-server makes of it, with what to do if it is dropped. Nothing is sent.
 TYPE is a name as kubectl takes it. With -f the object need not exist ("-" reads standard input).
 
-With --change OLD -f NEW it tells whether the change reaches the server as a new version, and because of which fields.
+With --change OLD NEW, two files, it tells whether the change reaches the server as a new version, and because of which fields.
 With --watch it tells that of each change of the object while it runs.
 
 Exit status: 0 if the object arrives whole (with --change: if there is no new version), 1 if not, 2 if that could not be
@@ -70,7 +70,7 @@ found out.`,
 	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "what to show (table, json, yaml or diff)")
 	cmd.Flags().StringVarP(&f.namespace, "namespace", "n", "default", "namespace of the object")
 	cmd.Flags().StringVarP(&f.file, "filename", "f", "", "file with the object, in YAML or JSON; - reads standard input")
-	cmd.Flags().StringVar(&f.change, "change", "", "file with the object as it was before that of --filename")
+	cmd.Flags().StringVar(&f.change, "change", "", "file with the object as it was; the file with the object as it is now follows, or is --filename")
 	cmd.Flags().BoolVar(&f.watch, "watch", false, "tell of each change of the object whether it makes a new version")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 5*time.Minute, "longest time to read the objects")
 	return cmd
@@ -134,7 +134,12 @@ func runExplain(cmd *cobra.Command, build operate.Build, f explainFlags, args []
 // target is what the arguments name.
 func (f *explainFlags) target(stdin io.Reader, args []string) (explain.Target, error) {
 	t := explain.Target{Namespace: f.namespace}
+	if f.change != "" && f.file == "" && len(args) == 1 {
+		f.file, args = args[0], nil
+	}
 	switch {
+	case f.change != "" && f.file == "":
+		return t, errors.New("--change needs the file with the object as it is now: explain --change OLD NEW")
 	case f.file != "" && len(args) > 0:
 		return t, errors.New("give either TYPE and NAME or --filename")
 	case f.file != "" && f.watch:
@@ -145,8 +150,6 @@ func (f *explainFlags) target(stdin io.Reader, args []string) (explain.Target, e
 			err = fmt.Errorf("--filename: %w", err)
 		}
 		return t, err
-	case f.change != "":
-		return t, errors.New("--change needs the object as it is now in --filename")
 	case len(args) == 2:
 		t.Resource, t.Name = args[0], args[1]
 	case len(args) == 1 && strings.Count(args[0], "/") == 1:

@@ -61,11 +61,14 @@ func (d *daemon) overview() operate.Overview {
 	return o
 }
 
-// troubles order the states of resources, and tell how they are meant.
-var troubles = []struct {
+// meaning is how a state of a resource is meant.
+type meaning struct {
 	state informers.State
 	tone  operate.Tone
-}{
+}
+
+// troubles order the states of resources, and tell how they are meant.
+var troubles = []meaning{
 	{informers.Forbidden, operate.Bad},
 	{informers.Failing, operate.Bad},
 	{informers.NotServed, operate.Warn},
@@ -77,17 +80,10 @@ var troubles = []struct {
 
 // trouble is the place of a resource in the order: required ones go before those that may be absent.
 func trouble(r informers.ResourceStatus) int {
-	at := slices.IndexFunc(troubles, func(t struct {
-		state informers.State
-		tone  operate.Tone
-	},
-	) bool {
-		return t.state == r.State
-	})
 	if !r.Required && r.State == informers.NotServed {
 		return len(troubles)
 	}
-	return at
+	return slices.IndexFunc(troubles, func(m meaning) bool { return m.state == r.State })
 }
 
 func toneOf(r informers.ResourceStatus) operate.Tone {

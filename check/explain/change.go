@@ -86,7 +86,7 @@ func difference(old, cur []byte) (Change, error) {
 		return Change{Why: "what is sent of the object stays the same to the byte"}, nil
 	}
 	fields, err := resources.Differences(old, cur)
-	return Change{NewVersion: true, Fields: fields, Why: fmt.Sprintf("%d fields that are sent have changed", len(fields))}, err
+	return Change{NewVersion: true, Fields: fields, Why: fmt.Sprintf("changed fields that are sent: %d", len(fields))}, err
 }
 
 // Watch calls tell for each change of an object until the context ends, which is no error, or tell returns one.

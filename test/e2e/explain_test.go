@@ -296,7 +296,7 @@ func TestExplainAnswers(t *testing.T) {
 		{"a name that nothing has", []string{"pot/web"}, 2, []string{"is no resource that the apiserver serves"}},
 		{"an object that does not exist yet", []string{"-f", given}, 1, []string{"never-created", "arrives, but not whole"}},
 		{"a change that is noise", []string{"--change", before, "-f", noise}, 0, []string{"no new version"}},
-		{"a change that is sent", []string{"--change", before, "-f", after}, 1, []string{"new version", "spec.replicas"}},
+		{"a change that is sent", []string{"--change", before, after}, 1, []string{"new version", "spec.replicas"}},
 		{"neither", nil, 2, []string{"give TYPE and NAME"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
