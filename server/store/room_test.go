@@ -97,3 +97,38 @@ func forget(t *testing.T, s *store.Store, id string) {
 		t.Fatal(err)
 	}
 }
+
+// TestPlanOrder: at a start bound clusters find their room first, however large they are; then the smallest.
+func TestPlanOrder(t *testing.T) {
+	onEach(t, func(t *testing.T, m medium) {
+		ctx := context.Background()
+		backend := m.open(t)
+		defer func() { closeBackend(t, backend) }()
+		b := budget.New(1<<20, []string{"x"})
+		s := store.New(backend, store.Options{Keep: 2, Budget: b})
+		used := map[string]int64{}
+		for id, entries := range map[string]int{"x": 60, "a": 40} {
+			before := b.Used()
+			tx, err := s.Begin(ctx, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := content{}
+			for k := range entries {
+				c[fmt.Sprintf("*v1.Pod ns %d%s", k, strings.Repeat("x", 800))] = "1"
+			}
+			if err := tx.Save(ctx, 1, store.Touch{}, incoming(tx, c)); err != nil {
+				t.Fatal(err)
+			}
+			tx.Close()
+			used[id] = b.Used() - before
+		}
+		s = store.New(backend, store.Options{Keep: 2, Budget: budget.New(used["x"]*3/2, []string{"x"})})
+		if err := s.Plan(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if left := s.Unloaded(); len(left) != 1 || left[0].Cluster != "a" {
+			t.Errorf("with room for one of %v there are %v unloaded, want the one that is not bound", used, left)
+		}
+	})
+}
