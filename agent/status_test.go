@@ -8,8 +8,8 @@ func TestCauseOf(t *testing.T) {
 		"cannot list: connection refused":         "connection refused",
 		"cannot watch: connection refused":        "connection refused",
 		"cannot get /version: connection refused": "connection refused",
-		"list: not so":                            "list: not so",
-		"":                                        "",
+		"list: not so": "list: not so",
+		"":             "",
 	} {
 		if got := causeOf(reason); got != want {
 			t.Errorf("of %q: got %q, want %q", reason, got, want)
