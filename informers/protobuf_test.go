@@ -152,24 +152,9 @@ func TestDecodeProtobufPage(t *testing.T) {
 	for _, tt := range tests {
 		for how, wrap := range arrivals {
 			t.Run(tt.name+", "+how, func(t *testing.T) {
-				var objects, malformed int
-				meta, err := decodeProtobufPage(wrap(bytes.NewReader(tt.page)), podProjector(t), aPod, nil, func(_ resources.Object, bad error) error {
-					if bad != nil {
-						malformed++
-					} else {
-						objects++
-					}
-					return nil
+				pageWant{tt.objects, tt.malformed, tt.meta, tt.fails}.check(t, func(each func(resources.Object, error) error) (pageMeta, error) {
+					return decodeProtobufPage(wrap(bytes.NewReader(tt.page)), podProjector(t), aPod, nil, each)
 				})
-				if (err != nil) != tt.fails {
-					t.Errorf("error: got %v, want one: %v", err, tt.fails)
-				}
-				if objects != tt.objects || malformed != tt.malformed {
-					t.Errorf("got %d objects and %d malformed, want %d and %d", objects, malformed, tt.objects, tt.malformed)
-				}
-				if err == nil && meta != tt.meta {
-					t.Errorf("metadata: got %+v, want %+v", meta, tt.meta)
-				}
 			})
 		}
 	}

@@ -35,6 +35,36 @@ func podJSON(i, padding int) string {
 		i, 100+i, i, strings.Repeat("é\"", padding), i%250)
 }
 
+// pageWant is what comes of a page.
+type pageWant struct {
+	objects, malformed int
+	meta               pageMeta
+	fails              bool
+}
+
+// check decodes a page and compares what came of it.
+func (w pageWant) check(t *testing.T, decode func(each func(resources.Object, error) error) (pageMeta, error)) {
+	t.Helper()
+	var objects, malformed int
+	meta, err := decode(func(_ resources.Object, bad error) error {
+		if bad != nil {
+			malformed++
+		} else {
+			objects++
+		}
+		return nil
+	})
+	if (err != nil) != w.fails {
+		t.Errorf("error: got %v, want one: %v", err, w.fails)
+	}
+	if objects != w.objects || malformed != w.malformed {
+		t.Errorf("got %d objects and %d malformed, want %d and %d", objects, malformed, w.objects, w.malformed)
+	}
+	if err == nil && meta != w.meta {
+		t.Errorf("metadata: got %+v, want %+v", meta, w.meta)
+	}
+}
+
 func TestDecodePage(t *testing.T) {
 	big := podJSON(1, 200_000)
 	tests := []struct {
@@ -79,24 +109,9 @@ func TestDecodePage(t *testing.T) {
 			"whole": func(r io.Reader) io.Reader { return r }, "half": iotest.HalfReader, "with the error": iotest.DataErrReader,
 		} {
 			t.Run(tt.name+", "+how, func(t *testing.T) {
-				var objects, malformed int
-				meta, err := decodePage(wrap(strings.NewReader(tt.page)), podProjector(t), nil, func(_ resources.Object, bad error) error {
-					if bad != nil {
-						malformed++
-					} else {
-						objects++
-					}
-					return nil
+				pageWant{tt.objects, tt.malformed, tt.meta, tt.fails}.check(t, func(each func(resources.Object, error) error) (pageMeta, error) {
+					return decodePage(wrap(strings.NewReader(tt.page)), podProjector(t), nil, each)
 				})
-				if (err != nil) != tt.fails {
-					t.Errorf("error: got %v, want one: %v", err, tt.fails)
-				}
-				if objects != tt.objects || malformed != tt.malformed {
-					t.Errorf("got %d objects and %d malformed, want %d and %d", objects, malformed, tt.objects, tt.malformed)
-				}
-				if err == nil && meta != tt.meta {
-					t.Errorf("metadata: got %+v, want %+v", meta, tt.meta)
-				}
 			})
 		}
 	}

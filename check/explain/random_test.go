@@ -113,14 +113,10 @@ func TestRandomObjects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds := map[string]string{
-		"nodes": "Node", "namespaces": "Namespace", "pods": "Pod", "services": "Service", "replicationcontrollers": "ReplicationController",
-		"deployments": "Deployment", "daemonsets": "DaemonSet", "replicasets": "ReplicaSet", "statefulsets": "StatefulSet", "ingresses": "Ingress",
-	}
 	byName := map[string]resources.Selected{}
 	for _, s := range selected {
 		byName[s.Kind.Name] = s
-		sim.Serve(apisim.Resource{GroupVersionResource: s.Candidates[0], Kind: kinds[s.Kind.Name], Namespaced: s.Kind.Namespaced})
+		sim.Serve(apisim.Resource{GroupVersionResource: s.Candidates[0], Kind: apisim.KindOf(s.Kind.Name), Namespaced: s.Kind.Namespaced})
 	}
 	put := func(resource string, object map[string]any) []byte {
 		text, err := json.Marshal(object)

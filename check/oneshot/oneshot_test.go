@@ -27,12 +27,8 @@ func cluster(t *testing.T) (*apisim.Server, *rest.Config, []resources.Selected) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	kinds := map[string]string{
-		"nodes": "Node", "namespaces": "Namespace", "pods": "Pod", "services": "Service", "replicationcontrollers": "ReplicationController",
-		"deployments": "Deployment", "daemonsets": "DaemonSet", "replicasets": "ReplicaSet", "statefulsets": "StatefulSet", "ingresses": "Ingress",
-	}
 	for _, s := range selected {
-		sim.Serve(apisim.Resource{GroupVersionResource: s.Candidates[0], Kind: kinds[s.Kind.Name], Namespaced: s.Kind.Namespaced})
+		sim.Serve(apisim.Resource{GroupVersionResource: s.Candidates[0], Kind: apisim.KindOf(s.Kind.Name), Namespaced: s.Kind.Namespaced})
 	}
 	srv := httptest.NewServer(sim)
 	t.Cleanup(srv.Close)

@@ -170,6 +170,14 @@ func (s *Server) set(f func()) {
 	f()
 }
 
+// KindOf returns the kind of a resource that is reported by default, by its plural name; empty for others.
+func KindOf(plural string) string {
+	return map[string]string{
+		"nodes": "Node", "namespaces": "Namespace", "pods": "Pod", "services": "Service", "replicationcontrollers": "ReplicationController",
+		"deployments": "Deployment", "daemonsets": "DaemonSet", "replicasets": "ReplicaSet", "statefulsets": "StatefulSet", "ingresses": "Ingress",
+	}[plural]
+}
+
 // Serve adds a resource, as the installation of a CRD does. A resource that is served already stays as it is.
 func (s *Server) Serve(r Resource) {
 	s.mu.Lock()
