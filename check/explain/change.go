@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -125,9 +126,16 @@ func Watch(ctx context.Context, o Options, t Target, tell func(Change) error) er
 		if err != nil {
 			return err
 		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(reopenAfter):
+		}
 	}
 	return nil
 }
+
+// reopenAfter is the time between two watches, so that one that ends at once is not opened again without end.
+const reopenAfter = time.Second
 
 // watcher compares each state of an object with the one before.
 type watcher struct {
@@ -140,7 +148,7 @@ type watcher struct {
 
 // follow reads a watch until it ends; the apiserver ends each after some minutes.
 func (w *watcher) follow(ctx context.Context, events watch.Interface) error {
-	for {
+	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -148,14 +156,21 @@ func (w *watcher) follow(ctx context.Context, events watch.Interface) error {
 			if !ok {
 				return nil
 			}
-			if err := w.event(ev); err != nil {
+			if err := w.event(ev, first); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (w *watcher) event(ev watch.Event) error {
+// event takes an event. The first one of a watch has the object as it is, which need not be a change.
+func (w *watcher) event(ev watch.Event, first bool) error {
+	if ev.Type == watch.Error {
+		if err := apierrors.FromObject(ev.Object); !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+			return fmt.Errorf("watch: %w", err)
+		}
+		return nil
+	}
 	obj, ok := ev.Object.(*unstructured.Unstructured)
 	if !ok || ev.Type != watch.Added && ev.Type != watch.Modified && ev.Type != watch.Deleted {
 		return nil
@@ -170,7 +185,7 @@ func (w *watcher) event(ev watch.Event) error {
 			return err
 		}
 	}
-	if !w.seen {
+	if !w.seen || first && ev.Type == watch.Added && bytes.Equal(w.last, cur) {
 		w.seen, w.last = true, cur
 		return nil
 	}
