@@ -26,13 +26,13 @@ func nodeIDs(entries []inventory.Change) []string {
 }
 
 // written is the rule of docs/protocol.md, section 2, as it is written there: slow, and with nothing of the implementation.
-func written(cidrs []netip.Prefix) []netip.Prefix {
+func written(cidrs []netip.Prefix, ipv4Least, ipv6Least int) []netip.Prefix {
 	var joined []netip.Prefix
 next:
 	for _, n := range cidrs {
-		least := 16
+		least := ipv4Least
 		if n.Addr().Is6() {
-			least = 64
+			least = ipv6Least
 		}
 		for i, j := range joined {
 			if j.Addr().Is4() != n.Addr().Is4() {
@@ -109,6 +109,27 @@ func nodesWith(cidrs []string) []inventory.Change {
 	return out
 }
 
+// TestNodeOrderOfSome: Nodes whose places are not known count as if they came first.
+func TestNodeOrderOfSome(t *testing.T) {
+	entries := nodesWith([]string{"10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"})
+	for _, tt := range []struct {
+		known string
+		lost  int
+	}{{"n2", 0}, {"n0", 2}} {
+		inv := inventory.Build(inventory.Options{}, entries)
+		inv.OrderNodes([]string{tt.known})
+		lost := 0
+		for _, f := range inv.Findings(inventory.Filter{}) {
+			if f.Reason == inventory.NodeOrder {
+				lost++
+			}
+		}
+		if lost != tt.lost {
+			t.Errorf("with the place of %s alone known %d networks are lost, want %d", tt.known, lost, tt.lost)
+		}
+	}
+}
+
 // TestNodeOrderLosesPods: a Pod of a lost network loses its address if those of others do not fit into one network with
 // it, and is told why. A Node that goes heals the others.
 func TestNodeOrderLosesPods(t *testing.T) {
@@ -177,7 +198,11 @@ func TestNodeOrderRandom(t *testing.T) {
 	losing := 0
 	for range testseed.Rounds(t, 1000) {
 		cidrs := randomPodCIDRs(rng)
-		want := written(cidrs)
+		ipv4Least, ipv6Least := 1+rng.IntN(32), 1+rng.IntN(128)
+		if got, want := inventory.JoinPodCIDRs(cidrs, ipv4Least, ipv6Least), written(cidrs, ipv4Least, ipv6Least); !slices.Equal(got, want) {
+			t.Fatalf("%v with at least %d and %d bits: got %v, want %v", cidrs, ipv4Least, ipv6Least, got, want)
+		}
+		want := written(cidrs, 16, 64)
 		if got := inventory.JoinPodCIDRs(cidrs, 0, 0); !slices.Equal(got, want) {
 			t.Fatalf("%v: got %v, want %v", cidrs, got, want)
 		}
@@ -211,7 +236,7 @@ func TestNodeOrderRandom(t *testing.T) {
 			t.Fatalf("%v: the Nodes that lose differ (-want +got):\n%s", cidrs, d)
 		}
 		slices.SortStableFunc(cidrs, inventory.ComparePodCIDRs)
-		if lost := outsideOf(written(cidrs), cidrs); len(lost) > 0 {
+		if lost := outsideOf(written(cidrs, 16, 64), cidrs); len(lost) > 0 {
 			t.Fatalf("%v loses %v", cidrs, lost)
 		}
 	}
