@@ -93,6 +93,7 @@ func preflightReport(ctx context.Context, cfg *config.Agent, build operate.Build
 		ClusterID:      cfg.ClusterID,
 		TeamID:         cfg.TeamID,
 		ClaimWatcher:   cfg.ClaimWatcher && cfg.WatchPolicy == "watch-only",
+		NodeExternalIP: cfg.Projection.NodeExternalIP,
 	}
 	if t := clientTLS(cfg.Server.TLS); t != nil {
 		if o.TLS, err = t.Config(""); err != nil {

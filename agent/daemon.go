@@ -111,7 +111,9 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 	d.lists = operate.NewPulse("informers", listsLimit, nil)
 	d.fold = snapshot.New(nil)
 	d.relations = relations.New(relations.Options{Fold: d.fold, Log: log, Registerer: registry})
-	d.advisor = advisor.New(advisor.Options{Entries: d.entries, Resolver: d.resolver(), Log: log, Registerer: registry})
+	d.advisor = advisor.New(advisor.Options{
+		Entries: d.entries, Resolver: d.resolver(), NodeExternalIP: cfg.Projection.NodeExternalIP, Log: log, Registerer: registry,
+	})
 	d.advisor.Configure(d.local.APIResources, d.selected)
 	if d.reporter, err = reporter.New(d.reporterOptions()); err != nil {
 		return nil, err //nolint:wrapcheck // it names the key
@@ -144,6 +146,7 @@ const minFIPSKey = 14
 func projectionOptions(p config.AgentProjection, access *rest.Config) (resources.Options, error) {
 	opts := resources.Options{
 		PodEnv: p.PodEnv, ConfigMapData: p.ConfigMapData, LiteralEnv: p.LiteralEnv, GenerateName: p.GenerateName,
+		NodeExternalIP:  p.NodeExternalIP,
 		AnnotationLimit: p.AnnotationLimit, Annotations: p.Annotations,
 		CredentialWords: p.CredentialWords,
 	}

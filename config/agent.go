@@ -154,6 +154,8 @@ type AgentProjection struct {
 	LiteralEnv bool `mapstructure:"literal_env" usage:"report literal env values of workloads instead of hashes"`
 	// GenerateName reports generateName of Pods. deepflow-server then confuses Pods whose names begin alike.
 	GenerateName bool `mapstructure:"generate_name" usage:"report generateName of Pods (harmful, see docs)"`
+	// NodeExternalIP reports the ExternalIP of a Node that has no InternalIP in its place; the server drops it otherwise.
+	NodeExternalIP bool `mapstructure:"node_external_ip" usage:"report a Node's ExternalIP if it has no InternalIP"`
 	// Annotations say which annotations are reported, by resource.
 	Annotations []resources.AnnotationRule `mapstructure:"annotations" usage:"which annotations to report, as a YAML list"`
 	// AnnotationLimit is the longest annotation value that is reported, in bytes.
@@ -215,7 +217,7 @@ func DefaultAgent() Agent {
 			Debounce: time.Second, HeartbeatInterval: time.Minute, KeepaliveInterval: 10 * time.Minute,
 			FullResyncInterval: time.Hour, ShutdownTimeout: 10 * time.Second,
 		},
-		Projection:   AgentProjection{AnnotationLimit: 4096, CredentialWords: resources.DefaultCredentialWords()},
+		Projection:   AgentProjection{NodeExternalIP: true, AnnotationLimit: 4096, CredentialWords: resources.DefaultCredentialWords()},
 		WatchPolicy:  "watch-only",
 		ClaimWatcher: true,
 		HighAvailability: HighAvailability{

@@ -18,6 +18,7 @@ import (
 func optionsOf(bits byte) Options {
 	o := Options{
 		PodEnv: bits&1 != 0, ConfigMapData: bits&2 != 0, LiteralEnv: bits&4 != 0, GenerateName: bits&8 != 0, HashKey: testKey,
+		NodeExternalIP: bits&1 != 0,
 	}
 	if bits&16 != 0 {
 		o.AnnotationLimit = 10

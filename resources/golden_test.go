@@ -90,7 +90,7 @@ func TestGolden(t *testing.T) {
 
 // Everything that the options can add.
 func TestGoldenOptions(t *testing.T) {
-	everything := Options{PodEnv: true, ConfigMapData: true, LiteralEnv: true, GenerateName: true, AnnotationLimit: 1 << 20}
+	everything := Options{PodEnv: true, ConfigMapData: true, LiteralEnv: true, GenerateName: true, NodeExternalIP: true, AnnotationLimit: 1 << 20}
 	tests := []struct{ file, path, want string }{
 		{"pods", "metadata.generateName", `"checkout-6d4cf56db6-"`},
 		{"pods", "spec.containers.0.env.0.value", `"hunter2"`},

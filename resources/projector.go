@@ -26,6 +26,9 @@ type Options struct {
 	LiteralEnv bool
 	// GenerateName reports metadata.generateName of Pods. It makes the server confuse Pods whose names begin alike.
 	GenerateName bool
+	// NodeExternalIP reports the ExternalIP of a Node that has no InternalIP as its InternalIP, as the kubelet takes it for
+	// the hostIP of Pods.
+	NodeExternalIP bool
 	// AnnotationLimit is the greatest length of an annotation's value in bytes; a longer one is replaced by its length and
 	// keyed hash or, if it is JSON, left out. 0 means DefaultAnnotationLimit.
 	AnnotationLimit int

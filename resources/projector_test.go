@@ -218,3 +218,33 @@ func TestSharedStringsAreBounded(t *testing.T) {
 		t.Errorf("got %d shared strings, want at most %d", got, maxStrings)
 	}
 }
+
+// TestNodeExternalIP: a Node without InternalIP is known by its ExternalIP, which is marked as such.
+func TestNodeExternalIP(t *testing.T) {
+	const (
+		inside   = `{"type":"InternalIP","address":"10.0.0.1"}`
+		outside  = `{"type":"ExternalIP","address":"203.0.113.7"}`
+		standsIn = `[{"address":"203.0.113.7","type":"InternalIP"},{"address":"203.0.113.7","type":"ExternalIP"}]`
+	)
+	for _, tt := range []struct {
+		name, addresses string
+		off             bool
+		want            string
+	}{
+		{name: "both", addresses: outside + "," + inside, want: `[{"address":"10.0.0.1","type":"InternalIP"}]`},
+		{name: "only external", addresses: `{"type":"Hostname","address":"n"},` + outside, want: standsIn},
+		{name: "switched off", addresses: outside, off: true},
+		{name: "InternalIP is empty", addresses: `{"type":"InternalIP","address":""},` + outside, want: standsIn},
+		{name: "InternalIP with a zone", addresses: `{"type":"InternalIP","address":"fe80::1%eth0"},` + outside, want: standsIn},
+		{name: "the first that is an address", addresses: `{"type":"ExternalIP","address":"gone.example"},` + outside, want: standsIn},
+		{name: "neither", addresses: `{"type":"ExternalDNS","address":"n.example"}`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			doc := `{"metadata":{"name":"n","uid":"u"},"status":{"addresses":[` + tt.addresses + `]}}`
+			out := project(t, selected(t, Request{Name: "nodes"}), Options{NodeExternalIP: !tt.off}, []byte(doc))
+			if got := at(t, out, "status.addresses"); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}

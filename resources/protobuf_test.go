@@ -129,7 +129,7 @@ func TestProtobufGolden(t *testing.T) {
 // What would be lost by reading it as protobuf is read as JSON.
 func TestProtobufOnlyWhereNothingIsLost(t *testing.T) {
 	for _, k := range catalogue {
-		for _, opts := range []Options{{}, {PodEnv: true, ConfigMapData: true, LiteralEnv: true, GenerateName: true}} {
+		for _, opts := range []Options{{}, {PodEnv: true, ConfigMapData: true, LiteralEnv: true, GenerateName: true, NodeExternalIP: true}} {
 			sel := Selected{ID: k.Name, Kind: k}
 			p := NewProjector(sel, opts)
 			want := ""
@@ -219,7 +219,7 @@ func likely(random *rand.Rand, obj typedObject) {
 		pick(&o.Spec.PodCIDR, address...)
 		for i := range o.Status.Addresses {
 			pick(&o.Status.Addresses[i].Address, address...)
-			pick(&status, "InternalIP", "Hostname")
+			pick(&status, "InternalIP", "Hostname", "ExternalIP")
 			o.Status.Addresses[i].Type = corev1.NodeAddressType(status)
 		}
 		for i := range o.Status.Conditions {

@@ -455,6 +455,14 @@ func (r referenceProjection) nodeStatus(status doc) doc {
 			break
 		}
 	}
+	for _, a := range asList(status["addresses"]) {
+		m := asDoc(a)
+		if r.opts.NodeExternalIP && out["addresses"] == nil && m["type"] == "ExternalIP" && validIP(asText(m["address"])) {
+			out["addresses"] = []any{
+				doc{"address": m["address"], "type": "InternalIP"}, doc{"address": m["address"], "type": "ExternalIP"},
+			}
+		}
+	}
 	capacity, outCapacity := asDoc(status["capacity"]), doc{}
 	if q, ok := amount(capacity["cpu"]); ok {
 		outCapacity["cpu"] = strconv.FormatInt(q.Value(), 10)

@@ -305,16 +305,37 @@ func (p *Projector) appendEach(v jsonscan.Value, one func(jsonscan.Value) bool) 
 	return found
 }
 
-func internalIP(p *Projector, v jsonscan.Value) bool {
-	for a := v.First(); a.Kind() != jsonscan.Absent; a = a.Next() {
-		if ip := a.Get("address"); a.Get("type").Is("InternalIP") && isAddress(ip.Text()) {
-			p.out = append(p.out, `[{"address":`...)
-			p.out = ip.Append(p.out)
-			p.out = append(p.out, `,"type":"InternalIP"}]`...)
-			return true
+// nodeIP keeps the address by which the server knows a Node. An ExternalIP in the place of an InternalIP is sent as what it
+// is too, by which readers of the report can tell.
+func nodeIP(p *Projector, v jsonscan.Value) bool {
+	ip := firstAddress(v, "InternalIP")
+	external := !ip.Exists() && p.opts.NodeExternalIP
+	if external {
+		ip = firstAddress(v, "ExternalIP")
+	}
+	if !ip.Exists() {
+		return false
+	}
+	p.out = append(p.out, `[{"address":`...)
+	p.out = ip.Append(p.out)
+	p.out = append(p.out, `,"type":"InternalIP"}`...)
+	if external {
+		p.out = append(p.out, `,{"address":`...)
+		p.out = ip.Append(p.out)
+		p.out = append(p.out, `,"type":"ExternalIP"}`...)
+	}
+	p.out = append(p.out, ']')
+	return true
+}
+
+// firstAddress returns the first address of that type which is one, an absent value if there is none.
+func firstAddress(addresses jsonscan.Value, typ string) jsonscan.Value {
+	for a := addresses.First(); a.Kind() != jsonscan.Absent; a = a.Next() {
+		if ip := a.Get("address"); a.Get("type").Is(typ) && isAddress(ip.Text()) {
+			return ip
 		}
 	}
-	return false
+	return jsonscan.Value{}
 }
 
 // nodeReady writes the Ready condition so that the server, which looks for the reason KubeletReady and then at the

@@ -87,8 +87,9 @@ var tables = map[projection]table{
 	nodeProjection: {typed: typedAs[corev1.Node]("", "v1", "nodes", "Node"), rows: meta(labelsRow,
 		row{path: "spec.podCIDR", rule: prefix, note: "left out unless it is an address with a mask: the server fails on others"},
 		row{
-			path: "status.addresses", of: "address type", rule: internalIP,
-			note: "the first InternalIP that is an address: the server fails on others, and reads no further",
+			path: "status.addresses", of: "address type", rule: nodeIP,
+			note: "the first InternalIP that is an address: the server fails on others, and reads no further. Without one, unless " +
+				"projection.node_external_ip is off, the first ExternalIP, as both, since the kubelet takes it for the hostIP of Pods",
 		},
 		row{path: "status.capacity.cpu", rule: cores, note: "whole cores, rounded up, as a string: the server takes other forms for 0"},
 		row{path: "status.capacity.memory", rule: kibibytes, note: "in Ki: the server takes other units for 0 or for Ki"},

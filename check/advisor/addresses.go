@@ -33,23 +33,33 @@ type netFacts struct {
 }
 
 // lostAddresses finds out whether the server can find a subnet for the Pod addresses that are in no Node's podCIDR: it
-// can if they have one common /16 (docs/protocol.md, section 6). Only IPv4 is looked at.
+// can if they have one common /16 (docs/protocol.md, section 6). Only IPv4 is looked at. And it finds the Pods whose Node
+// the server does not know.
 func (a *Advisor) lostAddresses(v view) []Finding {
 	nets := a.podNets(v.nodes)
 	st := &a.addresses
 	if st.nets == nil || !maps.Equal(st.cidrs, nets.cidrs) {
 		*st = addressState{cidrs: nets.cidrs, nets: map[netip.Prefix]*netFacts{}}
 	}
-	for _, e := range a.nextPods(v.pods) {
-		if name, ip, ok := podAddress(e); ok && !nets.cover(ip) {
-			st.add(name, ip)
+	addresses, without, external := a.nodeAddresses(v.nodes)
+	pods := a.nextPods(v.pods)
+	a.hosts.begin(addresses, st.round)
+	for _, e := range pods {
+		p, ok := readPodAddresses(e)
+		if !ok {
+			continue
+		}
+		a.hosts.add(p)
+		if ip, ok := p.own(); ok && !nets.cover(ip) {
+			st.add(p.name, ip)
 		}
 	}
 	st.expire()
-	if len(st.nets) < 2 {
-		return nil
+	out := a.lostNodes(without, external, len(v.nodes))
+	if len(st.nets) > 1 {
+		out = append(out, st.finding(nets.without, len(v.nodes)))
 	}
-	return []Finding{st.finding(nets.without, len(v.nodes))}
+	return out
 }
 
 // podNets is the podCIDRs of all Nodes.
@@ -131,10 +141,17 @@ func (st *addressState) finding(without, nodes int) Finding {
 	}
 	f.What = fmt.Sprintf("Pod addresses in %d networks (%s) are in no Node's podCIDR (%d of %d Nodes have none) and have no common /16: "+
 		"the server loses them", len(nets), strings.Join(shown, ", "), without, nodes)
-	f.Advice = fmt.Sprintf("set pod_net_ipv4_cidr_max_mask to %d or less in the configuration of this cluster's domain in DeepFlow",
-		commonBits(nets))
+	f.Advice = "give the Nodes a spec.podCIDR (--allocate-node-cidrs of kube-controller-manager), or let a deepflow-agent run on each Node: " +
+		"it reports the interfaces of the Pods there"
+	if n := commonBits(nets); n >= shortestNet {
+		f.Advice = fmt.Sprintf("set pod_net_ipv4_cidr_max_mask to %d or less in the configuration of this cluster's domain in DeepFlow", n)
+	}
 	return f
 }
+
+// shortestNet is the shortest network of Pods that an operator is told to configure: the longest private range, 10.0.0.0/8,
+// needs no shorter one, and a shorter one takes addresses for Pods' that are somebody else's.
+const shortestNet = 8
 
 // commonBits is the length of the longest prefix that all networks share.
 func commonBits(nets []netip.Prefix) int {
@@ -189,8 +206,10 @@ func sampleInsert(s []*resources.Entry, e *resources.Entry) []*resources.Entry {
 	return s[:min(len(s), addressSample)]
 }
 
-// podAddress returns a Pod's own IPv4 address; ok is false if it has none, or that of its Node.
-func podAddress(e *resources.Entry) (name string, ip netip.Addr, ok bool) {
+// podAddresses are the addresses of a Pod and of its Node, as reported.
+type podAddresses struct{ name, podIP, hostIP string }
+
+func readPodAddresses(e *resources.Entry) (p podAddresses, ok bool) {
 	var o struct {
 		Metadata struct{ Namespace, Name string } `json:"metadata"`
 		Status   struct {
@@ -198,9 +217,17 @@ func podAddress(e *resources.Entry) (name string, ip netip.Addr, ok bool) {
 			HostIP string `json:"hostIP"`
 		} `json:"status"`
 	}
-	if !decode(e, &o) || o.Status.PodIP == o.Status.HostIP {
-		return "", netip.Addr{}, false
+	if !decode(e, &o) {
+		return p, false
 	}
-	ip, err := netip.ParseAddr(o.Status.PodIP)
-	return o.Metadata.Namespace + "/" + o.Metadata.Name, ip, err == nil && ip.Is4()
+	return podAddresses{name: o.Metadata.Namespace + "/" + o.Metadata.Name, podIP: o.Status.PodIP, hostIP: o.Status.HostIP}, true
+}
+
+// own returns the Pod's own IPv4 address; ok is false if it has none, or that of its Node.
+func (p podAddresses) own() (ip netip.Addr, ok bool) {
+	if p.podIP == p.hostIP {
+		return netip.Addr{}, false
+	}
+	ip, err := netip.ParseAddr(p.podIP)
+	return ip, err == nil && ip.Is4()
 }

@@ -40,9 +40,11 @@ type Options struct {
 	Interval time.Duration
 	// Thorough reads every Pod's address, and believes the first look. It is for a command that looks once: a daemon
 	// reads a sample in turn, and gives an owner that is selected one interval to appear.
-	Thorough   bool
-	Log        *slog.Logger          // nil: discarded
-	Registerer prometheus.Registerer // nil: metrics are not registered
+	Thorough bool
+	// NodeExternalIP is that of the projection: it decides what Nodes without InternalIP are advised.
+	NodeExternalIP bool
+	Log            *slog.Logger          // nil: discarded
+	Registerer     prometheus.Registerer // nil: metrics are not registered
 }
 
 // Severity tells how grave a finding is.
@@ -69,6 +71,12 @@ const (
 	WorkloadSplit Problem = "replicaset_owner_not_reported"
 	// AddressesLost are Pod addresses that the server cannot assign to a subnet.
 	AddressesLost Problem = "pod_addresses_lost"
+	// NodeWithoutAddress are Nodes that the server drops since they have no InternalIP.
+	NodeWithoutAddress Problem = "node_without_address"
+	// NodeExternalAddress are Nodes whose ExternalIP is reported as their InternalIP.
+	NodeExternalAddress Problem = "node_external_address"
+	// PodNodeUnknown are Pods whose hostIP is no reported Node's InternalIP.
+	PodNodeUnknown Problem = "pod_node_unknown"
 	// ServiceUnbound are Services that select no reported workload.
 	ServiceUnbound Problem = "service_unbound"
 	// ServicePorts are Services of which the server understands no port.
@@ -81,7 +89,7 @@ type Finding struct {
 	Severity   Severity `json:"severity"`
 	APIVersion string   `json:"api_version,omitempty"` // of the owner
 	Kind       string   `json:"kind,omitempty"`        // of the owner
-	// Count is the number of Pods, ReplicaSets or Services; of addresses it is the number of those looked at.
+	// Count is the number of Pods, ReplicaSets, Nodes or Services; of addresses it is the number of those looked at.
 	Count int `json:"count"`
 	// Examples are at most three names (namespace/name).
 	Examples []string `json:"examples,omitempty"`
@@ -143,6 +151,7 @@ type Advisor struct {
 	facts     map[*resources.Entry]*facts
 	binding   bindingState
 	addresses addressState
+	hosts     hostState
 	// unsettled are the Pods that were without their selected owner at the last look, at most maxUnsettled.
 	unsettled map[resources.UID]struct{}
 }

@@ -51,7 +51,7 @@ func podAt(name, ip, hostIP string) *resources.Entry {
 
 func base() []*resources.Entry {
 	return []*resources.Entry{
-		entry("*v1.Node", "n1", "", "", `},"spec":{"podCIDR":"10.244.0.0/24"}}`),
+		entry("*v1.Node", "n1", "", "", `},"spec":{"podCIDR":"10.244.0.0/24"},"status":{"addresses":[{"type":"InternalIP","address":"192.168.0.9"}]}}`),
 		entry("*v1.Deployment", "web", "", "", `},"spec":{"template":{"metadata":{"labels":{"app":"web"}}}}}`),
 		entry("*v1.ReplicaSet", "web-1", "apps/v1/Deployment", "web", ""),
 		pod("web-1-a", "apps/v1/ReplicaSet", "web-1"),
@@ -299,6 +299,10 @@ func TestAddresses(t *testing.T) {
 		{name: "none", ips: []string{"", "10.77.0.1"}},
 		{name: "in two networks", ips: []string{"10.244.9.5", "10.77.0.6"}, want: "pod_net_ipv4_cidr_max_mask to 8 or less"},
 		{name: "in two neighbours", ips: []string{"10.76.9.5", "10.77.0.6"}, want: "pod_net_ipv4_cidr_max_mask to 15 or less"},
+		{name: "all over the longest private range", ips: []string{"10.0.9.5", "10.255.0.6"}, want: "pod_net_ipv4_cidr_max_mask to 8 or less"},
+		{name: "in two private ranges", ips: []string{"10.0.9.5", "172.31.0.6"}, want: "give the Nodes a spec.podCIDR"},
+		{name: "at both ends", ips: []string{"1.0.0.1", "223.255.0.1"}, want: "give the Nodes a spec.podCIDR"},
+		{name: "in two halves of what a /7 holds", ips: []string{"10.0.0.1", "11.0.0.1"}, want: "give the Nodes a spec.podCIDR"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var entries []*resources.Entry
@@ -316,6 +320,89 @@ func TestAddresses(t *testing.T) {
 				t.Errorf("got findings %+v, want one with %q", r.Findings, tt.want)
 			}
 		})
+	}
+}
+
+func nodeAt(name, addresses string) *resources.Entry {
+	return entry("*v1.Node", name, "", "", `},"spec":{"podCIDR":"10.244.0.0/24"},"status":{"addresses":[`+addresses+`]}}`)
+}
+
+// TestNodes: what the server drops for want of an address is told, with the Pods on it.
+func TestNodes(t *testing.T) {
+	const external = `{"type":"InternalIP","address":"203.0.113.7"},{"type":"ExternalIP","address":"203.0.113.7"}`
+	for _, tt := range []struct {
+		name    string
+		entries []*resources.Entry
+		want    []Finding // Problem, Severity, Count and Examples only
+		what    string    // in the first
+	}{
+		{name: "known", entries: []*resources.Entry{podAt("p", "10.244.0.5", "192.168.0.9")}},
+		{name: "a Pod without Node yet", entries: []*resources.Entry{podAt("p", "", "")}},
+		{
+			name:    "no address",
+			entries: []*resources.Entry{nodeAt("n2", ""), nodeAt("n3", ""), podAt("p", "10.244.0.5", "192.168.0.10"), podAt("q", "10.244.0.6", "192.168.0.9")},
+			want:    []Finding{{Problem: NodeWithoutAddress, Severity: Failure, Count: 2, Examples: []string{"shop/n2", "shop/n3"}}},
+			what:    "2 Nodes without an InternalIP that is an address: the server drops them, and Pods on them have no node (1 found so far: shop/p)",
+		},
+		{
+			name: "no address, no Pod", entries: []*resources.Entry{nodeAt("n2", "")},
+			want: []Finding{{Problem: NodeWithoutAddress, Severity: Failure, Count: 1, Examples: []string{"shop/n2"}}},
+			what: "(none was found so far)",
+		},
+		{
+			name:    "many Pods",
+			entries: []*resources.Entry{nodeAt("n2", ""), podAt("p", "", "192.168.0.10"), podAt("q", "", "192.168.0.10"), podAt("r", "", "192.168.0.10"), podAt("s", "", "192.168.0.10")},
+			want:    []Finding{{Problem: NodeWithoutAddress, Severity: Failure, Count: 1, Examples: []string{"shop/n2"}}},
+			what:    "(4 found so far: shop/p, shop/q, shop/r, …)",
+		},
+		{
+			name: "ExternalIP", entries: []*resources.Entry{nodeAt("n2", external), podAt("p", "10.244.0.5", "203.0.113.7")},
+			want: []Finding{{Problem: NodeExternalAddress, Severity: Hint, Count: 1, Examples: []string{"shop/n2"}}},
+		},
+		{
+			name: "another family", entries: []*resources.Entry{podAt("p", "", "fd00::9")},
+			want: []Finding{{Problem: PodNodeUnknown, Severity: Hint, Count: 1, Examples: []string{"shop/p"}}},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := look(t, nil, nil, tt.entries...)
+			var got []Finding
+			for _, f := range r.Findings {
+				got = append(got, Finding{Problem: f.Problem, Severity: f.Severity, Count: f.Count, Examples: f.Examples})
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("got findings other than wanted (-want +got):\n%s", diff)
+			}
+			if len(r.Findings) > 0 && !strings.Contains(r.Findings[0].What, tt.what) {
+				t.Errorf("got %q, want %q in it", r.Findings[0].What, tt.what)
+			}
+		})
+	}
+}
+
+// TestNodesInTurn: the Pods of Nodes without address are counted over a whole round, and are forgotten once they are gone.
+func TestNodesInTurn(t *testing.T) {
+	entries := append(base(), nodeAt("n2", ""))
+	for i := range 4 * addressSample {
+		entries = append(entries, podAt(fmt.Sprint("p", i), "10.244.0.1", []string{"192.168.0.9", "192.168.0.10"}[i%2]))
+	}
+	a := New(Options{Entries: func() []*resources.Entry { return entries }})
+	what := func(looks int) string {
+		for range looks - 1 {
+			a.Look(t.Context())
+		}
+		r, _ := a.Look(t.Context())
+		return r.Findings[0].What
+	}
+	for _, looks := range []int{6, 1, 1, 4} { // whatever the place in a round
+		// A look may begin in one round and end in the next.
+		if got := what(looks); !strings.Contains(got, "500 found") && !strings.Contains(got, "499 found") {
+			t.Errorf("got %q, want 500 Pods", got)
+		}
+	}
+	entries = entries[:len(entries)-4*addressSample]
+	if got := what(3); !strings.Contains(got, "none was found") {
+		t.Errorf("got %q after the Pods went, want none", got)
 	}
 }
 
@@ -435,10 +522,13 @@ func TestRun(t *testing.T) {
 		want := `
 			# HELP pseudo_agent_advisor_objects Objects that the server will leave out or show incompletely, by the problem that the status page explains.
 			# TYPE pseudo_agent_advisor_objects gauge
+			pseudo_agent_advisor_objects{problem="node_external_address"} 0
+			pseudo_agent_advisor_objects{problem="node_without_address"} 0
 			pseudo_agent_advisor_objects{problem="owner_missing"} 1
 			pseudo_agent_advisor_objects{problem="owner_not_reported"} 0
 			pseudo_agent_advisor_objects{problem="owner_unreportable"} 0
 			pseudo_agent_advisor_objects{problem="pod_addresses_lost"} 0
+			pseudo_agent_advisor_objects{problem="pod_node_unknown"} 0
 			pseudo_agent_advisor_objects{problem="replicaset_owner_not_reported"} 0
 			pseudo_agent_advisor_objects{problem="service_ports"} 0
 			pseudo_agent_advisor_objects{problem="service_unbound"} 0

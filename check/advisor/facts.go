@@ -13,6 +13,9 @@ import (
 // decompressed once.
 type facts struct {
 	podCIDR netip.Prefix // of a Node
+	// address is what the server knows a Node by, empty if it drops it; external if it stands for an InternalIP.
+	address  string
+	external bool
 	// labels are a Service's selector, or the labels of a workload and of its template, with the namespace, hashed and
 	// sorted.
 	labels   []uint64
@@ -72,11 +75,23 @@ func readNode(e *resources.Entry) *facts {
 		Spec struct {
 			PodCIDR string `json:"podCIDR"`
 		} `json:"spec"`
+		Status struct {
+			Addresses []struct{ Type, Address string } `json:"addresses"`
+		} `json:"status"`
 	}
 	f := &facts{}
-	if decode(e, &o) {
-		if p, err := netip.ParsePrefix(o.Spec.PodCIDR); err == nil {
-			f.podCIDR = p.Masked()
+	if !decode(e, &o) {
+		return f
+	}
+	if p, err := netip.ParsePrefix(o.Spec.PodCIDR); err == nil {
+		f.podCIDR = p.Masked()
+	}
+	for _, a := range o.Status.Addresses {
+		switch {
+		case a.Type == "InternalIP" && f.address == "":
+			f.address = a.Address
+		case a.Type == "ExternalIP": // only reported with the same address as InternalIP, in its place
+			f.external = true
 		}
 	}
 	return f

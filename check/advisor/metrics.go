@@ -32,7 +32,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 var problems = []Problem{
-	OwnerNotReported, OwnerMissing, OwnerUnreportable, WorkloadSplit, AddressesLost, ServiceUnbound, ServicePorts,
+	OwnerNotReported, OwnerMissing, OwnerUnreportable, WorkloadSplit, AddressesLost,
+	NodeWithoutAddress, NodeExternalAddress, PodNodeUnknown, ServiceUnbound, ServicePorts,
 }
 
 func (m *metrics) set(r Report) {

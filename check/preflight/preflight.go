@@ -121,6 +121,8 @@ type Options struct {
 	ClusterID, TeamID string
 	// ClaimWatcher tells whether the daemon will claim the watcher role.
 	ClaimWatcher bool
+	// NodeExternalIP is that of the projection.
+	NodeExternalIP bool
 	// Collect lists everything that is selected and returns the entries as they would be reported. Nil: objects are not
 	// looked at.
 	Collect func(ctx context.Context) ([]*resources.Entry, error)
@@ -164,7 +166,7 @@ func checkObjects(ctx context.Context, o *Options, k *apiserver, r *Report) {
 	a := advisor.New(advisor.Options{
 		Entries:  func() []*resources.Entry { return entries },
 		Resolver: advisor.NewDiscovery(k.discovery),
-		Thorough: true,
+		Thorough: true, NodeExternalIP: o.NodeExternalIP,
 	})
 	a.Configure(o.Requests, o.Selected)
 	if report, ok := a.Look(ctx); ok {

@@ -148,6 +148,11 @@ func node(out, o map[string]any) {
 			break
 		}
 	}
+	for _, a := range objects(o, "status", "addresses") { // in the place of an InternalIP (projection.node_external_ip)
+		if ip := a["address"]; objects(out, "status", "addresses") == nil && a["type"] == "ExternalIP" && isAddress(text(a, "address")) {
+			put(out, []any{map[string]any{"type": "InternalIP", "address": ip}, map[string]any{"type": "ExternalIP", "address": ip}}, "status", "addresses")
+		}
+	}
 	if q, err := resource.ParseQuantity(text(o, "status", "capacity", "cpu")); err == nil {
 		put(out, strconv.FormatInt(int64(math.Ceil(q.AsApproximateFloat64())), 10), "status", "capacity", "cpu")
 	}
