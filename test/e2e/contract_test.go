@@ -47,7 +47,7 @@ func TestProductIsNotImported(t *testing.T) {
 		own     = product + "test/e2e"
 	)
 	// The contract is for both; the generated messages compute nothing, and let a test send what no agent would.
-	shared := []string{product + "internal/testing/apisim/contract", product + "protocol/agent"}
+	shared := []string{product + "internal/testing/apisim/contract", product + "internal/testing/testport", product + "protocol/agent"}
 	out, err := exec.Command("go", "list", "-deps", "-test", "./...").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testport"
 )
 
 // Server is a PostgreSQL server of its own, with an empty database.
@@ -75,7 +76,11 @@ func Start(t testing.TB, extra ...string) *Server {
 	if err := conf.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s.port = freePort(t)
+	ports, err := testport.Free(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.port = ports[0]
 	s.Restart(t)
 	return s
 }
@@ -243,18 +248,4 @@ func binaries() (string, error) {
 		return "", err
 	}
 	return filepath.Dir(path), nil
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		t.Fatalf("address %v is not TCP", l.Addr())
-	}
-	return addr.Port
 }

@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -25,6 +24,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testport"
 )
 
 const adminToken = "admin-of-a-throw-away-cluster"
@@ -74,7 +75,7 @@ func StartNodeCluster(ctx context.Context, bins Binaries, dir, address string) (
 }
 
 func startCluster(ctx context.Context, bins Binaries, dir, address string, flags []string) (*Cluster, error) {
-	ports, err := freePorts(3)
+	ports, err := testport.Free(3)
 	if err != nil {
 		return nil, err
 	}
@@ -349,31 +350,11 @@ func get(ctx context.Context, client *http.Client, url, token string) error {
 	return nil
 }
 
-// FreePort returns a loopback port that was free a moment ago.
+// FreePort returns a loopback port that no other test gets.
 func FreePort() (int, error) {
-	ports, err := freePorts(1)
+	ports, err := testport.Free(1)
 	if err != nil {
 		return 0, err
 	}
 	return ports[0], nil
-}
-
-// freePorts returns loopback ports that were free a moment ago.
-func freePorts(n int) ([]int, error) {
-	var held []net.Listener // until all are chosen, so that they differ
-	defer func() {
-		for _, l := range held {
-			_ = l.Close()
-		}
-	}()
-	ports := make([]int, 0, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		held = append(held, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testport"
 )
 
 // Settings are configuration keys, written as in the documentation with dots between the levels, and their values.
@@ -63,7 +65,7 @@ type Server struct {
 // NewServer prepares a pseudo-server that listens on free loopback ports and keeps its data in memory unless the
 // settings say otherwise.
 func NewServer(bins Binaries, dir, name string, settings Settings) (*Server, error) {
-	ports, err := freePorts(2)
+	ports, err := testport.Free(2)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +88,7 @@ func NewServer(bins Binaries, dir, name string, settings Settings) (*Server, err
 
 // NewAgent prepares a pseudo-agent that reports the cluster of kubeconfig to the server under the cluster id.
 func NewAgent(bins Binaries, dir, name, kubeconfig, server, clusterID string, settings Settings) (*Daemon, error) {
-	ports, err := freePorts(1)
+	ports, err := testport.Free(1)
 	if err != nil {
 		return nil, err
 	}
