@@ -2,6 +2,8 @@ package advisor
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
@@ -103,12 +105,9 @@ func podsFound(c podCount) string {
 	if c.count == 0 {
 		return "none was found so far"
 	}
-	more := ""
-	for _, name := range c.examples {
-		more += ", " + name
+	names := slices.Clone(c.examples)
+	if c.count > len(names) {
+		names = append(names, "…")
 	}
-	if c.count > len(c.examples) {
-		more += ", …"
-	}
-	return fmt.Sprintf("%d found so far: %s", c.count, more[len(", "):])
+	return fmt.Sprintf("%d found so far: %s", c.count, strings.Join(names, ", "))
 }

@@ -1,6 +1,8 @@
 package testport
 
 import (
+	"bufio"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -31,7 +33,7 @@ func TestFree(t *testing.T) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for range children {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFree$") //nolint:gosec // this test itself
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFree$")
 		cmd.Env = append(os.Environ(), asChild+"=1")
 		stop, err := cmd.StdinPipe()
 		if err != nil {
@@ -66,32 +68,28 @@ func TestFree(t *testing.T) {
 	}
 }
 
-func read(t *testing.T, r interface{ Read(p []byte) (int, error) }, n int) []int {
+// read returns the n ports that a child prints, each in a line of its own among others.
+func read(t *testing.T, r io.Reader, n int) []int {
+	t.Helper()
 	var ports []int
-	var text strings.Builder
-	buf := make([]byte, 4096)
-	for strings.Count(text.String(), "\n") < n {
-		k, err := r.Read(buf)
-		text.Write(buf[:k])
+	for lines := bufio.NewScanner(r); len(ports) < n && lines.Scan(); {
+		port, ok := strings.CutPrefix(lines.Text(), "port ")
+		if !ok {
+			continue
+		}
+		p, err := strconv.Atoi(port)
 		if err != nil {
-			break
+			t.Error(err)
 		}
-	}
-	for line := range strings.Lines(text.String()) {
-		if port, ok := strings.CutPrefix(strings.TrimSpace(line), "port "); ok {
-			p, err := strconv.Atoi(port)
-			if err != nil {
-				t.Error(err)
-			}
-			ports = append(ports, p)
-		}
+		ports = append(ports, p)
 	}
 	return ports
 }
 
 // TestTaken: a port on which somebody listens is not given away.
 func TestTaken(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
