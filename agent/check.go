@@ -78,14 +78,16 @@ func printReport(w io.Writer, report *preflight.Report, output string) error {
 // preflightReport checks the configuration.
 func preflightReport(ctx context.Context, cfg *config.Agent, build operate.Build, quick bool, timeout time.Duration) (*preflight.Report, error) {
 	k := cfg.Inputs.Resources.Kubernetes
-	selected, err := resources.Select(k.APIResources, k.KubernetesNamespace)
+	access, accessErr := informers.RESTConfig(cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Context, userAgent(build))
+	selected, namespaces, err := selectOnce(ctx, cfg, access)
 	if err != nil {
 		return nil, err
 	}
 	o := preflight.Options{
+		REST: access, RESTErr: accessErr,
 		Requests:       k.APIResources,
 		Selected:       selected,
-		Namespace:      k.KubernetesNamespace,
+		Namespaces:     namespaces,
 		Servers:        cfg.Server.Addresses,
 		Service:        cfg.Server.Service,
 		ConnectTimeout: cfg.Server.ConnectTimeout,
@@ -106,7 +108,6 @@ func preflightReport(ctx context.Context, cfg *config.Agent, build operate.Build
 	if cfg.HighAvailability.Enabled {
 		o.LeaseName, o.LeaseNamespace = cfg.HighAvailability.LeaseName, leaseNamespace(cfg)
 	}
-	o.REST, o.RESTErr = informers.RESTConfig(cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Context, userAgent(build))
 	if !quick {
 		o.Collect = func(ctx context.Context) ([]*resources.Entry, error) {
 			ctx, cancel := context.WithTimeoutCause(ctx, timeout, oneshot.ErrTimeout)

@@ -47,7 +47,7 @@ func execute(t *testing.T, cmd *cobra.Command, args ...string) (stdout, stderr s
 func simulator(t *testing.T) *apisim.Server {
 	t.Helper()
 	sim := apisim.New()
-	selected, err := resources.Select(nil, "")
+	selected, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,7 @@ type daemon struct {
 	projection resources.Options
 	fold       *snapshot.Fold
 	relations  *relations.Relations
+	namespaces *namespaceSink // before relations
 	advisor    *advisor.Advisor
 	reporter   *reporter.Reporter
 	election   *leader.Election // nil without high availability
@@ -62,6 +63,7 @@ type daemon struct {
 	set      *informers.Set
 	local    config.KubernetesResources  // of the configuration in force
 	group    *config.KubernetesResources // of the agent group, with config_from_server
+	choice   config.AgentSelection       // of the configuration in force
 	selected []resources.Selected
 	watched  map[string]bool // ids that may have entries
 	working  time.Time       // when this replica began to work; zero: it is on standby
@@ -91,12 +93,13 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 	d := &daemon{
 		cfg: cfg, build: build, log: log, level: level, registry: registry,
 		local:       cfg.Inputs.Resources.Kubernetes,
+		choice:      cfg.Selection,
 		lag:         operate.NewTrace(lagKept),
 		watchWanted: make(chan bool, 1),
 		groupConfig: make(chan string, 1),
 	}
 	var err error
-	if d.selected, err = resources.Select(d.local.APIResources, d.local.KubernetesNamespace); err != nil {
+	if d.selected, err = resources.Select(d.local.APIResources, d.choice.In(&d.local)); err != nil {
 		return nil, fmt.Errorf("inputs.resources.kubernetes: %w", err)
 	}
 	if err := d.openCluster(); err != nil {
@@ -111,6 +114,7 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 	d.lists = operate.NewPulse("informers", listsLimit, nil)
 	d.fold = snapshot.New(nil)
 	d.relations = relations.New(relations.Options{Fold: d.fold, Log: log, Registerer: registry})
+	d.namespaces = &namespaceSink{Sink: d.relations, changed: d.namespacesChanged}
 	d.advisor = advisor.New(advisor.Options{
 		Entries: d.entries, Resolver: d.resolver(), NodeExternalIP: cfg.Projection.NodeExternalIP, Log: log, Registerer: registry,
 	})
@@ -345,7 +349,7 @@ func (d *daemon) runInformers(ctx context.Context) error {
 	d.mu.Lock()
 	res := d.resourcesInForce()
 	set, err := informers.New(informers.Options{
-		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: d.projection, Sink: d.relations,
+		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: d.projection, Sink: d.namespaces,
 		Logger: d.log, Registerer: registered, ContentType: d.cfg.Kubernetes.ContentType,
 		PageSize: res.APIListPageSize, RelistInterval: res.APIListMaxInterval, Beat: d.lists.Beat,
 		Memory: entryMemory(),
@@ -389,6 +393,7 @@ func (d *daemon) forget() {
 		d.relations.Remove(id)
 	}
 	d.watched = nil
+	d.namespaces.forget()
 }
 
 // resourcesInForce are those of the agent group if it has any, else those of the configuration. d.mu is held.

@@ -200,13 +200,16 @@ func explainOptions(ctx context.Context, cfg *config.Agent, build operate.Build)
 	k := cfg.Inputs.Resources.Kubernetes
 	o := explain.Options{PageSize: k.APIListPageSize, ContentType: cfg.Kubernetes.ContentType}
 	var err error
-	if o.Selected, err = resources.Select(k.APIResources, k.KubernetesNamespace); err != nil {
-		return o, err
-	}
 	if o.Config, err = informers.RESTConfig(cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Context, userAgent(build)); err != nil {
 		return o, err
 	}
 	if err := preflight.Reach(ctx, o.Config, reachTimeout); err != nil {
+		return o, err
+	}
+	if o.Selected, o.Namespaces, err = selectOnce(ctx, cfg, o.Config); err != nil {
+		return o, err
+	}
+	if o.All, err = resources.Select(k.APIResources, resources.Namespaces{}); err != nil {
 		return o, err
 	}
 	o.Projection, err = projectionOptions(cfg.Projection, o.Config)

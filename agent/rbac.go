@@ -51,11 +51,12 @@ for the configuration with the advised api_resources entries, which it prints as
 				}
 				reqs = append(reqs, more...)
 			}
-			selected, err := resources.Select(reqs, k.KubernetesNamespace)
+			in := cfg.Selection.In(&k)
+			in.Selector = "" // whichever namespaces it matches, now or later
+			selected, err := resources.Select(reqs, in)
 			if err != nil {
 				return err
 			}
-			o.Namespace = k.KubernetesNamespace
 			if cfg.WatchPolicy == string(reporter.WatchDisabled) {
 				selected = nil
 			} else if cfg.HighAvailability.Enabled {

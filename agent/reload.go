@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
@@ -42,7 +43,7 @@ func (d *daemon) reload(loaded *config.Loaded[config.Agent], err error) {
 	d.mu.Lock()
 	d.accepted(file)
 	d.restart = restart
-	d.local = loaded.Config.Inputs.Resources.Kubernetes
+	d.local, d.choice = loaded.Config.Inputs.Resources.Kubernetes, loaded.Config.Selection
 	d.mu.Unlock()
 	d.applySelection(file)
 }
@@ -96,7 +97,9 @@ func (d *daemon) applySelection(source string) {
 	defer d.applying.Unlock()
 	d.mu.Lock()
 	res := *d.resourcesInForce()
-	selected, err := resources.Select(res.APIResources, res.KubernetesNamespace)
+	in := d.choice.In(&res)
+	in.Matching = d.namespaces.list()
+	selected, err := resources.Select(res.APIResources, in)
 	if err != nil {
 		d.mu.Unlock()
 		d.refuse(source, fmt.Errorf("inputs.resources.kubernetes: %w", err))
@@ -150,8 +153,14 @@ func describe(s resources.Selected) string {
 	if s.Namespace != "" {
 		text += " in namespace " + s.Namespace
 	}
+	if len(s.Excluded) > 0 {
+		text += " outside of namespaces " + strings.Join(s.Excluded, ", ")
+	}
 	if s.FieldSelector != "" {
 		text += " where " + s.FieldSelector
+	}
+	if s.LabelSelector != "" {
+		text += " with labels " + s.LabelSelector
 	}
 	if !s.Required {
 		text += " (optional)"

@@ -105,15 +105,15 @@ const reachTimeout = 10 * time.Second
 
 func collect(ctx context.Context, cfg *config.Agent, build operate.Build, timeout time.Duration) (*oneshot.Result, error) {
 	k := cfg.Inputs.Resources.Kubernetes
-	selected, err := resources.Select(k.APIResources, k.KubernetesNamespace)
-	if err != nil {
-		return nil, err
-	}
 	rest, err := informers.RESTConfig(cfg.Kubernetes.Kubeconfig, cfg.Kubernetes.Context, userAgent(build))
 	if err != nil {
 		return nil, err
 	}
 	if err := preflight.Reach(ctx, rest, reachTimeout); err != nil {
+		return nil, err
+	}
+	selected, _, err := selectOnce(ctx, cfg, rest)
+	if err != nil {
 		return nil, err
 	}
 	projection, err := projectionOptions(cfg.Projection, rest)

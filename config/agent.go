@@ -30,6 +30,8 @@ type Agent struct {
 	Kubernetes AgentKubernetes `mapstructure:"kubernetes"`
 	// Inputs holds the resource keys, spelled as in DeepFlow's agent-group configuration.
 	Inputs AgentInputs `mapstructure:"inputs"`
+	// Selection restricts what is watched, beyond DeepFlow's own keys.
+	Selection AgentSelection `mapstructure:"selection"`
 	// Report says when reports are sent.
 	Report AgentReport `mapstructure:"report"`
 	// Projection says how much of each object is reported.
@@ -126,6 +128,21 @@ type KubernetesResources struct {
 	APIListPageSize int64 `mapstructure:"api_list_page_size" min:"10" max:"4294967295" usage:"objects per page of a list"`
 	// APIListMaxInterval is the longest time without a complete list of a resource.
 	APIListMaxInterval time.Duration `mapstructure:"api_list_max_interval" min:"10m" max:"30d" usage:"longest time without a complete list"`
+}
+
+// AgentSelection restricts the namespaces of which objects are watched, beyond kubernetes_namespace.
+type AgentSelection struct {
+	// Namespaces are the only ones. Empty: all.
+	Namespaces []string `mapstructure:"namespaces" live:"true" usage:"watch only these namespaces (empty: all)"`
+	// ExcludeNamespaces are left out.
+	ExcludeNamespaces []string `mapstructure:"exclude_namespaces" live:"true" usage:"namespaces to leave out"`
+	// NamespaceSelector is a label selector for namespaces. Empty: all.
+	NamespaceSelector string `mapstructure:"namespace_selector" live:"true" usage:"watch only namespaces with these labels (empty: all)"`
+}
+
+// In returns the namespaces of which objects are watched, together with those that DeepFlow's own keys say.
+func (s AgentSelection) In(k *KubernetesResources) resources.Namespaces {
+	return resources.Namespaces{One: k.KubernetesNamespace, Only: s.Namespaces, Exclude: s.ExcludeNamespaces, Selector: s.NamespaceSelector}
 }
 
 // AgentReport says when reports are sent. deepflow-server forgets a cluster 24 h after its last report, hence the

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -86,14 +87,14 @@ func checkAgent(a *Agent, ls layers) []*Mistake {
 			"with server.tls.enabled: true")
 	}
 	ms = append(ms, checkClientTLS("server.tls", a.Server.TLS, ls)...)
-	ms = append(ms, checkResources(&a.Inputs.Resources.Kubernetes, ls)...)
+	ms = append(ms, checkResources(&a.Inputs.Resources.Kubernetes, a.Selection, ls)...)
 	ms = append(ms, mistakesOf(resources.CheckAnnotations(a.Projection.Annotations), "projection", "projection.annotations", ls)...)
 	return append(ms, checkLease(a.HighAvailability, ls)...)
 }
 
 // checkResources applies the selection's rules.
-func checkResources(k *KubernetesResources, ls layers) []*Mistake {
-	_, err := resources.Select(k.APIResources, k.KubernetesNamespace)
+func checkResources(k *KubernetesResources, s AgentSelection, ls layers) []*Mistake {
+	_, err := resources.Select(k.APIResources, s.In(k))
 	return mistakesOf(err, keyKubernetes, keyAPIResources, ls)
 }
 
@@ -105,6 +106,9 @@ func mistakesOf(err error, at, otherwise string, ls layers) []*Mistake {
 		m := &Mistake{Key: otherwise, Problem: e.Error()}
 		if r := (*resources.Mistake)(nil); errors.As(e, &r) {
 			m = &Mistake{Key: at + "." + r.Key, Value: r.Value, Problem: r.Reason}
+			if strings.HasPrefix(r.Key, "selection.") {
+				m.Key = r.Key // it is whole
+			}
 		}
 		m.Source = ls.source(m.Key)
 		ms = append(ms, m)

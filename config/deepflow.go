@@ -298,7 +298,7 @@ func AgentGroupResources(name string, data []byte) (*KubernetesResources, []Prov
 		return nil, nil, err
 	}
 	k := &c.Inputs.Resources.Kubernetes
-	for _, m := range independent(checkResources(k, ls), mistakes) {
+	for _, m := range independent(checkResources(k, AgentSelection{}, ls), mistakes) {
 		speakTheirs(m, taken)
 		mistakes = append(mistakes, m)
 	}

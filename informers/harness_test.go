@@ -292,7 +292,7 @@ func (r *rig) wantComplete(want bool) {
 
 func selected(t *testing.T, namespace string, reqs ...resources.Request) []resources.Selected {
 	t.Helper()
-	sel, err := resources.Select(reqs, namespace)
+	sel, err := resources.Select(reqs, resources.Namespaces{One: namespace})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,7 +172,6 @@ func (s *Set) Apply(selected []resources.Selected) {
 	s.wanted = slices.Clone(selected)
 	old := s.sources
 	s.sources = make([]*source, 0, len(selected))
-	namespace := theNamespace(selected)
 	for _, sel := range s.wanted {
 		i := slices.IndexFunc(old, func(src *source) bool { return src.id == sel.ID })
 		var src *source
@@ -183,11 +182,10 @@ func (s *Set) Apply(selected []resources.Selected) {
 			src.store = newStore(sel.ID, s.opts.Sink, s.room)
 			s.metrics.show(sel.ID, Pending)
 		}
-		want := spec{sel, rank(sel), scope{sel.Kind, sel.As, sel.Namespace, sel.FieldSelector}}
-		if sel.Kind.Name == "namespaces" && namespace != "" {
-			// The one namespace that may be read, in the form for which a role with resourceNames suffices.
-			want.scope.fieldSelector = joinSelectors("metadata.name="+namespace, sel.FieldSelector)
-		}
+		want := spec{sel, rank(sel), scope{
+			kind: sel.Kind, as: sel.As, namespace: sel.Namespace, excluded: sel.ExcludedSelector(),
+			fieldSelector: sel.FieldSelector, labelSelector: sel.LabelSelector,
+		}}
 		src.mu.Lock()
 		if i >= 0 && src.spec.scope != want.scope {
 			src.rec.reselected(now)
@@ -199,23 +197,6 @@ func (s *Set) Apply(selected []resources.Selected) {
 		s.sources = append(s.sources, src)
 	}
 	s.poke()
-}
-
-// theNamespace is the namespace to which the selection is restricted, empty if it is not.
-func theNamespace(selected []resources.Selected) string {
-	for _, sel := range selected {
-		if sel.Namespace != "" {
-			return sel.Namespace
-		}
-	}
-	return ""
-}
-
-func joinSelectors(a, b string) string {
-	if b == "" {
-		return a
-	}
-	return a + "," + b
 }
 
 // rank is the order of the first lists: small and needed ones first, Pods last.
@@ -250,7 +231,7 @@ func (s *Set) Run(ctx context.Context) error {
 
 // loop starts, moves and stops the informers. It alone touches what source keeps for it.
 func (s *Set) loop(ctx context.Context) {
-	l := &loop{set: s, discovery: newDiscovery(s.client), owners: map[*source]ownership{}}
+	l := &loop{set: s, discovery: newDiscovery(s.client), owners: map[*source]ownership{}, absent: map[schema.GroupVersionResource]time.Time{}}
 	defer l.stopAll()
 	tick := time.NewTicker(tickInterval)
 	defer tick.Stop()
@@ -307,6 +288,8 @@ type loop struct {
 	restless  bool      // some resource is not where it should be
 	doubted   time.Time // when discovery was last distrusted: a resource that it did not name answered
 	owners    map[*source]ownership
+	// absent has when resources were last found not to be served, so that it is asked once for all their namespaces.
+	absent map[schema.GroupVersionResource]time.Time
 }
 
 // ownership says how Pods name the owners that one resource reports.
@@ -390,6 +373,10 @@ func (l *loop) refresh(ctx context.Context) {
 func (l *loop) place(ctx context.Context, src *source) {
 	want := src.wanted()
 	best, ok, err := l.discovery.resolve(want.sel)
+	if ok && want.sel.Further && !best.namespaced {
+		l.vanish(src) // its objects are in no namespace: the first has them
+		return
+	}
 	first := want.sel.Candidates[0]
 	if !ok || best.gvr != first && first.Version != "" {
 		l.restless = true // something better may still come
@@ -490,9 +477,15 @@ func (l *loop) begin(ctx context.Context, src *source, want spec, best target, o
 	case src.state() == NotServed:
 		l.vanish(src)
 	default:
-		gone, err := l.confirmed(ctx, src, want.sel.Candidates[0], want.scope.namespace)
+		first := want.sel.Candidates[0]
+		if want.sel.Further && time.Since(l.absent[first]) < l.set.opts.DiscoveryInterval {
+			l.vanish(src)
+			return
+		}
+		gone, err := l.confirmed(ctx, src, first, want.scope.namespace)
 		switch {
 		case gone:
+			l.absent[first] = time.Now()
 			l.vanish(src)
 		case err != nil:
 			now := time.Now()
@@ -662,6 +655,7 @@ type ResourceStatus struct {
 	ContentType   string     `json:"content_type,omitempty"` // of the last list or watch: json or protobuf
 	Namespace     string     `json:"namespace,omitempty"`
 	FieldSelector string     `json:"field_selector,omitempty"`
+	LabelSelector string     `json:"label_selector,omitempty"`
 	As            string     `json:"as,omitempty"`
 	Entries       int        `json:"entries"`
 	LastList      *time.Time `json:"last_list,omitempty"`
@@ -691,8 +685,9 @@ func (s *source) status(now time.Time) ResourceStatus {
 	r := s.rec
 	st := ResourceStatus{
 		Resource: s.id, State: r.current(now), Since: r.since, Required: r.required,
-		Namespace: s.spec.scope.namespace, FieldSelector: s.spec.scope.fieldSelector,
-		LastList: timeOrNil(r.lastList), LastEvent: timeOrNil(r.lastEvent), LastBookmark: timeOrNil(r.lastBookmark),
+		Namespace: s.spec.scope.namespace, FieldSelector: joined(s.spec.scope.fieldSelector, s.spec.scope.excluded),
+		LabelSelector: s.spec.scope.labelSelector,
+		LastList:      timeOrNil(r.lastList), LastEvent: timeOrNil(r.lastEvent), LastBookmark: timeOrNil(r.lastBookmark),
 		LastError: r.lastError, LastErrorAt: timeOrNil(r.lastErrorAt), ContentType: s.form.last(),
 	}
 	trouble := r.trouble(now)

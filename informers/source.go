@@ -50,7 +50,9 @@ type scope struct {
 	kind          *resources.Kind
 	as            bool
 	namespace     string
+	excluded      string // as a field selector, for what is namespaced
 	fieldSelector string
+	labelSelector string
 }
 
 // run is one informer at work.
@@ -191,9 +193,9 @@ func (s *source) reap() {
 
 // newListWatch returns what a reflector needs to keep the entries of s.
 func newListWatch(s *source, want spec, t target) *listWatch {
-	namespace := want.scope.namespace
+	namespace, fieldSelector := want.scope.namespace, joined(want.scope.fieldSelector, want.scope.excluded)
 	if !t.namespaced {
-		namespace = ""
+		namespace, fieldSelector = "", want.scope.fieldSelector
 	}
 	lw := &listWatch{
 		src: s, set: s.set, gvr: t.gvr, rank: want.rank,
@@ -201,8 +203,17 @@ func newListWatch(s *source, want spec, t target) *listWatch {
 		sel:  want.sel,
 		base: map[string][]string{}, doubts: make(chan struct{}, 1),
 	}
-	setNonEmpty(lw.base, "fieldSelector", want.scope.fieldSelector)
+	setNonEmpty(lw.base, "fieldSelector", fieldSelector)
+	setNonEmpty(lw.base, "labelSelector", want.scope.labelSelector)
 	return lw
+}
+
+// joined is both field selectors.
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "," + b
 }
 
 // stop ends the informers that run, and waits for their goroutines. The entries stay.

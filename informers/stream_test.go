@@ -15,7 +15,7 @@ import (
 
 func podProjector(t testing.TB) projector {
 	t.Helper()
-	sel, err := resources.Select(nil, "")
+	sel, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func document(t testing.TB, name string) []byte {
 // selected returns the selection of the one resource that the request asks for.
 func selected(t testing.TB, r Request) Selected {
 	t.Helper()
-	all, err := Select([]Request{r}, "")
+	all, err := Select([]Request{r}, Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

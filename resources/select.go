@@ -8,10 +8,11 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Request is one entry of api_resources, with the keys of deepflow-agent and two of our own (`as`, `required`).
+// Request is one entry of api_resources, with the keys of deepflow-agent and four of our own (`label_selector`, `as`, `disabled`, `required`).
 type Request struct {
 	// Name is a name of the catalogue; with As, the plural name of any workload CRD.
 	Name string `json:"name" mapstructure:"name" yaml:"name"`
@@ -21,6 +22,8 @@ type Request struct {
 	Version string `json:"version,omitempty" mapstructure:"version" yaml:"version,omitempty"`
 	// FieldSelector restricts list and watch, for example "spec.nodeName=a".
 	FieldSelector string `json:"field_selector,omitempty" mapstructure:"field_selector" yaml:"field_selector,omitempty"`
+	// LabelSelector restricts list and watch, for example "app=web,tier!=test".
+	LabelSelector string `json:"label_selector,omitempty" mapstructure:"label_selector" yaml:"label_selector,omitempty"`
 	// As names the resource as which the objects of a workload CRD are reported, for example "deployments".
 	As string `json:"as,omitempty" mapstructure:"as" yaml:"as,omitempty"`
 	// Disabled takes the default of that name away and adds nothing.
@@ -32,8 +35,8 @@ type Request struct {
 // Selected is one resource to be watched.
 type Selected struct {
 	// ID is unique within a selection and the same for the same api_resources: the name, with ".group" if a group was
-	// given, "/version" if only a version was given or the name and group alone would be ambiguous, and "#2", "#3" … for
-	// entries that differ in their field selector only.
+	// given, "/version" if only a version was given or the name and group alone would be ambiguous, "#2", "#3" … for
+	// entries that differ in their selectors only, and "@namespace" if several namespaces are watched each on its own.
 	ID string
 	// Kind is the catalogue's row that says how the objects are projected and filed; with As, the row of the target.
 	Kind *Kind
@@ -43,8 +46,16 @@ type Selected struct {
 	// Namespace restricts list and watch; empty means all. It is always empty for cluster-scoped resources of the
 	// catalogue. The scope of a resource selected with As is known to the apiserver only.
 	Namespace string
-	// FieldSelector restricts list and watch; empty means everything.
-	FieldSelector string
+	// Excluded are the namespaces that are left out where Namespace is empty, unless the resource turns out to be
+	// cluster-scoped. See ExcludedSelector.
+	Excluded []string
+	// Name is the only object that may be read, of the Namespaces; FieldSelector has it too. Empty means all.
+	Name string
+	// Further is true for a resource that is selected in another namespace before: if it turns out to be cluster-scoped,
+	// that one has all its objects.
+	Further bool
+	// FieldSelector and LabelSelector restrict list and watch; empty means everything.
+	FieldSelector, LabelSelector string
 	// Required tells whether a failure of the resource holds back, or freezes, the whole report.
 	Required bool
 	// As is true for a workload CRD that is reported as Kind. Pods that it owns need their owner's kind replaced by
@@ -76,20 +87,13 @@ var namespacePattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`
 //
 // The result is in the order of the defaults first (in the catalogue's order), then of the entries. The error joins one
 // *Mistake for each thing that is wrong; there is no result then.
-func Select(reqs []Request, namespace string) ([]Selected, error) {
-	var mistakes []error
-	if namespace != "" && !namespacePattern.MatchString(namespace) {
-		mistakes = append(mistakes, &Mistake{
-			Key: "kubernetes_namespace", Value: namespace,
-			Reason: "is not a name of a namespace (lower case letters, digits and -, at most 63); leave it empty for all namespaces",
-		})
-	}
-
+func Select(reqs []Request, namespaces Namespaces) ([]Selected, error) {
+	mistakes := namespaces.check()
 	replaced := map[string]bool{}
 	var chosen []Selected
 	for i, r := range reqs {
 		r.Group = strings.TrimSpace(r.Group)
-		s, ms := selectOne(fmt.Sprintf("api_resources[%d]", i), r, namespace)
+		s, ms := selectOne(fmt.Sprintf("api_resources[%d]", i), r)
 		for _, m := range ms {
 			mistakes = append(mistakes, m)
 		}
@@ -131,14 +135,14 @@ func Select(reqs []Request, namespace string) ([]Selected, error) {
 	for _, k := range catalogue {
 		if k.Default && !replaced[k.Name] {
 			out = append(out, Selected{
-				ID: k.Name, Kind: k, Candidates: slices.Clone(k.Served), Namespace: scoped(k, namespace), Required: k.Required,
+				ID: k.Name, Kind: k, Candidates: slices.Clone(k.Served), Required: k.Required,
 			})
 		}
 	}
-	return uniqueIDs(append(out, chosen...)), nil
+	return namespaces.narrow(uniqueIDs(append(out, chosen...))), nil
 }
 
-func selectOne(key string, r Request, namespace string) (Selected, []*Mistake) {
+func selectOne(key string, r Request) (Selected, []*Mistake) {
 	if r.Name == "secrets" {
 		return Selected{}, []*Mistake{{Key: key + ".name", Value: r.Name, Reason: "can never be selected: Secrets are not read"}}
 	}
@@ -149,8 +153,11 @@ func selectOne(key string, r Request, namespace string) (Selected, []*Mistake) {
 			Reason: fmt.Sprintf(`is not a field selector such as "metadata.name=a,spec.nodeName!=b": %v`, err),
 		})
 	}
+	if _, err := labels.Parse(r.LabelSelector); err != nil {
+		ms = append(ms, &Mistake{Key: key + ".label_selector", Value: r.LabelSelector, Reason: notALabelSelector(err)})
+	}
 	if r.As != "" {
-		s, as := selectAs(key, r, namespace)
+		s, as := selectAs(key, r)
 		return s, append(ms, as...)
 	}
 
@@ -158,7 +165,7 @@ func selectOne(key string, r Request, namespace string) (Selected, []*Mistake) {
 	if k == nil {
 		return Selected{}, append(ms, unknownName(key, r))
 	}
-	s := Selected{ID: k.Name, Kind: k, Namespace: scoped(k, namespace), FieldSelector: r.FieldSelector}
+	s := Selected{ID: k.Name, Kind: k, FieldSelector: r.FieldSelector, LabelSelector: r.LabelSelector}
 	group := coreGroup(r.Group)
 	for _, c := range k.Served {
 		if (r.Group == "" || c.Group == group) && (r.Version == "" || c.Version == r.Version) {
@@ -182,7 +189,7 @@ func selectOne(key string, r Request, namespace string) (Selected, []*Mistake) {
 	return s, ms
 }
 
-func selectAs(key string, r Request, namespace string) (Selected, []*Mistake) {
+func selectAs(key string, r Request) (Selected, []*Mistake) {
 	var ms []*Mistake
 	if !slices.Contains(asTargets, r.As) {
 		ms = append(ms, &Mistake{
@@ -217,8 +224,8 @@ func selectAs(key string, r Request, namespace string) (Selected, []*Mistake) {
 		ID:            r.Name + "." + group,
 		Kind:          ByName(r.As),
 		Candidates:    []schema.GroupVersionResource{gvr(group, r.Version, r.Name)},
-		Namespace:     namespace,
 		FieldSelector: r.FieldSelector,
+		LabelSelector: r.LabelSelector,
 		As:            true,
 	}
 	if r.Required != nil {
@@ -247,15 +254,8 @@ func inCatalogue(r Request) bool {
 	})
 }
 
-func scoped(k *Kind, namespace string) string {
-	if k.Namespaced {
-		return namespace
-	}
-	return ""
-}
-
 func sameSource(a, b Selected) bool {
-	return a.FieldSelector == b.FieldSelector && slices.Equal(a.Candidates, b.Candidates)
+	return a.FieldSelector == b.FieldSelector && a.LabelSelector == b.LabelSelector && slices.Equal(a.Candidates, b.Candidates)
 }
 
 func unknownName(key string, r Request) *Mistake {

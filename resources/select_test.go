@@ -155,7 +155,7 @@ func TestSelect(t *testing.T) {
 			if err := yaml.Unmarshal([]byte(tt.yaml), &reqs); err != nil {
 				t.Fatal(err)
 			}
-			got, err := Select(reqs, "")
+			got, err := Select(reqs, Namespaces{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +173,7 @@ func TestSelect(t *testing.T) {
 					t.Errorf("%s: got %q, want %q", id, described[id], want)
 				}
 			}
-			again, err := Select(reqs, "")
+			again, err := Select(reqs, Namespaces{})
 			if err != nil || !reflect.DeepEqual(got, again) {
 				t.Errorf("a second call gave %v, %v, want the same", again, err)
 			}
@@ -196,7 +196,7 @@ func describe(s Selected) string {
 }
 
 func TestSelectNamespace(t *testing.T) {
-	sel, err := Select([]Request{{Name: "ippools"}, {Name: "rollouts", Group: "argoproj.io", As: "deployments"}}, "shop")
+	sel, err := Select([]Request{{Name: "ippools"}, {Name: "rollouts", Group: "argoproj.io", As: "deployments"}}, Namespaces{One: "shop"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestSelectMistakes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			sel, err := Select(tt.reqs, tt.ns)
+			sel, err := Select(tt.reqs, Namespaces{One: tt.ns})
 			if sel != nil {
 				t.Errorf("got a selection of %d, want none", len(sel))
 			}
@@ -265,7 +265,7 @@ func TestSelectMistakes(t *testing.T) {
 
 // All mistakes are told at once.
 func TestSelectTellsAllMistakes(t *testing.T) {
-	_, err := Select([]Request{{Name: "pod"}, {Name: "rollouts", As: "x", Version: "!"}, {Name: "routes", FieldSelector: "a"}}, "-")
+	_, err := Select([]Request{{Name: "pod"}, {Name: "rollouts", As: "x", Version: "!"}, {Name: "routes", FieldSelector: "a"}}, Namespaces{One: "-"})
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		t.Fatalf("got error %v, want joined ones", err)

@@ -67,7 +67,7 @@ func (p plurale) Resolve(_ context.Context, apiVersion, kind string) (string, bo
 
 func look(t *testing.T, reqs []resources.Request, resolver Resolver, entries ...*resources.Entry) Report {
 	t.Helper()
-	sel, err := resources.Select(reqs, "")
+	sel, err := resources.Select(reqs, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestAdviceIsAccepted(t *testing.T) {
 	r := look(t, reqs, nil, pods...)
 	add, rules := Merge(r.Findings)
 	reqs = append(reqs, add...)
-	sel, err := resources.Select(reqs, "")
+	sel, err := resources.Select(reqs, resources.Namespaces{})
 	if err != nil {
 		t.Fatalf("got an advice that is not accepted: %v", err)
 	}
@@ -492,7 +492,7 @@ func TestRun(t *testing.T) {
 			Log:        slog.New(slog.NewTextHandler(&log, nil)),
 			Registerer: reg,
 		})
-		sel, err := resources.Select(nil, "")
+		sel, err := resources.Select(nil, resources.Namespaces{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,18 +32,18 @@ func Compare(o Options, before, after []byte) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	res, err := n.of(Target{Object: before}, o.Selected)
+	res, err := n.of(Target{Object: before}, o.all())
 	if err != nil {
 		return Change{}, err
 	}
-	later, err := n.of(Target{Object: after}, o.Selected)
+	later, err := n.of(Target{Object: after}, o.all())
 	if err != nil {
 		return Change{}, err
 	}
 	if res.GroupResource() != later.GroupResource() {
 		return Change{}, fmt.Errorf("the objects are of different kinds: %s and %s", res.GroupResource(), later.GroupResource())
 	}
-	sel := selects(o.Selected, res)
+	sel := selects(o.all(), res)
 	if sel == nil {
 		return Change{Why: "no entry of api_resources selects " + res.GroupResource().String()}, nil
 	}
@@ -96,11 +96,11 @@ func Watch(ctx context.Context, o Options, t Target, tell func(Change) error) er
 	if err != nil {
 		return err
 	}
-	res, err := n.of(t, o.Selected)
+	res, err := n.of(t, o.all())
 	if err != nil {
 		return err
 	}
-	sel := selects(o.Selected, res)
+	sel := selects(o.all(), res)
 	if sel == nil {
 		return fmt.Errorf("no entry of api_resources selects %s", res.GroupResource())
 	}

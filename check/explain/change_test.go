@@ -16,7 +16,7 @@ import (
 
 // Each change of an object gets one line with its verdict; a watch that is opened again tells nothing by itself.
 func TestWatcher(t *testing.T) {
-	selected, err := resources.Select(nil, "")
+	selected, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

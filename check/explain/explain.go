@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -19,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -31,8 +31,11 @@ import (
 
 // Options say how the daemon would look at the cluster.
 type Options struct {
-	Config     *rest.Config
-	Selected   []resources.Selected
+	Config *rest.Config
+	// Selected is what is watched, All what would be if no namespace were left out; nil: Selected.
+	Selected, All []resources.Selected
+	// Namespaces are those that are watched.
+	Namespaces resources.Namespaces
 	Projection resources.Options
 	PageSize   int64
 	// ContentType is that of informers.Options.
@@ -116,7 +119,7 @@ func Run(ctx context.Context, o Options, t Target) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := names.of(t, o.Selected)
+	res, err := names.of(t, o.all())
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +129,7 @@ func Run(ctx context.Context, o Options, t Target) (*Report, error) {
 		r.Why = "Secrets are never watched, read or sent, whatever is configured"
 		return r, nil
 	}
-	sel := selects(o.Selected, res)
+	sel := selects(o.all(), res)
 	if sel != nil {
 		r.Way.SelectedBy = sel.ID
 	} else {
@@ -138,7 +141,7 @@ func Run(ctx context.Context, o Options, t Target) (*Report, error) {
 	if err := r.read(ctx, o.Config, res, t); err != nil {
 		return nil, err
 	}
-	if why := unselected(sel, r); why != "" {
+	if why := unselected(sel, r, o.Namespaces); why != "" {
 		r.Why = why
 		return r, nil
 	}
@@ -227,17 +230,24 @@ func cmpOr(a, b string) string {
 }
 
 // unselected says why the object is not in the snapshot, empty if it is.
-func unselected(sel *resources.Selected, r *Report) string {
+func unselected(sel *resources.Selected, r *Report, in resources.Namespaces) string {
+	namespace := r.Namespace
+	if sel != nil && sel.Kind.Name == "namespaces" {
+		namespace = r.Name
+	}
+	left := in.LeavesOut(namespace)
 	switch {
 	case sel == nil && r.Way.Add == nil:
 		return "deepflow-server has no use for objects of this resource"
 	case sel == nil:
 		return "no entry of api_resources selects it"
-	case sel.Namespace != "" && r.Namespace != "" && sel.Namespace != r.Namespace:
-		return fmt.Sprintf("kubernetes_namespace is %s, so nothing of namespace %s is watched", sel.Namespace, r.Namespace)
+	case left != "":
+		return left
 	case sel.FieldSelector != "" && !fieldsMatch(sel.FieldSelector, r):
 		return fmt.Sprintf("the field selector %s of %s leaves it out", sel.FieldSelector, sel.ID)
-	case !r.Way.Permitted && sel.Namespace == "":
+	case sel.LabelSelector != "" && !labelsMatch(sel.LabelSelector, r):
+		return fmt.Sprintf("the label selector %s of %s leaves it out", sel.LabelSelector, sel.ID)
+	case !r.Way.Permitted && len(in.Only) == 0 && in.One == "":
 		return "the account may not list and watch the resource, so that no report holds it"
 	default:
 		return ""
@@ -264,6 +274,20 @@ func fieldsMatch(selector string, r *Report) bool {
 	return parsed.Matches(set)
 }
 
+// labelsMatch tells whether a label selector takes the object.
+func labelsMatch(selector string, r *Report) bool {
+	parsed, err := labels.Parse(selector)
+	if err != nil {
+		return true
+	}
+	var doc struct {
+		Metadata struct {
+			Labels map[string]string `json:"labels"`
+		} `json:"metadata"`
+	}
+	return json.Unmarshal(r.object, &doc) != nil || parsed.Matches(labels.Set(doc.Metadata.Labels))
+}
+
 // follow looks at the object among those that it depends on.
 func (r *Report) follow(ctx context.Context, o Options, sel *resources.Selected, x resources.Explanation, given bool) error {
 	var over *oneshot.Object
@@ -271,7 +295,7 @@ func (r *Report) follow(ctx context.Context, o Options, sel *resources.Selected,
 		over = &oneshot.Object{ID: sel.ID, Entry: x.Object.Entry, Key: x.Object.Key}
 	}
 	result, err := oneshot.Collect(ctx, oneshot.Options{
-		Config: o.Config, Selected: around(o.Selected, r.Namespace), Projection: o.Projection, PageSize: o.PageSize, ContentType: o.ContentType, Over: over,
+		Config: o.Config, Selected: o.around(r.Namespace), Projection: o.Projection, PageSize: o.PageSize, ContentType: o.ContentType, Over: over,
 	})
 	if err != nil {
 		return err
@@ -301,12 +325,32 @@ func (r *Report) follow(ctx context.Context, o Options, sel *resources.Selected,
 	return nil
 }
 
+func (o Options) all() []resources.Selected {
+	if o.All == nil {
+		return o.Selected
+	}
+	return o.All
+}
+
 // around returns the selection, narrowed to one namespace if the object is in one.
-func around(selected []resources.Selected, namespace string) []resources.Selected {
-	out := slices.Clone(selected)
-	for i := range out {
-		if namespace != "" && out[i].Kind.Namespaced {
-			out[i].Namespace = namespace
+func (o Options) around(namespace string) []resources.Selected {
+	if namespace == "" {
+		return o.Selected
+	}
+	var out []resources.Selected
+	for _, s := range o.all() {
+		switch {
+		case s.Kind.Name == "namespaces": // a role may let only some of them be read
+		case s.Kind.Namespaced:
+			s.Namespace, s.Excluded = namespace, nil
+			out = append(out, s)
+		default:
+			out = append(out, s)
+		}
+	}
+	for _, s := range o.Selected {
+		if s.Kind.Name == "namespaces" {
+			out = append(out, s)
 		}
 	}
 	return out

@@ -19,11 +19,11 @@ var served = names{
 }
 
 func TestNames(t *testing.T) {
-	onlyApps, err := resources.Select([]resources.Request{{Name: "statefulsets", Group: "apps"}}, "")
+	onlyApps, err := resources.Select([]resources.Request{{Name: "statefulsets", Group: "apps"}}, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	both, err := resources.Select(nil, "")
+	both, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func (c *chance) object(namespace string) (resource string, object map[string]an
 func TestRandomObjects(t *testing.T) {
 	c := &chance{Rand: rand.New(rand.NewPCG(testseed.New(t), 0))}
 	sim := apisim.New()
-	selected, err := resources.Select(nil, "")
+	selected, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

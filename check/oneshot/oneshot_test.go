@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func cluster(t *testing.T) (*apisim.Server, *rest.Config, []resources.Selected) {
 	t.Helper()
 	sim := apisim.New()
-	selected, err := resources.Select(nil, "")
+	selected, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -232,12 +232,11 @@ func (k *apiserver) check(ctx context.Context, o *Options, s resources.Selected)
 		return res
 	}
 	res.Served = gvr.GroupVersion().String()
-	namespace, name := s.Namespace, ""
+	namespace, name, selector := s.Namespace, s.Name, s.FieldSelector
 	if !api.Namespaced {
 		namespace = ""
-	}
-	if s.Kind.Name == "namespaces" {
-		name = o.Namespace
+	} else if excluded := s.ExcludedSelector(); excluded != "" {
+		selector = strings.Trim(selector+","+excluded, ",")
 	}
 	var reviewErr error
 	for _, verb := range rbac.Verbs {
@@ -254,11 +253,7 @@ func (k *apiserver) check(ctx context.Context, o *Options, s resources.Selected)
 		forbidden(s, *gvr, namespace, name, &res)
 		return res
 	}
-	selector := s.FieldSelector
-	if name != "" {
-		selector = strings.Join(slices.DeleteFunc([]string{"metadata.name=" + name, selector}, func(s string) bool { return s == "" }), ",")
-	}
-	res.Objects, res.AtLeast, err = k.count(ctx, *gvr, namespace, selector)
+	res.Objects, res.AtLeast, err = k.count(ctx, *gvr, namespace, selector, s.LabelSelector)
 	switch {
 	case apierrors.IsForbidden(err):
 		res.Missing = []string{"list"}
@@ -272,6 +267,9 @@ func (k *apiserver) check(ctx context.Context, o *Options, s resources.Selected)
 	case reviewErr != nil:
 		res.Verdict, res.What = Unknown, "can be listed; whether it can be watched is not known: "+reviewErr.Error()
 		res.Advice = "let this user create selfsubjectaccessreviews (the ClusterRole system:basic-user, bound to everybody by default)"
+	case name != "" && res.Objects == 0:
+		res.Verdict, res.What = Problem, fmt.Sprintf("namespace %s does not exist", name)
+		res.Advice = "create it (it is picked up without a restart), or correct kubernetes_namespace or selection.namespaces"
 	case !slices.Contains([]string(api.Verbs), "watch"):
 		res.Verdict, res.What = Problem, "the apiserver cannot watch this resource"
 		res.Advice = "take it out of api_resources"
@@ -349,11 +347,14 @@ func path(gvr schema.GroupVersionResource, namespace string) string {
 }
 
 // count returns how many objects there are, from a list of one.
-func (k *apiserver) count(ctx context.Context, gvr schema.GroupVersionResource, namespace, selector string) (n int, atLeast bool, err error) {
+func (k *apiserver) count(ctx context.Context, gvr schema.GroupVersionResource, namespace, fieldSelector, labelSelector string) (n int, atLeast bool, err error) {
 	req := k.rest.Get().AbsPath(path(gvr, namespace)).Param("limit", "1").MaxRetries(0).
 		SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json")
-	if selector != "" {
-		req = req.Param("fieldSelector", selector)
+	if fieldSelector != "" {
+		req = req.Param("fieldSelector", fieldSelector)
+	}
+	if labelSelector != "" {
+		req = req.Param("labelSelector", labelSelector)
 	}
 	raw, err := req.Do(ctx).Raw()
 	if err != nil {
@@ -370,7 +371,7 @@ func (k *apiserver) count(ctx context.Context, gvr schema.GroupVersionResource, 
 	if list.Metadata.RemainingItemCount != nil {
 		return n + int(*list.Metadata.RemainingItemCount), false, nil
 	}
-	// With a field selector the apiserver does not say how many more there are.
+	// With a selector the apiserver does not say how many more there are.
 	return n, list.Metadata.Continue != "", nil
 }
 

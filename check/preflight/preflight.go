@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -76,10 +77,12 @@ type Server struct {
 
 // Report is everything that was found.
 type Report struct {
-	CheckedAt time.Time  `json:"checked_at"`
-	ClusterID string     `json:"cluster_id,omitempty"`
-	Apiserver Finding    `json:"apiserver"`
-	Resources []Resource `json:"resources"`
+	CheckedAt time.Time `json:"checked_at"`
+	ClusterID string    `json:"cluster_id,omitempty"`
+	Apiserver Finding   `json:"apiserver"`
+	// Namespaces says which are watched, if not all; nil otherwise.
+	Namespaces *Finding   `json:"namespaces,omitempty"`
+	Resources  []Resource `json:"resources"`
 	// Lease is about high availability; nil without it.
 	Lease    *Finding  `json:"lease,omitempty"`
 	Servers  []Server  `json:"servers"`
@@ -105,8 +108,8 @@ type Options struct {
 	// Requests and Selected are what is to be watched.
 	Requests []resources.Request
 	Selected []resources.Selected
-	// Namespace is kubernetes_namespace.
-	Namespace string
+	// Namespaces are those of which objects are selected; with a selector, Matching are those that it matches.
+	Namespaces resources.Namespaces
 	// LeaseName and LeaseNamespace are those of high availability; an empty name means there is none.
 	LeaseName, LeaseNamespace string
 	// Servers are host:port. Service is auto, agent or trident. TLS is nil for plain text.
@@ -138,6 +141,7 @@ func Run(ctx context.Context, o Options) *Report {
 	}
 	r := &Report{CheckedAt: time.Now(), ClusterID: o.ClusterID, Resources: []Resource{}, Servers: []Server{}, Watchers: []Watcher{}}
 	k := checkApiserver(ctx, &o, r)
+	r.Namespaces = o.namespaces()
 	for _, address := range o.Servers {
 		r.Servers = append(r.Servers, checkServer(ctx, &o, address))
 	}
@@ -153,6 +157,33 @@ func Run(ctx context.Context, o Options) *Report {
 	}
 	r.Verdict = r.judge()
 	return r
+}
+
+// namespaces says what a choice of namespaces means; nil if all are watched.
+func (o *Options) namespaces() *Finding {
+	f := &Finding{
+		Subject: "namespaces", Verdict: Note,
+		Advice: "DeepFlow shows traffic of other namespaces without names, and what needs an object there (a Service whose workloads, or a Pod " +
+			"whose owner, is left out by a selector) is dropped: see \"server drops\" below",
+	}
+	in := o.Namespaces
+	switch {
+	case in.One != "":
+		f.What = "only " + in.One
+	case len(in.Only) > 0:
+		f.What = "only " + strings.Join(in.Only, ", ")
+	case in.Selector != "":
+		f.What = fmt.Sprintf("those that %q matches: %d now", in.Selector, len(in.Matching))
+		if len(in.Exclude) > 0 {
+			f.What += ", but not " + strings.Join(in.Exclude, ", ")
+		}
+	case len(in.Exclude) > 0:
+		f.What = "all but " + strings.Join(in.Exclude, ", ")
+	default:
+		return nil
+	}
+	f.What += " are watched"
+	return f
 }
 
 func checkObjects(ctx context.Context, o *Options, k *apiserver, r *Report) {

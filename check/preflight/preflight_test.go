@@ -40,6 +40,7 @@ import (
 
 // apiserverStub answers what a check asks: version, discovery, access reviews and lists of one.
 type apiserverStub struct {
+	empty     string              // a resource without objects
 	groups    map[string][]string // resources by "group/version" ("v1" for core)
 	forbidden []string            // "verb resource" or "verb resource namespace"
 	remaining map[string]int64    // objects after the first, by resource
@@ -105,6 +106,9 @@ func (a *apiserverStub) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			}
 			a.selectors[rest] = req.URL.Query().Get("fieldSelector")
 			list := metav1.PartialObjectMetadataList{Items: make([]metav1.PartialObjectMetadata, 1)}
+			if resource == a.empty {
+				list.Items = nil
+			}
 			if n, ok := a.remaining[resource]; ok && n < 0 {
 				list.Continue = "more"
 			} else if ok {
@@ -150,7 +154,7 @@ func newStub() *apiserverStub {
 
 func selection(t *testing.T, namespace string, reqs ...resources.Request) []resources.Selected {
 	t.Helper()
-	sel, err := resources.Select(reqs, namespace)
+	sel, err := resources.Select(reqs, resources.Namespaces{One: namespace})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +169,7 @@ func run(t *testing.T, stub http.Handler, o Options) *Report {
 		o.REST = &rest.Config{Host: srv.URL}
 	}
 	if o.Selected == nil {
-		o.Selected = selection(t, o.Namespace, o.Requests...)
+		o.Selected = selection(t, o.Namespaces.One, o.Requests...)
 	}
 	return Run(t.Context(), o)
 }
@@ -273,7 +277,7 @@ func TestResources(t *testing.T) {
 
 func TestNamespace(t *testing.T) {
 	stub := newStub()
-	r := run(t, stub, Options{Namespace: "shop", LeaseName: "pseudo-agent", LeaseNamespace: "mon"})
+	r := run(t, stub, Options{Namespaces: resources.Namespaces{One: "shop"}, LeaseName: "pseudo-agent", LeaseNamespace: "mon"})
 	for _, res := range r.Resources {
 		if res.Verdict != OK {
 			t.Errorf("got %+v, want ok", res)
@@ -604,4 +608,34 @@ func withoutALPN(t *testing.T, cert tls.Certificate) string {
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
+}
+
+// TestNamespaceChoice: what a choice of namespaces leaves out is told, and one that does not exist is named.
+func TestNamespaceChoice(t *testing.T) {
+	for _, tt := range []struct {
+		in   resources.Namespaces
+		want string
+	}{
+		{resources.Namespaces{One: "shop"}, "only shop are watched"},
+		{resources.Namespaces{Only: []string{"shop", "bank"}}, "only shop, bank are watched"},
+		{resources.Namespaces{Exclude: []string{"test"}}, "all but test are watched"},
+		{
+			resources.Namespaces{Selector: "a=b", Matching: []string{"x", "y"}, Exclude: []string{"y"}},
+			`those that "a=b" matches: 2 now, but not y are watched`,
+		},
+	} {
+		r := run(t, newStub(), Options{Namespaces: tt.in})
+		if r.Namespaces == nil || r.Namespaces.What != tt.want {
+			t.Errorf("got %+v, want %q", r.Namespaces, tt.want)
+		}
+	}
+	if r := run(t, newStub(), Options{}); r.Namespaces != nil {
+		t.Errorf("got %+v, want nothing said where all are watched", r.Namespaces)
+	}
+	stub := newStub()
+	stub.empty = "namespaces"
+	r := run(t, stub, Options{Namespaces: resources.Namespaces{One: "gone"}})
+	if res := r.resource(t, "namespaces"); res.Verdict != Problem || !strings.Contains(res.What, "namespace gone does not exist") {
+		t.Errorf("got %+v, want the namespace named", res)
+	}
 }

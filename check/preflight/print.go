@@ -2,8 +2,10 @@ package preflight
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/check/advisor"
 	"github.com/pseudo-agent/pseudo-agent/check/rbac"
+	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -27,6 +30,9 @@ func (r *Report) Print(w io.Writer) error {
 	var b bytes.Buffer
 	t := table{header: []string{"APISERVER", "VERDICT", "WHAT"}}
 	t.add(r.Apiserver.Advice, r.Apiserver.Subject, string(r.Apiserver.Verdict), r.Apiserver.What)
+	if n := r.Namespaces; n != nil {
+		t.add(n.Advice, n.Subject, string(n.Verdict), n.What)
+	}
 	if r.Lease != nil {
 		t.add(r.Lease.Advice, r.Lease.Subject, string(r.Lease.Verdict), r.Lease.What)
 	}
@@ -76,6 +82,9 @@ func (r *Report) Print(w io.Writer) error {
 		t.add("", "server keeps", string(OK), fmt.Sprintf("%d nodes, %d namespaces, %d workloads, %d Pods, %d Services with %d ports, %d ingress backends",
 			c.Nodes, c.Namespaces, c.Workloads, c.Pods, c.Services, c.ServicePorts, c.IngressBackends))
 	}
+	if len(r.Dropped) > 0 {
+		t.add("", "server drops", string(Note), droppedText(r.Dropped)+"; docs/inventory.md has what each means")
+	}
 	for _, f := range r.Failures {
 		t.add(f.Advice, "server fails", string(Problem), strings.TrimSpace(f.Sentence+" "+f.Name))
 	}
@@ -89,6 +98,22 @@ func (r *Report) Print(w io.Writer) error {
 	fmt.Fprintf(&b, "verdict: %s\n", r.Verdict)
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// droppedText names the reasons by their counts, the most frequent first.
+func droppedText(dropped map[inventory.Reason]int) string {
+	reasons := slices.SortedFunc(maps.Keys(dropped), func(a, b inventory.Reason) int {
+		return cmp.Or(cmp.Compare(dropped[b], dropped[a]), cmp.Compare(a, b))
+	})
+	const shown = 6
+	texts := make([]string, 0, shown+1)
+	for _, r := range reasons[:min(len(reasons), shown)] {
+		texts = append(texts, fmt.Sprintf("%s %d", r, dropped[r]))
+	}
+	if len(reasons) > shown {
+		texts = append(texts, "…")
+	}
+	return strings.Join(texts, ", ")
 }
 
 func printPaste(b *bytes.Buffer, findings []advisor.Finding) error {

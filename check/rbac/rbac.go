@@ -33,8 +33,6 @@ type Options struct {
 	FormerNames bool
 	// ServiceAccount and ServiceAccountNamespace name who gets the permissions; empty means Name and "deepflow".
 	ServiceAccount, ServiceAccountNamespace string
-	// Namespace is kubernetes_namespace: the one namespace that is watched; empty means all.
-	Namespace string
 	// LeaseNamespace and LeaseName are the Lease of high availability; an empty LeaseName means there is none. An empty
 	// LeaseNamespace means ServiceAccountNamespace.
 	LeaseNamespace, LeaseName string
@@ -70,8 +68,9 @@ func (o Options) leaseRoleName() string {
 type RuleSet struct {
 	// Cluster are the rules of a ClusterRole with a ClusterRoleBinding.
 	Cluster []rbacv1.PolicyRule
-	// Namespaced are the rules of a Role in Options.Namespace; empty when all namespaces are watched.
+	// Namespaced are the rules of a Role in each of Namespaces, which are sorted; empty when all namespaces are watched.
 	Namespaced []rbacv1.PolicyRule
+	Namespaces []string
 	// Lease are the rules of a Role in the Lease's namespace; empty without high availability.
 	Lease []rbacv1.PolicyRule
 }
@@ -83,20 +82,25 @@ type RuleSet struct {
 func Rules(selected []resources.Selected, o Options) RuleSet {
 	o = o.withDefaults()
 	var cluster, namespaced []need
+	var names, namespaces []string
 	for _, s := range selected {
+		if s.Namespace != "" {
+			namespaced, namespaces = append(namespaced, needs(s)...), append(namespaces, s.Namespace)
+			continue
+		}
 		for _, n := range needs(s) {
-			switch {
-			case o.Namespace != "" && s.Kind.Name == "namespaces":
-				n.name = o.Namespace
-				cluster = append(cluster, n)
-			case s.Namespace != "":
-				namespaced = append(namespaced, n)
-			default:
-				cluster = append(cluster, n)
+			if s.Name != "" {
+				names = append(names, s.Name)
+				n.named = true
 			}
+			cluster = append(cluster, n)
 		}
 	}
-	set := RuleSet{Cluster: group(cluster), Namespaced: group(namespaced)}
+	slices.Sort(namespaces)
+	slices.Sort(names)
+	set := RuleSet{
+		Cluster: group(cluster, slices.Compact(names)), Namespaced: group(namespaced, nil), Namespaces: slices.Compact(namespaces),
+	}
 	if o.LeaseName != "" {
 		set.Lease = []rbacv1.PolicyRule{
 			{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"create"}},
@@ -118,7 +122,7 @@ func Rule(apiGroup, resource string) rbacv1.PolicyRule {
 type need struct {
 	groups   string // joined by ","
 	resource string
-	name     string // the only object, empty for all
+	named    bool // not all objects, but those that are given by name
 }
 
 // needs returns one need per plural name, because a group served under another name is another resource.
@@ -143,26 +147,36 @@ func needs(s resources.Selected) []need {
 	return out
 }
 
-// group makes as few rules as the needs allow: one per set of groups and object name.
-func group(ns []need) []rbacv1.PolicyRule {
+// group makes as few rules as the needs allow: one per set of groups, for all objects or those of the names.
+func group(ns []need, names []string) []rbacv1.PolicyRule {
 	slices.SortFunc(ns, func(a, b need) int {
-		return cmp.Or(cmp.Compare(a.groups, b.groups), cmp.Compare(a.name, b.name), cmp.Compare(a.resource, b.resource))
+		return cmp.Or(cmp.Compare(a.groups, b.groups), compareBool(a.named, b.named), cmp.Compare(a.resource, b.resource))
 	})
 	ns = slices.Compact(ns)
 	var out []rbacv1.PolicyRule
 	for i, n := range ns {
-		if i > 0 && n.groups == ns[i-1].groups && n.name == ns[i-1].name {
+		if i > 0 && n.groups == ns[i-1].groups && n.named == ns[i-1].named {
 			last := &out[len(out)-1]
 			last.Resources = append(last.Resources, n.resource)
 			continue
 		}
 		rule := rbacv1.PolicyRule{APIGroups: strings.Split(n.groups, ","), Resources: []string{n.resource}, Verbs: slices.Clone(Verbs)}
-		if n.name != "" {
-			rule.ResourceNames = []string{n.name}
+		if n.named {
+			rule.ResourceNames = names
 		}
 		out = append(out, rule)
 	}
 	return out
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // Manifest returns the permissions as YAML documents, roles before their bindings, for `kubectl apply -f -`. The
@@ -198,7 +212,9 @@ func Manifest(selected []resources.Selected, o Options) ([]byte, error) {
 				})
 		}
 	}
-	role(o.Namespace, name, set.Namespaced)
+	for _, namespace := range set.Namespaces {
+		role(namespace, name, set.Namespaced)
+	}
 	role(o.LeaseNamespace, o.leaseRoleName(), set.Lease)
 	return encode(docs)
 }

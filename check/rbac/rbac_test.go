@@ -15,7 +15,7 @@ import (
 
 func selection(t *testing.T, namespace string, reqs ...resources.Request) []resources.Selected {
 	t.Helper()
-	sel, err := resources.Select(reqs, namespace)
+	sel, err := resources.Select(reqs, resources.Namespaces{One: namespace})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +81,7 @@ func TestRules(t *testing.T) {
 					{APIGroups: []string{""}, Verbs: all, Resources: []string{"namespaces"}, ResourceNames: []string{"shop"}},
 					{APIGroups: []string{"crd.projectcalico.org"}, Verbs: all, Resources: []string{"ippools"}},
 				},
+				Namespaces: []string{"shop"},
 				Namespaced: []rbacv1.PolicyRule{
 					{APIGroups: []string{""}, Verbs: all, Resources: []string{"configmaps", "pods", "services"}},
 					{APIGroups: []string{"apps"}, Verbs: all, Resources: []string{"daemonsets", "deployments", "replicasets", "statefulsets"}},
@@ -96,7 +97,6 @@ func TestRules(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.opts.Namespace = tt.namespace
 			got := Rules(selection(t, tt.namespace, tt.reqs...), tt.opts)
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("got other rules than wanted (-want +got):\n%s", diff)
@@ -111,7 +111,7 @@ func TestRulesNeverWrite(t *testing.T) {
 		reqs = append(reqs, resources.Request{Name: k.Name})
 	}
 	for _, namespace := range []string{"", "shop"} {
-		set := Rules(selection(t, namespace, reqs...), Options{Namespace: namespace})
+		set := Rules(selection(t, namespace, reqs...), Options{})
 		for _, rule := range slices.Concat(set.Cluster, set.Namespaced) {
 			if !slices.Equal(rule.Verbs, Verbs) {
 				t.Errorf("got verbs %v for %v, want %v", rule.Verbs, rule.Resources, Verbs)
@@ -125,7 +125,7 @@ func TestRulesNeverWrite(t *testing.T) {
 
 func TestManifest(t *testing.T) {
 	sel := selection(t, "shop")
-	opts := Options{Name: "agent", ServiceAccountNamespace: "mon", Namespace: "shop", LeaseName: "agent"}
+	opts := Options{Name: "agent", ServiceAccountNamespace: "mon", LeaseName: "agent"}
 	first, err := Manifest(sel, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -163,5 +163,34 @@ func TestManifest(t *testing.T) {
 	}
 	if bytes.Contains(first, []byte("creationTimestamp")) {
 		t.Errorf("got a creationTimestamp, want none:\n%s", first)
+	}
+}
+
+// TestSeveralNamespaces: each has a Role of its own, and of the Namespaces only those may be read.
+func TestSeveralNamespaces(t *testing.T) {
+	sel, err := resources.Select(nil, resources.Namespaces{Only: []string{"shop", "bank"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := Rules(sel, Options{})
+	if want := []string{"bank", "shop"}; !slices.Equal(set.Namespaces, want) {
+		t.Errorf("got Roles in %v, want %v", set.Namespaces, want)
+	}
+	for _, rule := range set.Cluster {
+		if slices.Contains(rule.Resources, "namespaces") && !slices.Equal(rule.ResourceNames, []string{"bank", "shop"}) {
+			t.Errorf("got %+v, want the two namespaces by name", rule)
+		}
+		if slices.Contains(rule.Resources, "pods") {
+			t.Errorf("got %+v for the whole cluster", rule)
+		}
+	}
+	manifest, err := Manifest(sel, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"namespace: bank", "namespace: shop"} {
+		if n := strings.Count(string(manifest), want); n != 2 { // a Role and its binding
+			t.Errorf("got %q %d times, want 2", want, n)
+		}
 	}
 }

@@ -30,7 +30,7 @@ const samplePods = 2000
 
 func podSizes(c *cluster.Cluster) (PodSizes, error) {
 	var sum PodSizes
-	selected, err := resources.Select([]resources.Request{{Name: "pods"}}, "")
+	selected, err := resources.Select([]resources.Request{{Name: "pods"}}, resources.Namespaces{})
 	if err != nil {
 		return sum, err
 	}

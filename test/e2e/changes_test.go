@@ -156,7 +156,7 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 		if err := loader.Delete(p.ctx, pick(t, objs, "Pod", "waiting")); err != nil {
 			t.Fatal(err)
 		}
-		want, err := expect.Of(p.ctx, cluster.Dynamic, cluster.Client.Discovery().RESTClient(), p.sources, "")
+		want, err := expect.Of(p.ctx, cluster.Dynamic, cluster.Client.Discovery().RESTClient(), p.sources, nil)
 		p.must(err)
 		p.must(p.agent.Start(p.ctx))
 		if d := time.Since(killed); d > time.Second {

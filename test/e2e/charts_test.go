@@ -436,15 +436,23 @@ func randomSelection(t *testing.T, random *rand.Rand) []byte {
 		}
 		entries = append(entries, entry)
 	}
-	kubernetes := map[string]any{"api_resources": entries}
-	if random.IntN(2) == 0 {
+	kubernetes, selection := map[string]any{"api_resources": entries}, map[string]any{}
+	switch random.IntN(5) {
+	case 0:
 		kubernetes["kubernetes_namespace"] = "shop"
+	case 1:
+		selection["namespaces"] = []any{"shop", "bank"}
+	case 2:
+		selection["namespaces"] = []any{"bank"}
+	case 3:
+		selection["exclude_namespaces"], selection["namespace_selector"] = []any{"kube-system"}, "team in (shop, bank)"
 	}
 	values, err := yaml.Marshal(map[string]any{
 		"replicas": 1 + random.IntN(2),
 		"config": map[string]any{
-			"server": map[string]any{"addresses": []any{"deepflow-server:20035"}},
-			"inputs": map[string]any{"resources": map[string]any{"kubernetes": kubernetes}},
+			"server":    map[string]any{"addresses": []any{"deepflow-server:20035"}},
+			"inputs":    map[string]any{"resources": map[string]any{"kubernetes": kubernetes}},
+			"selection": selection,
 		},
 	})
 	if err != nil {
@@ -477,6 +485,17 @@ config:
     {name: statefulsets, group: apps.kruise.io, version: v1beta1}, {name: statefulsets, group: platform.stke},
     {name: opengaussclusters, group: opengauss.sig}, {name: opengaussclusters, group: opengauss.cmbc.com.cn},
     {name: servicerules}, {name: ippools}]}}}
+`,
+		"several namespaces": `
+config:
+  server: {addresses: ["127.0.0.1:1"]}
+  selection: {namespaces: [shop, default]}
+  inputs: {resources: {kubernetes: {api_resources: [{name: configmaps}, {name: ippools}]}}}
+`,
+		"namespaces by label": `
+config:
+  server: {addresses: ["127.0.0.1:1"]}
+  selection: {namespace_selector: "kubernetes.io/metadata.name in (shop, default)", exclude_namespaces: [kube-system]}
 `,
 		"one namespace": `
 config:

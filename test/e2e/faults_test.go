@@ -211,7 +211,7 @@ func TestShortestToken(t *testing.T) {
 
 func TestNamespacedPermissionsSuffice(t *testing.T) {
 	const namespace = "shop"
-	p := newPair(t, options{noRules: true, namespace: namespace, agent: harness.Settings{
+	p := newPair(t, options{noRules: true, within: only(namespace), agent: harness.Settings{
 		"inputs.resources.kubernetes.kubernetes_namespace": namespace,
 	}})
 	loader, objs := load(t, nil)

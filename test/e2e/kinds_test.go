@@ -29,6 +29,15 @@ func load(t *testing.T, want func(*unstructured.Unstructured) bool) (*sample.Loa
 	if err != nil {
 		t.Fatal(err)
 	}
+	if want != nil {
+		all = slices.DeleteFunc(all, func(o *unstructured.Unstructured) bool { return !want(o) })
+	}
+	return loader, create(t, loader, all)
+}
+
+// create creates the objects and removes at the end of the test what is left of them.
+func create(t *testing.T, loader *sample.Loader, objs []*unstructured.Unstructured) []*unstructured.Unstructured {
+	t.Helper()
 	var created []*unstructured.Unstructured
 	t.Cleanup(func() {
 		loader.SetClient(cluster.Dynamic) // the test may have replaced the apiserver's certificate
@@ -39,17 +48,14 @@ func load(t *testing.T, want func(*unstructured.Unstructured) bool) (*sample.Loa
 			}
 		}
 	})
-	for _, obj := range all {
-		if want != nil && !want(obj) {
-			continue
-		}
+	for _, obj := range objs {
 		made, err := loader.Create(t.Context(), obj)
 		if err != nil {
 			t.Fatal(err)
 		}
 		created = append(created, made)
 	}
-	return loader, created
+	return created
 }
 
 // patch merges the change into an object.

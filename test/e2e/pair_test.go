@@ -25,18 +25,18 @@ type pair struct {
 	server    *harness.Server
 	agent     *harness.Daemon
 	account   *harness.Account
-	sources   []expect.Source // what the server should hold
-	namespace string          // the only namespace that it should hold, if not empty
+	sources   []expect.Source             // what the server should hold
+	within    func(namespace string) bool // the namespaces that it should hold; nil: all
 }
 
 // options are what differs between pairs.
 type options struct {
-	sources   []expect.Source // default: expect.Defaults
-	namespace string
-	agent     harness.Settings
-	server    harness.Settings
-	rules     []rbacv1.PolicyRule // default: to list and watch the sources
-	noRules   bool                // the test grants permissions itself
+	sources []expect.Source // default: expect.Defaults
+	within  func(namespace string) bool
+	agent   harness.Settings
+	server  harness.Settings
+	rules   []rbacv1.PolicyRule // default: to list and watch the sources
+	noRules bool                // the test grants permissions itself
 }
 
 // newPair prepares a server, a service account and an agent. Nothing is started.
@@ -44,7 +44,7 @@ func newPair(t *testing.T, o options) *pair {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	dir := t.TempDir()
-	p := &pair{t: t, ctx: t.Context(), clusterID: "d-e2e", sources: o.sources, namespace: o.namespace}
+	p := &pair{t: t, ctx: t.Context(), clusterID: "d-e2e", sources: o.sources, within: o.within}
 	if p.sources == nil {
 		p.sources = expect.Defaults
 	}
@@ -137,7 +137,7 @@ func (p *pair) synced(within time.Duration) harness.ClusterInfo {
 	p.t.Helper()
 	var info harness.ClusterInfo
 	p.eventually(within, "the server holds what the apiserver has", func() error {
-		want, err := expect.Of(p.ctx, cluster.Dynamic, cluster.Client.Discovery().RESTClient(), p.sources, p.namespace)
+		want, err := expect.Of(p.ctx, cluster.Dynamic, cluster.Client.Discovery().RESTClient(), p.sources, p.within)
 		if err != nil {
 			return err
 		}

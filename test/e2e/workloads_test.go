@@ -128,16 +128,27 @@ func (c *platformCluster) must(err error) {
 
 func (c *platformCluster) create(documents string) {
 	c.t.Helper()
+	for _, o := range objectsOf(c.t, documents) {
+		_, err := c.loader.Create(c.ctx, o)
+		c.must(err)
+	}
+}
+
+// objectsOf reads YAML documents.
+func objectsOf(t *testing.T, documents string) []*unstructured.Unstructured {
+	t.Helper()
+	var out []*unstructured.Unstructured
 	docs := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(documents), 4096)
 	for {
 		o := &unstructured.Unstructured{}
 		err := docs.Decode(&o.Object)
 		if errors.Is(err, io.EOF) {
-			return
+			return out
 		}
-		c.must(err)
-		_, err = c.loader.Create(c.ctx, o)
-		c.must(err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, o)
 	}
 }
 

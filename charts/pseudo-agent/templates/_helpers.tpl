@@ -170,10 +170,19 @@ rules are those of resources.Select and check/rbac; files/catalogue.yaml is gene
 {{- toJson $needs -}}
 {{- end -}}
 
-{{- /* The rules of the needs of some scopes; name restricts them to one object. */ -}}
+{{- /*
+The namespaces that are watched each on its own, as a sorted JSON list; empty for all, also where a label selector
+decides: it may match any.
+*/ -}}
+{{- define "pseudo-agent.namespaces" -}}
+{{- $names := dig "selection" "namespaces" list .Values.config -}}
+{{- with (include "pseudo-agent.selection" . | fromJson).kubernetes_namespace -}}{{- $names = list . -}}{{- end -}}
+{{- default list $names | sortAlpha | toJson -}}
+{{- end -}}
+
+{{- /* The rules of the needs of some scopes; names restrict them to objects. */ -}}
 {{- define "pseudo-agent.rules" -}}
-{{- $seen := dict -}}
-{{- $name := .name -}}
+{{- $names := .names -}}
 {{- $scopes := .scopes -}}
 {{- $byGroups := dict -}}
 {{- range .needs -}}
@@ -191,9 +200,11 @@ rules are those of resources.Select and check/rbac; files/catalogue.yaml is gene
   {{- range get $byGroups $key | uniq | sortAlpha }}
   - {{ . }}
   {{- end }}
-  {{- if $name }}
+  {{- if $names }}
   resourceNames:
-  - {{ $name }}
+  {{- range $names }}
+  - {{ . }}
+  {{- end }}
   {{- end }}
   verbs:
   - get

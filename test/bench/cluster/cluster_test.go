@@ -16,7 +16,7 @@ const (
 // The Pods are as large as real ones, and no easier to compress: a projected Pod at most 3.5 : 1.
 func TestPods(t *testing.T) {
 	c := New(testPods, testSeed)
-	all, err := resources.Select(nil, "")
+	all, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestPods(t *testing.T) {
 // The same seed makes the same cluster; a change changes what is reported, a touch does not.
 func TestStates(t *testing.T) {
 	a, b := New(200, testSeed), New(200, testSeed)
-	sel, err := resources.Select(nil, "")
+	sel, err := resources.Select(nil, resources.Namespaces{})
 	if err != nil {
 		t.Fatal(err)
 	}

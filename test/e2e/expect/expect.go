@@ -33,6 +33,7 @@ type Source struct {
 	Resource schema.GroupVersionResource
 	Type     string // wire type
 	Selector string // field selector, empty for all objects
+	Labels   string // label selector, likewise
 }
 
 func source(group, version, resource, wireType string) Source {
@@ -79,31 +80,25 @@ func Names(sources []Source) []string {
 	return names
 }
 
-// clusterScoped are the types that a restriction to one namespace does not restrict.
-var clusterScoped = map[string]bool{"*v1.Node": true, "*v1.Namespace": true, "*v1.IPPool": true}
-
-// Of returns what a server should hold of the cluster behind the clients. With a namespace, namespaced objects of other
-// namespaces and other Namespaces are left out.
-func Of(ctx context.Context, client dynamic.Interface, versions rest.Interface, sources []Source, namespace string) (Snapshot, error) {
+// Of returns what a server should hold of the cluster behind the clients: of all namespaces, or of those of which within
+// says so.
+func Of(ctx context.Context, client dynamic.Interface, versions rest.Interface, sources []Source, within func(namespace string) bool) (Snapshot, error) {
 	objs := map[Source][]unstructured.Unstructured{}
 	for _, s := range sources {
-		opts := metav1.ListOptions{FieldSelector: s.Selector}
-		var res dynamic.ResourceInterface = client.Resource(s.Resource)
-		switch {
-		case namespace == "":
-		case s.Type == "*v1.Namespace":
-			opts.FieldSelector = "metadata.name=" + namespace
-		case !clusterScoped[s.Type]:
-			res = client.Resource(s.Resource).Namespace(namespace)
-		}
-		list, err := res.List(ctx, opts)
+		list, err := client.Resource(s.Resource).List(ctx, metav1.ListOptions{FieldSelector: s.Selector, LabelSelector: s.Labels})
 		if apierrors.IsNotFound(err) {
 			continue // not served, hence nothing of it
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", s.Resource.Resource, err)
 		}
-		objs[s] = list.Items
+		objs[s] = slices.DeleteFunc(list.Items, func(o unstructured.Unstructured) bool {
+			namespace := o.GetNamespace()
+			if s.Type == "*v1.Namespace" {
+				namespace = o.GetName()
+			}
+			return within != nil && namespace != "" && !within(namespace)
+		})
 	}
 	raw, err := versions.Get().AbsPath("/version").DoRaw(ctx)
 	if err != nil {
