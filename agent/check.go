@@ -105,6 +105,9 @@ func preflightReport(ctx context.Context, cfg *config.Agent, build operate.Build
 	if cfg.Server.TokenFile != "" {
 		o.Token = reporter.Token(cfg.Server.TokenFile)
 	}
+	if access != nil {
+		o.CA = func(ctx context.Context) ([]byte, error) { return informers.ClusterCA(ctx, access) }
+	}
 	if cfg.HighAvailability.Enabled {
 		o.LeaseName, o.LeaseNamespace = cfg.HighAvailability.LeaseName, leaseNamespace(cfg)
 	}

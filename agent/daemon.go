@@ -241,7 +241,7 @@ func (d *daemon) reporterOptions() reporter.Options {
 	}
 	if d.access != nil {
 		opts.Source = source{d}
-		opts.CA = func() ([]byte, error) { return informers.CAData(d.access) }
+		opts.CA = func(ctx context.Context) ([]byte, error) { return informers.ClusterCA(ctx, d.access) }
 	}
 	if auto, id := c.Server.ParseAgentID(); !auto {
 		opts.AgentID = &id

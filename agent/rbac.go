@@ -62,6 +62,7 @@ for the configuration with the advised api_resources entries, which it prints as
 			} else if cfg.HighAvailability.Enabled {
 				o.LeaseName, o.LeaseNamespace = cfg.HighAvailability.LeaseName, cfg.HighAvailability.LeaseNamespace
 			}
+			o.RootCA = cfg.ClusterID == "" && cfg.Kubernetes.Kubeconfig != "" && cfg.WatchPolicy != string(reporter.WatchDisabled)
 			manifest, err := rbac.Manifest(selected, o)
 			if err != nil {
 				return err

@@ -132,6 +132,8 @@ type ServerValidation struct {
 // ServerSuspicion refuses a report that would remove more than a share of a cluster, until it comes again after a while
 // or an operator accepts it.
 type ServerSuspicion struct {
+	// OtherCluster refuses reports of another cluster under the same id, until the stored one is silent for ConfirmAfter.
+	OtherCluster bool `mapstructure:"other_cluster" usage:"refuse reports of another cluster under the same id"`
 	// Enabled turns it on.
 	Enabled bool `mapstructure:"enabled" usage:"refuse reports that would remove too much at once"`
 	// MaxRemovedShare is the share of the cluster's objects that one report may remove, from 0.01 to 1.
@@ -239,7 +241,7 @@ func DefaultServer() Server {
 			MaxRetainedEntries: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
 			RequestTimeout: time.Minute, MinReceiveRate: 65536,
 		},
-		Validation: ServerValidation{Suspicion: ServerSuspicion{MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
+		Validation: ServerValidation{Suspicion: ServerSuspicion{OtherCluster: true, MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
 		Access:     ServerAccess{Anonymous: "read"},
 		Plugins:    ServerPlugins{Timeout: 5 * time.Second, MaxMemory: 64 << 20},
 		Elector:    ServerElector{TTL: 10 * time.Minute, Grace: 10 * time.Minute},

@@ -1,14 +1,20 @@
 package informers
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc" // kubeconfigs that kubectl takes have it
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -103,7 +109,7 @@ func checkHost(host string) error {
 }
 
 // CAData returns the certificate authority that the apiserver is verified with, byte for byte as it was given; nil if
-// the system's authorities are used. The server derives the id of a cluster from it (docs/protocol.md, section 3).
+// the system's authorities are used.
 func CAData(cfg *rest.Config) ([]byte, error) {
 	if len(cfg.CAData) > 0 || cfg.CAFile == "" {
 		return cfg.CAData, nil
@@ -113,4 +119,46 @@ func CAData(cfg *rest.Config) ([]byte, error) {
 		return nil, fmt.Errorf("read the apiserver's certificate authority: %w", err)
 	}
 	return data, nil
+}
+
+const (
+	// RootCANamespace and RootCAConfigMap are where every cluster since Kubernetes 1.20 has its own certificate authority.
+	// The kubelet mounts it into Pods as the ca.crt of the service account.
+	RootCANamespace = "kube-system"
+	RootCAConfigMap = "kube-root-ca.crt"
+
+	serviceAccountCA = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+	maxRootCA        = 2 << 20 // bytes of the ConfigMap; the apiserver takes 1 MiB of data
+)
+
+// ClusterCA returns the cluster's own certificate authority, byte for byte, from which the server derives the id of a
+// cluster (docs/protocol.md, section 3): that of the service account or, with a kubeconfig, of the ConfigMap that it is
+// made of. The kubeconfig's authority is not asked: it may be that of a proxy, which all clusters behind it have.
+func ClusterCA(ctx context.Context, cfg *rest.Config) ([]byte, error) {
+	if cfg.CAFile == serviceAccountCA {
+		return CAData(cfg)
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("access to the apiserver: %w", err)
+	}
+	const what = "the ConfigMap " + RootCANamespace + "/" + RootCAConfigMap
+	body, err := client.CoreV1().RESTClient().Get().Namespace(RootCANamespace).Resource("configmaps").Name(RootCAConfigMap).
+		SetHeader("Accept", runtime.ContentTypeJSON).Stream(ctx)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("the cluster has no certificate authority in %s (Kubernetes before 1.20 has none): set cluster_id", what)
+	case apierrors.IsForbidden(err):
+		return nil, fmt.Errorf("%s may not be read: set cluster_id, or let this account get it (`pseudo-agent rbac` prints the rule): %w", what, err)
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	defer func() { _ = body.Close() }()
+	var m struct {
+		Data map[string]string `json:"data"`
+	}
+	if err := json.NewDecoder(io.LimitReader(body, maxRootCA)).Decode(&m); err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	return []byte(m.Data["ca.crt"]), nil
 }

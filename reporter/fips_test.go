@@ -1,6 +1,7 @@
 package reporter
 
 import (
+	"context"
 	"crypto/fips140"
 	"os"
 	"os/exec"
@@ -22,7 +23,7 @@ func TestFIPS(t *testing.T) {
 		return
 	}
 	const want = "900150983cd24fb0d6963f7d28e17f72" // RFC 1321, section A.5
-	if got, err := caMD5(func() ([]byte, error) { return []byte("abc"), nil }); err != nil || got != want {
+	if got, err := caMD5(t.Context(), func(context.Context) ([]byte, error) { return []byte("abc"), nil }); err != nil || got != want {
 		t.Errorf("got %q and %v, want %q", got, err, want)
 	}
 }

@@ -2,6 +2,7 @@ package reporter
 
 import (
 	"bytes"
+	"context"
 	"crypto/fips140"
 	"crypto/md5" //nolint:gosec // the protocol asks for it; nothing relies on its strength
 	"crypto/sha256"
@@ -29,11 +30,11 @@ func ctrlMAC(clusterID string) string {
 }
 
 // errNoCA: all clusters without a certificate of their own would get one id, and overwrite each other.
-var errNoCA = errors.New("no cluster id can be derived, because the apiserver is verified without a CA certificate of the cluster's: set cluster_id")
+var errNoCA = errors.New("no cluster id can be derived, because the cluster's CA certificate is empty: set cluster_id")
 
 // caMD5 is the lower-case hexadecimal MD5 of the whole certificate file, from which servers derive the cluster id.
-func caMD5(read func() ([]byte, error)) (string, error) {
-	pem, err := read()
+func caMD5(ctx context.Context, read func(context.Context) ([]byte, error)) (string, error) {
+	pem, err := read(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read the CA certificate that the cluster id is derived from (or set cluster_id): %w", err)
 	}

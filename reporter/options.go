@@ -2,6 +2,7 @@ package reporter
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,7 +66,7 @@ type Options struct {
 	// CAFile is read only if ClusterID is empty; default DefaultCAFile.
 	CAFile string
 	// CA, if set, is called instead of reading CAFile, for clusters whose certificate is not in a file.
-	CA func() ([]byte, error)
+	CA func(context.Context) ([]byte, error)
 	// ClusterName, TeamID and AgentGroupID are passed on to the server.
 	ClusterName, TeamID, AgentGroupID string
 	// AgentID nil means a stable id derived from the cluster id. 0 switches the version handshake off.
@@ -159,7 +160,7 @@ func (o *Options) completeTexts() error {
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, protocol.MaxMessageSize)
 	if o.CA == nil {
-		o.CA = func() ([]byte, error) { return os.ReadFile(o.CAFile) }
+		o.CA = func(context.Context) ([]byte, error) { return os.ReadFile(o.CAFile) }
 	}
 	if o.Host != "" {
 		return nil

@@ -491,7 +491,7 @@ func TestARepeatedFailureIsLoggedOnce(t *testing.T) {
 // Clusters without a CA certificate (a publicly trusted apiserver, kubectl proxy) must not become one.
 func TestNoCANoClusterID(t *testing.T) {
 	for _, pem := range []string{"", "\n \n"} {
-		if sum, err := caMD5(func() ([]byte, error) { return []byte(pem), nil }); err == nil || !strings.Contains(err.Error(), "set cluster_id") {
+		if sum, err := caMD5(t.Context(), func(context.Context) ([]byte, error) { return []byte(pem), nil }); err == nil || !strings.Contains(err.Error(), "set cluster_id") {
 			t.Errorf("of %q: got %q, %v, want an error that says what to set", pem, sum, err)
 		}
 	}

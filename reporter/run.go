@@ -168,7 +168,7 @@ func (r *Reporter) do(ctx context.Context, s session, a action) outcome {
 	case doConnect:
 		o.session, o.err = r.net.connect(ctx)
 	case doName, doRename:
-		o.caMD5, o.err = caMD5(r.opts.CA)
+		o.caMD5, o.err = caMD5(ctx, r.opts.CA)
 		switch {
 		case o.err != nil:
 			o.err = &stageError{causeClusterID, o.err}

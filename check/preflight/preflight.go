@@ -7,6 +7,7 @@
 package preflight
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -80,6 +81,8 @@ type Report struct {
 	CheckedAt time.Time `json:"checked_at"`
 	ClusterID string    `json:"cluster_id,omitempty"`
 	Apiserver Finding   `json:"apiserver"`
+	// Identity says whether the server can derive the cluster id; nil if it is given.
+	Identity *Finding `json:"identity,omitempty"`
 	// Namespaces says which are watched, if not all; nil otherwise.
 	Namespaces *Finding   `json:"namespaces,omitempty"`
 	Resources  []Resource `json:"resources"`
@@ -120,8 +123,10 @@ type Options struct {
 	Token credentials.PerRPCCredentials
 	// ConnectTimeout and RequestTimeout limit the steps of the check; 0 means 5 s and 30 s.
 	ConnectTimeout, RequestTimeout time.Duration
-	// ClusterID may be empty: then nothing is asked about the cluster.
+	// ClusterID may be empty: then nothing is asked about the cluster but the certificate from which the server derives it.
 	ClusterID, TeamID string
+	// CA reads that certificate; nil: it is not looked at.
+	CA func(context.Context) ([]byte, error)
 	// ClaimWatcher tells whether the daemon will claim the watcher role.
 	ClaimWatcher bool
 	// NodeExternalIP is that of the projection.
@@ -142,6 +147,9 @@ func Run(ctx context.Context, o Options) *Report {
 	r := &Report{CheckedAt: time.Now(), ClusterID: o.ClusterID, Resources: []Resource{}, Servers: []Server{}, Watchers: []Watcher{}}
 	k := checkApiserver(ctx, &o, r)
 	r.Namespaces = o.namespaces()
+	if k != nil {
+		r.Identity = o.identity(ctx)
+	}
 	for _, address := range o.Servers {
 		r.Servers = append(r.Servers, checkServer(ctx, &o, address))
 	}
@@ -157,6 +165,27 @@ func Run(ctx context.Context, o Options) *Report {
 	}
 	r.Verdict = r.judge()
 	return r
+}
+
+// identity says whether the cluster id can be derived; nil if it is given.
+func (o *Options) identity(ctx context.Context) *Finding {
+	if o.ClusterID != "" || o.CA == nil {
+		return nil
+	}
+	f := &Finding{Subject: "cluster_id", Verdict: OK, What: "the server derives it from the cluster's certificate authority"}
+	ctx, cancel := context.WithTimeout(ctx, o.RequestTimeout)
+	defer cancel()
+	ca, err := o.CA(ctx)
+	switch {
+	case err != nil:
+		f.Verdict, f.What = Problem, err.Error()
+	case len(bytes.TrimSpace(ca)) == 0:
+		f.Verdict, f.What = Problem, "the cluster's certificate authority is empty, so that no id can be derived"
+	default:
+		return f
+	}
+	f.Advice = "set cluster_id (kubernetes-cluster-id of deepflow-agent.yaml): without it nothing is reported"
+	return f
 }
 
 // namespaces says what a choice of namespaces means; nil if all are watched.

@@ -30,11 +30,10 @@ func (r *Report) Print(w io.Writer) error {
 	var b bytes.Buffer
 	t := table{header: []string{"APISERVER", "VERDICT", "WHAT"}}
 	t.add(r.Apiserver.Advice, r.Apiserver.Subject, string(r.Apiserver.Verdict), r.Apiserver.What)
-	if n := r.Namespaces; n != nil {
-		t.add(n.Advice, n.Subject, string(n.Verdict), n.What)
-	}
-	if r.Lease != nil {
-		t.add(r.Lease.Advice, r.Lease.Subject, string(r.Lease.Verdict), r.Lease.What)
+	for _, f := range []*Finding{r.Identity, r.Namespaces, r.Lease} {
+		if f != nil {
+			t.add(f.Advice, f.Subject, string(f.Verdict), f.What)
+		}
 	}
 	t.print(&b)
 

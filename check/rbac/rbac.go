@@ -24,6 +24,9 @@ var Verbs = []string{"get", "list", "watch"}
 // LeaseVerbs are what leader election takes on the one Lease; creating it is a rule of its own.
 var LeaseVerbs = []string{"get", "update"}
 
+// Where every cluster has its certificate authority: informers.RootCAConfigMap.
+const rootCANamespace, rootCAConfigMap = "kube-system", "kube-root-ca.crt"
+
 // Options say for whom the permissions are, and what the daemon does besides watching.
 type Options struct {
 	// Name is the base name of the roles and bindings; empty means "pseudo-agent". They are named
@@ -36,6 +39,8 @@ type Options struct {
 	// LeaseNamespace and LeaseName are the Lease of high availability; an empty LeaseName means there is none. An empty
 	// LeaseNamespace means ServiceAccountNamespace.
 	LeaseNamespace, LeaseName string
+	// RootCA includes reading the ConfigMap from which the cluster id is derived (informers.ClusterCA).
+	RootCA bool
 	// Labels are put on every object; may be nil.
 	Labels map[string]string
 }
@@ -71,6 +76,8 @@ type RuleSet struct {
 	// Namespaced are the rules of a Role in each of Namespaces, which are sorted; empty when all namespaces are watched.
 	Namespaced []rbacv1.PolicyRule
 	Namespaces []string
+	// RootCA are the rules of a Role in kube-system; empty unless the cluster id is derived with a kubeconfig.
+	RootCA []rbacv1.PolicyRule
 	// Lease are the rules of a Role in the Lease's namespace; empty without high availability.
 	Lease []rbacv1.PolicyRule
 }
@@ -100,6 +107,11 @@ func Rules(selected []resources.Selected, o Options) RuleSet {
 	slices.Sort(names)
 	set := RuleSet{
 		Cluster: group(cluster, slices.Compact(names)), Namespaced: group(namespaced, nil), Namespaces: slices.Compact(namespaces),
+	}
+	if o.RootCA {
+		set.RootCA = []rbacv1.PolicyRule{{
+			APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{rootCAConfigMap}, Verbs: []string{"get"},
+		}}
 	}
 	if o.LeaseName != "" {
 		set.Lease = []rbacv1.PolicyRule{
@@ -215,6 +227,7 @@ func Manifest(selected []resources.Selected, o Options) ([]byte, error) {
 	for _, namespace := range set.Namespaces {
 		role(namespace, name, set.Namespaced)
 	}
+	role(rootCANamespace, o.roleName()+":root-ca", set.RootCA)
 	role(o.LeaseNamespace, o.leaseRoleName(), set.Lease)
 	return encode(docs)
 }

@@ -194,3 +194,19 @@ func TestSeveralNamespaces(t *testing.T) {
 		}
 	}
 }
+
+// TestRootCA: the certificate from which the cluster id is derived is read by name, in one namespace.
+func TestRootCA(t *testing.T) {
+	set := Rules(selection(t, ""), Options{RootCA: true})
+	want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"kube-root-ca.crt"}, Verbs: []string{"get"}}}
+	if diff := cmp.Diff(want, set.RootCA); diff != "" {
+		t.Errorf("got other rules than wanted (-want +got):\n%s", diff)
+	}
+	manifest, err := Manifest(selection(t, ""), Options{RootCA: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(manifest), "name: deepflow:pseudo-agent:root-ca\n  namespace: kube-system") {
+		t.Errorf("got no Role in kube-system:\n%s", manifest)
+	}
+}

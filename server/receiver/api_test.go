@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -243,6 +244,66 @@ func TestSuspicion(t *testing.T) {
 	now = now.Add(2 * time.Hour)
 	if got := send(all[:2]...); got != refused {
 		t.Errorf("the acceptance is too old: got %s, want FAILED_PRECONDITION", got)
+	}
+}
+
+// TestOtherCluster: two clusters do not overwrite each other under one id; one that was made anew takes the place of the
+// former, after a while or when an operator says so.
+func TestOtherCluster(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := newRig(t, receiver.Options{
+		Now: func() time.Time { return now }, Access: administrator(),
+		Suspicion: receiver.SuspicionOptions{OtherCluster: true, MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute},
+	})
+	version := uint64(0)
+	send := func(system string, more ...*agent.KubernetesAPIInfo) error {
+		version++
+		entries := append([]*agent.KubernetesAPIInfo{versionEntry(t), pod(t, "p", fmt.Sprint(version))}, more...)
+		if system != "" {
+			entries = append(entries, entry(t, "*v1.Namespace", fmt.Sprintf(`{"metadata":{"name":"kube-system","uid":%q}}`, system)))
+		}
+		_, err := r.agent.KubernetesAPISync(t.Context(), report(version, 1, entries...))
+		return err
+	}
+	const ok, refused = codes.OK, codes.FailedPrecondition
+	for i, step := range []struct {
+		wait   time.Duration
+		system string
+		code   codes.Code
+	}{
+		{0, "a", ok},
+		{time.Minute, "a", ok},
+		{time.Minute, "b", refused},
+		{time.Minute, "", ok}, // kube-system is not reported: nothing is known
+		{time.Minute, "b", ok},
+		{time.Minute, "a", refused},
+		{8 * time.Minute, "a", refused}, // not yet
+		{0, "b", ok},
+		{5 * time.Minute, "a", refused},
+		{5 * time.Minute, "a", ok}, // b is silent
+		{time.Minute, "b", refused},
+	} {
+		now = now.Add(step.wait)
+		err := send(step.system)
+		if got := status.Code(err); got != step.code {
+			t.Fatalf("step %d: got %v, want %s", i, err, step.code)
+		}
+		if step.code == refused && !strings.Contains(err.Error(), "give one of the two clusters a cluster_id of its own") {
+			t.Errorf("step %d: got %v, want it to say what to do", i, err)
+		}
+	}
+	if s := r.recv.Status(); !slices.Equal(s.TwoClusters, []string{"d-test"}) {
+		t.Errorf("got %v, want the cluster named", s.TwoClusters)
+	}
+	get(t, r.recv, http.MethodPost, "/clusters/d-test/suspicion/accept", 200, nil)
+	if err := send("b"); err != nil {
+		t.Errorf("after the acceptance: %v", err)
+	}
+	if s := r.recv.Status(); len(s.TwoClusters) > 0 {
+		t.Errorf("got %v after the acceptance, want none", s.TwoClusters)
+	}
+	if err := send("a"); status.Code(err) != refused {
+		t.Errorf("the acceptance is used up: got %v, want FAILED_PRECONDITION", err)
 	}
 }
 

@@ -72,7 +72,7 @@ func newClusterMetrics(r *Receiver) *clusterMetrics {
 		bytes:      of("bytes", "Compressed bytes of the cluster's latest version."),
 		errorMsg:   of("error", "Whether the cluster reports an error_msg: 1 or 0."),
 		stale:      of("stale", "Whether the cluster has been silent for longer than retention.stale_after: 1 or 0."),
-		suspicion:  of("suspicion", "Whether a report of the cluster is refused because it would remove too much: 1 or 0."),
+		suspicion:  of("suspicion", "Whether a report of the cluster is refused because it would remove too much or is of another cluster: 1 or 0."),
 		unloaded:   of("unloaded", "Whether the cluster is stored but not in memory, because there is no room for it: 1 or 0."),
 		used:       prometheus.NewDesc("pseudo_server_clusters_memory_bytes", "Memory that indexes, inventories and agents of all clusters take, as counted.", nil, nil),
 		limit:      prometheus.NewDesc("pseudo_server_clusters_memory_limit_bytes", "What they may take; 0: it is not bounded.", nil, nil),

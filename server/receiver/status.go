@@ -22,6 +22,8 @@ type Status struct {
 	Stale     []string `json:"stale,omitempty"`
 	Erroneous []string `json:"with_error_msg,omitempty"`
 	Suspected []string `json:"under_suspicion,omitempty"`
+	// TwoClusters are ids under which a second cluster tries to report.
+	TwoClusters []string `json:"two_clusters_under_one_id,omitempty"`
 	// Unloaded are stored and not in memory, because there is no room for them.
 	Unloaded []string `json:"unloaded,omitempty"`
 	// Memory of all clusters, in bytes. A limit of 0 is none.
@@ -58,6 +60,7 @@ func (r *Receiver) Status() Status {
 		s.Stale = named(s.Stale, info.ID, info.Stale)
 		s.Erroneous = named(s.Erroneous, info.ID, info.ErrorMsg != "")
 		s.Suspected = named(s.Suspected, info.ID, info.Suspicion != nil)
+		s.TwoClusters = named(s.TwoClusters, info.ID, info.Suspicion != nil && info.Suspicion.Other)
 	}
 	return s
 }

@@ -14,9 +14,12 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
-// SuspicionOptions refuse reports that would remove too much at once.
+// SuspicionOptions refuse reports that would remove too much at once, or that are another cluster's.
 type SuspicionOptions struct {
-	Enabled bool
+	// OtherCluster refuses reports whose Namespace kube-system is another one than that of the stored report, as long as
+	// the stored cluster is heard of.
+	OtherCluster bool
+	Enabled      bool
 	// MaxRemovedShare is the share of a cluster's objects that one report may remove, more than 0 and at most 1.
 	MaxRemovedShare float64
 	// ConfirmAfter is how long after its first refusal the same set of objects is accepted.
@@ -31,7 +34,13 @@ const acceptance = time.Hour
 func (r *Receiver) suspect(ctx context.Context, tx *store.Tx, req *request, t store.Touch, incoming []store.Incoming) error {
 	o := r.opts.Suspicion
 	st := tx.View().State
-	if !o.Enabled || st.Latest.Objects == 0 {
+	if st.Latest.Objects == 0 {
+		return nil
+	}
+	if o.OtherCluster && isAnother(tx.View().Entries, incoming) {
+		return r.another(ctx, tx, req, t, incoming)
+	}
+	if !o.Enabled {
 		return nil
 	}
 	_, _, removed := tx.Compare(incoming)
@@ -69,6 +78,51 @@ func (r *Receiver) suspect(ctx context.Context, tx *store.Tx, req *request, t st
 		advice: fmt.Sprintf("send the same again at %s or later if it is right, or let an operator accept it (POST %s/clusters/%s/suspicion/accept)",
 			s.Since.Add(o.ConfirmAfter).UTC().Format(time.RFC3339), APIPrefix, st.ID),
 	}
+}
+
+// another refuses the report of another cluster under the id of the stored one, unless an operator accepted it or the stored
+// one has not been heard of for so long that the other must have taken its place: a cluster that was made anew.
+func (r *Receiver) another(ctx context.Context, tx *store.Tx, req *request, t store.Touch, incoming []store.Incoming) error {
+	st, now := tx.View().State, r.now()
+	_, _, removed := tx.Compare(incoming)
+	s := store.Suspicion{
+		Other: true, Digest: objectsDigest(incoming), Version: req.version, Since: now, Last: now, Refused: 1,
+		Objects: len(incoming), Removed: removed, Stored: st.Latest.Objects, Reporter: t.Reporter,
+	}
+	if before := st.Suspicion; before != nil && before.Other {
+		if now.Before(before.AcceptedUntil) {
+			r.log.Warn("another cluster takes the id of the stored one because an operator accepted it", "cluster", st.ID, "accepted_by", before.AcceptedBy)
+			return nil
+		}
+		s.Since, s.Refused = before.Since, before.Refused+1
+	}
+	silent := now.Sub(st.LastReport)
+	if silent >= r.opts.Suspicion.ConfirmAfter {
+		r.log.Warn("another cluster takes the id of the stored one, which is silent", "cluster", st.ID, "silent_for", silent)
+		return nil
+	}
+	if err := tx.Suspect(ctx, &s); err != nil {
+		return err
+	}
+	if s.Refused == 1 {
+		r.log.Warn("two clusters report under one id; the second is refused", "cluster", st.ID, "stored", st.Reporter.SourceIP, "refused", t.Reporter.SourceIP)
+	}
+	return &refusal{
+		code: codes.FailedPrecondition, rule: ruleSuspicion,
+		what: fmt.Sprintf("the report is of another cluster than the one that is stored as %s: their Namespaces kube-system have different uids",
+			st.ID),
+		advice: fmt.Sprintf("give one of the two clusters a cluster_id of its own; if this one was made anew, it is taken once nothing has come "+
+			"from the former one for %s, or when an operator accepts it (POST %s/clusters/%s/suspicion/accept)",
+			r.opts.Suspicion.ConfirmAfter, APIPrefix, st.ID),
+	}
+}
+
+// isAnother tells whether both have a Namespace kube-system, of different uids. It lives as long as the cluster does.
+func isAnother(stored []*store.Entry, incoming []store.Incoming) bool {
+	is := func(e *store.Entry) bool { return e.Type == "*v1.Namespace" && e.Name == "kube-system" }
+	at := slices.IndexFunc(stored, is)
+	in := slices.IndexFunc(incoming, func(in store.Incoming) bool { return is(entryOf(in)) })
+	return at >= 0 && in >= 0 && stored[at].Key != entryOf(incoming[in]).Key
 }
 
 // objectsDigest stands for the set of objects of a report. Their content does not count: that labels change meanwhile

@@ -162,8 +162,10 @@ type State struct {
 	NodeOrder []byte `json:"node_order,omitempty"`
 }
 
-// Suspicion is a report that was refused because it would remove too much.
+// Suspicion is a report that was refused because it would remove too much, or is another cluster's.
 type Suspicion struct {
+	// Other is set if the report is of another cluster: its Namespace kube-system is not the stored one.
+	Other bool `json:"other_cluster,omitempty"`
 	// Digest stands for the set of objects of the refused report.
 	Digest   string    `json:"digest"`
 	Version  uint64    `json:"version"`

@@ -221,7 +221,7 @@ func (d *demo) arrived(ctx context.Context) (time.Duration, error) {
 
 // compare returns the differences between what the server should hold and what it holds.
 func (d *demo) compare(ctx context.Context) (string, error) {
-	want, err := expect.Of(ctx, d.cluster.Dynamic, d.cluster.Client.Discovery().RESTClient(), expect.All, "")
+	want, err := expect.Of(ctx, d.cluster.Dynamic, d.cluster.Client.Discovery().RESTClient(), expect.All, nil)
 	if err != nil {
 		return "", err
 	}
