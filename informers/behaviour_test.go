@@ -90,6 +90,7 @@ func TestStatesAreTold(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		var mu sync.Mutex
 		var told []string
+		r.opts.Selected = slices.DeleteFunc(r.opts.Selected, func(s resources.Selected) bool { return s.ID != "services" })
 		r.opts.Logger = slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
 			if bytes.Contains(line, []byte(`msg="resource state" resource=services`)) {
 				mu.Lock()

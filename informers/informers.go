@@ -137,6 +137,7 @@ type Set struct {
 	owners       atomic.Pointer[map[ownerKind]string]
 	poked        chan struct{}
 	version      *source
+	changes      stateChanges
 
 	mu      sync.Mutex
 	wanted  []resources.Selected
@@ -226,6 +227,7 @@ func (s *Set) Run(ctx context.Context) error {
 	background.Go(func() { s.watchVersion(ctx) })
 	s.loop(ctx)
 	background.Wait()
+	s.changes.write(s.opts.Logger, len(s.all()))
 	return nil
 }
 
@@ -262,12 +264,14 @@ func (s *Set) loop(ctx context.Context) {
 
 // refresh shows what time alone has changed.
 func (s *Set) refresh(now time.Time) {
-	for _, src := range s.all() {
+	all := s.all()
+	for _, src := range all {
 		src.update(now, func(*record) {})
 		if src.store != nil {
 			s.metrics.entries.WithLabelValues(src.id).Set(float64(src.store.size()))
 		}
 	}
+	s.changes.write(s.opts.Logger, len(all))
 }
 
 // all returns version.Info and the selected resources.
@@ -629,11 +633,13 @@ func groupOf(apiVersion string) string {
 // Verdict says whether a report may go out at the time now, and what is wrong.
 func (s *Set) Verdict(now time.Time) Verdict {
 	v := Verdict{Complete: true}
-	for _, src := range s.all() {
+	all := s.all()
+	for _, src := range all {
 		src.mu.Lock()
 		src.rec.judge(now, src.behind(), &v)
 		src.mu.Unlock()
 	}
+	v.compose(len(all))
 	return v
 }
 

@@ -278,12 +278,7 @@ func (s *source) update(now time.Time, change func(*record)) {
 		return
 	}
 	s.set.metrics.show(s.id, s.rec.state)
-	attrs := []any{"resource", s.id, "state", s.rec.state, "before", before}
-	if f := s.rec.trouble(now); f.class != classNone {
-		s.set.opts.Logger.Warn("resource state", append(attrs, "reason", f.reason, "advice", f.advice, "required", s.rec.required)...)
-		return
-	}
-	s.set.opts.Logger.Info("resource state", attrs...)
+	s.set.changes.add(stateChange{state: s.rec.state, before: before, failure: s.rec.trouble(now), required: s.rec.required}, s.id)
 }
 
 // reflectorStore is what the reflector takes for a store. The objects of its lists come in by the feed.

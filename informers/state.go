@@ -2,6 +2,7 @@ package informers
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -250,15 +251,6 @@ func (r *record) trouble(now time.Time) failure {
 	}
 }
 
-// text is what people are told of f.
-func (r *record) text(f failure) string {
-	text := fmt.Sprintf("%s: %s", r.id, f.reason)
-	if f.advice != "" {
-		text += "; " + f.advice
-	}
-	return text
-}
-
 // givenUp: an optional resource that has failed from the start has been waited for long enough.
 func (r *record) givenUp(now time.Time) bool {
 	return !r.required && !r.synced && r.isFailing(now) && now.Sub(r.added) >= firstReportWait
@@ -270,10 +262,59 @@ type Verdict struct {
 	Complete bool `json:"complete"`
 	// Waiting are the ids of the resources for which Complete waits.
 	Waiting []string `json:"waiting,omitempty"`
-	// Errors are to be told to the server as error_msg. The texts do not change while the failure is the same.
+	// Errors are to be told to the server as error_msg: one text per cause, which does not change while the same resources
+	// fail for it.
 	Errors []string `json:"errors,omitempty"`
 	// Standing are failures that are no longer, or never, told to the server: for logs, metrics and alerts only.
 	Standing []string `json:"standing,omitempty"`
+
+	told, standing []complaint
+}
+
+// complaint is what one resource has to say.
+type complaint struct {
+	id string
+	failure
+}
+
+// compose makes the texts of what the resources have said; all is how many there are.
+func (v *Verdict) compose(all int) {
+	v.Errors, v.Standing = byCause(v.told, all), byCause(v.standing, all)
+}
+
+// byCause makes one text of all that have the same cause: up to three resources by name and the number of the others.
+func byCause(complaints []complaint, all int) []string {
+	type cause struct{ reason, advice string }
+	var causes []cause
+	ids := map[cause][]string{}
+	for _, c := range complaints {
+		k := cause{c.reason, c.advice}
+		if ids[k] == nil {
+			causes = append(causes, k)
+		}
+		ids[k] = append(ids[k], c.id)
+	}
+	var out []string
+	for _, k := range causes {
+		text := someOf(ids[k], all) + ": " + k.reason
+		if k.advice != "" {
+			text += "; " + k.advice
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// someOf names at most three of the ids, of all that there are.
+func someOf(ids []string, all int) string {
+	const shown = 3
+	switch {
+	case len(ids) <= shown:
+		return strings.Join(ids, ", ")
+	case len(ids) == all:
+		return fmt.Sprintf("all %d resources", all)
+	}
+	return fmt.Sprintf("%s and %d more of %d resources", strings.Join(ids[:shown], ", "), len(ids)-shown, all)
 }
 
 // judge adds what r has to say to v. With behind, the list in hand does not fit the other resources any more, and is
@@ -291,16 +332,15 @@ func (r *record) judge(now time.Time, behind bool, v *Verdict) {
 		v.Waiting = append(v.Waiting, r.id)
 	}
 	if r.current(now) == Polling {
-		v.Standing = append(v.Standing, r.text(r.polling))
+		v.standing = append(v.standing, complaint{r.id, r.polling})
 	}
 	if !ripe {
 		return
 	}
-	text := r.text(r.failing)
 	told := waiting || r.synced && (r.required || now.Sub(r.failingSince) < optionalErrorFor)
 	if told {
-		v.Errors = append(v.Errors, text)
+		v.told = append(v.told, complaint{r.id, r.failing})
 	} else {
-		v.Standing = append(v.Standing, text)
+		v.standing = append(v.standing, complaint{r.id, r.failing})
 	}
 }

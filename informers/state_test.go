@@ -2,6 +2,8 @@ package informers
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"maps"
 	"net/url"
 	"slices"
@@ -108,6 +110,7 @@ func TestVerdict(t *testing.T) {
 			for _, when := range []string{"before", "after"} {
 				v := Verdict{Complete: true}
 				r.judge(now, false, &v)
+				v.compose(1)
 				if v.Complete != tt.complete || v.Complete == slices.Contains(v.Waiting, "x") {
 					t.Errorf("%s refresh: complete: got %v, waiting for %v, want %v", when, v.Complete, v.Waiting, tt.complete)
 				}
@@ -130,6 +133,7 @@ func TestErrorTextStaysTheSame(t *testing.T) {
 	r.failed(now.Add(time.Minute), failure{class: classConnection, reason: "read tcp 1.2.3.4:5002: reset", advice: "look"})
 	var v Verdict
 	r.judge(now.Add(2*time.Minute), false, &v)
+	v.compose(1)
 	want := "pods: read tcp 1.2.3.4:5001: reset; look"
 	if len(v.Errors) != 1 || v.Errors[0] != want {
 		t.Errorf("errors: got %q, want %q", v.Errors, want)
@@ -163,14 +167,18 @@ func TestOneCauseOneText(t *testing.T) {
 			r.listed(start)
 			texts := map[string]bool{}
 			for now := start; now.Before(start.Add(9 * time.Minute)); now = now.Add(20 * time.Second) {
-				var v Verdict
-				r.failed(now, failureOf("cannot watch", tt.watch))
-				r.judge(now, false, &v)
-				r.failed(now.Add(10*time.Second), failureOf("cannot list", tt.list))
-				r.judge(now.Add(10*time.Second), false, &v)
-				for _, text := range v.Errors {
-					texts[text] = true
+				said := func(now time.Time) {
+					var v Verdict
+					r.judge(now, false, &v)
+					v.compose(1)
+					for _, text := range v.Errors {
+						texts[text] = true
+					}
 				}
+				r.failed(now, failureOf("cannot watch", tt.watch))
+				said(now)
+				r.failed(now.Add(10*time.Second), failureOf("cannot list", tt.list))
+				said(now.Add(10 * time.Second))
 			}
 			got := slices.Collect(maps.Keys(texts))
 			if len(got) != 1 || !strings.Contains(got[0], tt.advice) || strings.Contains(got[0], "sheds load") {
@@ -204,6 +212,64 @@ func TestCauseIsToldAtOnce(t *testing.T) {
 		r.failed(now.Add(2*time.Second), failure{class: classConnection, reason: "connection reset"})
 		if r.failing.class != cause {
 			t.Errorf("got %q told, want %q", r.failing.class, cause)
+		}
+	}
+}
+
+// TestByCause: one cause is one text, however many resources suffer from it.
+func TestByCause(t *testing.T) {
+	away := failure{class: classConnection, reason: "the apiserver does not answer", advice: "look"}
+	forbidden := failure{class: classForbidden, reason: "may not be listed", advice: "grant it"}
+	of := func(f failure, ids ...string) (out []complaint) {
+		for _, id := range ids {
+			out = append(out, complaint{id, f})
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		said []complaint
+		want []string
+	}{
+		{nil, nil},
+		{of(away, "pods"), []string{"pods: the apiserver does not answer; look"}},
+		{of(failure{reason: "odd"}, "pods"), []string{"pods: odd"}},
+		{of(away, "a", "b", "c"), []string{"a, b, c: the apiserver does not answer; look"}},
+		{of(away, "a", "b", "c", "d"), []string{"a, b, c and 1 more of 6 resources: the apiserver does not answer; look"}},
+		{of(away, "a", "b", "c", "d", "e", "f"), []string{"all 6 resources: the apiserver does not answer; look"}},
+		{
+			append(append(of(away, "a"), of(forbidden, "b")...), of(away, "c")...),
+			[]string{"a, c: the apiserver does not answer; look", "b: may not be listed; grant it"},
+		},
+	} {
+		if got := byCause(tt.said, 6); !slices.Equal(got, tt.want) {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
+// TestStateChanges: resources that change for one cause share a line of the log.
+func TestStateChanges(t *testing.T) {
+	var logged strings.Builder
+	log := slog.New(slog.NewTextHandler(&logged, nil))
+	var c stateChanges
+	away := failure{class: classConnection, reason: "away", advice: "look"}
+	for i := range 20 {
+		c.add(stateChange{state: Failing, before: Synced, failure: away, required: i < 10}, fmt.Sprint("r", i))
+	}
+	c.add(stateChange{state: Synced, before: Listing}, "pods")
+	c.write(log, 21)
+	c.write(log, 21)
+	lines := strings.Split(strings.TrimSpace(logged.String()), "\n")
+	if len(lines) != 3 {
+		t.Fatalf("got %d lines, want 3:\n%s", len(lines), logged.String())
+	}
+	for i, want := range []string{
+		`resources="r0, r1, r2 and 7 more of 21 resources" count=10 state=Failing before=Synced reason=away advice=look required=true`,
+		`resources="r10, r11, r12 and 7 more of 21 resources" count=10 state=Failing before=Synced reason=away advice=look required=false`,
+		`resource=pods state=Synced before=Listing`,
+	} {
+		if !strings.Contains(lines[i], want) {
+			t.Errorf("got %s, want %q in it", lines[i], want)
 		}
 	}
 }

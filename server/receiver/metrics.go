@@ -1,6 +1,11 @@
 package receiver
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"cmp"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	requests  *prometheus.CounterVec
@@ -52,17 +57,23 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// clusterMetrics reads the stored clusters whenever it is scraped. Its label "cluster" has at most Limits.MaxClusters
-// values.
+// maxClusterSeries is how many clusters have series of their own; clusters in trouble come first.
+const maxClusterSeries = 200
+
+// silenceBuckets are bounds of the time since the last stored request, in seconds.
+var silenceBuckets = []float64{60, 120, 300, 600, 1800, 3600, 6 * 3600, 24 * 3600}
+
+// clusterMetrics reads the stored clusters whenever it is scraped. However many there are, its series are bounded.
 type clusterMetrics struct {
 	r                                                          *Receiver
 	up, lastReport, objects, bytes, errorMsg, stale, suspicion *prometheus.Desc
 	unloaded, used, limit                                      *prometheus.Desc
+	clusters, allObjects, allBytes, silence, unnamed           *prometheus.Desc
 }
 
 func newClusterMetrics(r *Receiver) *clusterMetrics {
 	of := func(name, help string) *prometheus.Desc {
-		return prometheus.NewDesc("pseudo_server_cluster_"+name, help, []string{"cluster"}, nil)
+		return prometheus.NewDesc("pseudo_server_cluster_"+name, help+" Of at most 200 clusters, those in trouble first.", []string{"cluster"}, nil)
 	}
 	return &clusterMetrics{
 		r:          r,
@@ -74,6 +85,11 @@ func newClusterMetrics(r *Receiver) *clusterMetrics {
 		stale:      of("stale", "Whether the cluster has been silent for longer than retention.stale_after: 1 or 0."),
 		suspicion:  of("suspicion", "Whether a report of the cluster is refused because it would remove too much or is of another cluster: 1 or 0."),
 		unloaded:   of("unloaded", "Whether the cluster is stored but not in memory, because there is no room for it: 1 or 0."),
+		clusters:   prometheus.NewDesc("pseudo_server_clusters", "Stored clusters by their worst state: ok, error (an error_msg), suspicion, stale, unloaded.", []string{"state"}, nil),
+		allObjects: prometheus.NewDesc("pseudo_server_clusters_objects", "Objects of the latest versions of all clusters.", nil, nil),
+		allBytes:   prometheus.NewDesc("pseudo_server_clusters_bytes", "Compressed bytes of the latest versions of all clusters.", nil, nil),
+		silence:    prometheus.NewDesc("pseudo_server_clusters_silence_seconds", "Clusters by the time since their last stored request.", nil, nil),
+		unnamed:    prometheus.NewDesc("pseudo_server_clusters_without_series", "Clusters that have no series of their own because there are more than 200.", nil, nil),
 		used:       prometheus.NewDesc("pseudo_server_clusters_memory_bytes", "Memory that indexes, inventories and agents of all clusters take, as counted.", nil, nil),
 		limit:      prometheus.NewDesc("pseudo_server_clusters_memory_limit_bytes", "What they may take; 0: it is not bounded.", nil, nil),
 	}
@@ -81,7 +97,10 @@ func newClusterMetrics(r *Receiver) *clusterMetrics {
 
 // Describe implements prometheus.Collector.
 func (c *clusterMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion, c.unloaded, c.used, c.limit} {
+	for _, d := range []*prometheus.Desc{
+		c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion, c.unloaded, c.used, c.limit,
+		c.clusters, c.allObjects, c.allBytes, c.silence, c.unnamed,
+	} {
 		ch <- d
 	}
 }
@@ -99,7 +118,8 @@ func (c *clusterMetrics) Collect(ch chan<- prometheus.Metric) {
 	for _, u := range c.r.store.Unloaded() {
 		out[u.Cluster] = true
 	}
-	for _, info := range infos {
+	c.sums(ch, gauge, infos, out)
+	for _, info := range namedClusters(infos, out) {
 		gauge(c.unloaded, truth(out[info.ID]), info.ID)
 		gauge(c.lastReport, float64(info.LastReport.UnixMilli())/1000, info.ID)
 		gauge(c.objects, float64(info.Objects), info.ID)
@@ -108,6 +128,63 @@ func (c *clusterMetrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.stale, truth(info.Stale), info.ID)
 		gauge(c.suspicion, truth(info.Suspicion != nil), info.ID)
 	}
+}
+
+// clusterStates are the states of a cluster, the worst last.
+var clusterStates = []string{"ok", "unloaded", "stale", "error", "suspicion"}
+
+// clusterState is the index of a cluster's worst state.
+func clusterState(info *ClusterInfo, unloaded bool) int {
+	state := 0
+	for i, is := range []bool{true, unloaded, info.Stale, info.ErrorMsg != "", info.Suspicion != nil} {
+		if is {
+			state = i
+		}
+	}
+	return state
+}
+
+// sums sends what is said of all clusters together.
+func (c *clusterMetrics) sums(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, float64, ...string), infos []ClusterInfo, unloaded map[string]bool) {
+	states := make([]int, len(clusterStates))
+	objects, bytes, silence := 0.0, 0.0, 0.0
+	buckets := make(map[float64]uint64, len(silenceBuckets))
+	for _, bound := range silenceBuckets {
+		buckets[bound] = 0
+	}
+	now := c.r.now()
+	for i := range infos {
+		info := &infos[i]
+		states[clusterState(info, unloaded[info.ID])]++
+		objects += float64(info.Objects)
+		bytes += float64(info.Bytes)
+		since := max(0, now.Sub(info.LastReport).Seconds())
+		silence += since
+		for _, bound := range silenceBuckets {
+			if since <= bound {
+				buckets[bound]++
+			}
+		}
+	}
+	for i, state := range clusterStates {
+		gauge(c.clusters, float64(states[i]), state)
+	}
+	gauge(c.allObjects, objects)
+	gauge(c.allBytes, bytes)
+	gauge(c.unnamed, float64(max(0, len(infos)-maxClusterSeries)))
+	ch <- prometheus.MustNewConstHistogram(c.silence, uint64(len(infos)), silence, buckets)
+}
+
+// namedClusters are those that have series of their own, the worst first.
+func namedClusters(infos []ClusterInfo, unloaded map[string]bool) []ClusterInfo {
+	if len(infos) <= maxClusterSeries {
+		return infos
+	}
+	infos = slices.Clone(infos)
+	slices.SortFunc(infos, func(a, b ClusterInfo) int {
+		return cmp.Or(clusterState(&b, unloaded[b.ID])-clusterState(&a, unloaded[a.ID]), cmp.Compare(a.ID, b.ID))
+	})
+	return infos[:maxClusterSeries]
 }
 
 func truth(b bool) float64 {
