@@ -122,9 +122,10 @@ func CAData(cfg *rest.Config) ([]byte, error) {
 }
 
 const (
-	// RootCANamespace and RootCAConfigMap are where every cluster since Kubernetes 1.20 has its own certificate authority.
+	// RootCANamespace is where every cluster since Kubernetes 1.20 has its own certificate authority.
 	// The kubelet mounts it into Pods as the ca.crt of the service account.
 	RootCANamespace = "kube-system"
+	// RootCAConfigMap is its name.
 	RootCAConfigMap = "kube-root-ca.crt"
 
 	serviceAccountCA = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
