@@ -53,6 +53,8 @@ type daemon struct {
 	lists      *operate.Pulse
 	lag        *operate.Trace
 
+	// tooLarge says that a snapshot exceeded the limit, with projection.when_too_large: drop_annotations.
+	tooLarge chan struct{}
 	// watchWanted carries the server's wish to watch, in policy normal.
 	watchWanted chan bool
 	groupConfig chan string
@@ -68,6 +70,7 @@ type daemon struct {
 	watched  map[string]bool // ids that may have entries
 	working  time.Time       // when this replica began to work; zero: it is on standby
 	grouped  bool            // the agent group's configuration has been heard
+	lean     time.Time       // since when annotations are left out because a snapshot was too large; zero: they are not
 	refused  *refusal
 	restart  []string // keys whose new values hold from the next start
 }
@@ -97,6 +100,7 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 		lag:         operate.NewTrace(lagKept),
 		watchWanted: make(chan bool, 1),
 		groupConfig: make(chan string, 1),
+		tooLarge:    make(chan struct{}, 1),
 	}
 	var err error
 	if d.selected, err = resources.Select(d.local.APIResources, d.choice.In(&d.local)); err != nil {
@@ -110,6 +114,7 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 			return nil, err
 		}
 	}
+	registry.MustRegister(NewLeanGauge(func() bool { return !d.leanSince().IsZero() }))
 	d.reports = operate.NewPulse("reporter", reportsLimit, nil)
 	d.lists = operate.NewPulse("informers", listsLimit, nil)
 	d.fold = snapshot.New(nil)
@@ -239,6 +244,9 @@ func (d *daemon) reporterOptions() reporter.Options {
 		Policy: reporter.Policy(c.WatchPolicy), ClaimWatcher: c.ClaimWatcher, RegisterAsAgent: c.RegisterAsAgent,
 		TLS: clientTLS(c.Server.TLS), Revision: d.build.Version, Beat: d.reports.Beat,
 	}
+	if c.Projection.WhenTooLarge == dropAnnotations {
+		opts.OnTooLarge = func() { latest(d.tooLarge, struct{}{}) }
+	}
 	if d.access != nil {
 		opts.Source = source{d}
 		opts.CA = func(ctx context.Context) ([]byte, error) { return informers.ClusterCA(ctx, d.access) }
@@ -341,15 +349,35 @@ func start(ctx context.Context, f func(context.Context) error) (stop func() erro
 	}
 }
 
-// runInformers watches until ctx ends. What was watched stays, so that the reporter can send what was seen last.
+// runInformers watches until ctx ends. What was watched stays, so that the reporter can send what was seen last. A snapshot
+// that is too large begins it anew without annotations, if that is configured.
 func (d *daemon) runInformers(ctx context.Context) error {
+	stop := start(ctx, d.informOnce)
+	select {
+	case <-ctx.Done():
+		return stop()
+	case <-d.tooLarge:
+	}
+	if err := stop(); err != nil {
+		return err
+	}
+	d.leanFrom(time.Now())
+	return d.informOnce(ctx)
+}
+
+// informOnce watches with the projection in force until ctx ends.
+func (d *daemon) informOnce(ctx context.Context) error {
 	d.lists.Beat() // it may have stood still since the last time
 	registered := &scopedRegisterer{Registerer: d.registry}
 	defer registered.release()
 	d.mu.Lock()
 	res := d.resourcesInForce()
+	projection := d.projection
+	if !d.lean.IsZero() {
+		projection.Annotations = resources.OnlyParsed()
+	}
 	set, err := informers.New(informers.Options{
-		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: d.projection, Sink: d.namespaces,
+		Config: d.access, Reload: d.reread, Selected: d.selected, Projection: projection, Sink: d.namespaces,
 		Logger: d.log, Registerer: registered, ContentType: d.cfg.Kubernetes.ContentType,
 		PageSize: res.APIListPageSize, RelistInterval: res.APIListMaxInterval, Beat: d.lists.Beat,
 		Memory: entryMemory(),

@@ -97,7 +97,9 @@ func firstOf(texts ...string) string {
 func (d *daemon) parts() []operate.Part {
 	parts := []operate.Part{
 		{Name: "reporter", Status: func() any { return d.reporter.Status() }, Problems: d.reporterProblems},
-		{Name: "configuration", Status: d.configurationStatus, Problems: d.configurationProblems},
+		{Name: "configuration", Status: d.configurationStatus, Problems: func() []operate.Problem {
+			return append(d.configurationProblems(), d.leanProblems()...)
+		}},
 	}
 	if d.access != nil {
 		parts = append(parts,

@@ -177,6 +177,8 @@ type AgentProjection struct {
 	Annotations []resources.AnnotationRule `mapstructure:"annotations" usage:"which annotations to report, as a YAML list"`
 	// AnnotationLimit is the longest annotation value that is reported, in bytes.
 	AnnotationLimit int `mapstructure:"annotation_limit" min:"1" max:"262144" usage:"longest annotation value to report, in bytes"`
+	// WhenTooLarge is what happens to a snapshot that exceeds server.max_message_size.
+	WhenTooLarge string `mapstructure:"when_too_large" oneof:"refuse drop_annotations" usage:"what to do with a snapshot that is too large"`
 	// CredentialWords tell which names in command lines, headers and specs of workloads stand for credentials, whose values
 	// are then reported as a keyed hash. An empty list leaves them as they are.
 	CredentialWords []string `mapstructure:"credential_words" usage:"words by which credentials in workloads are known"`
@@ -234,7 +236,7 @@ func DefaultAgent() Agent {
 			Debounce: time.Second, HeartbeatInterval: time.Minute, KeepaliveInterval: 10 * time.Minute,
 			FullResyncInterval: time.Hour, ShutdownTimeout: 10 * time.Second,
 		},
-		Projection:   AgentProjection{NodeExternalIP: true, AnnotationLimit: 4096, CredentialWords: resources.DefaultCredentialWords()},
+		Projection:   AgentProjection{NodeExternalIP: true, AnnotationLimit: 4096, WhenTooLarge: "refuse", CredentialWords: resources.DefaultCredentialWords()},
 		WatchPolicy:  "watch-only",
 		ClaimWatcher: true,
 		HighAvailability: HighAvailability{

@@ -102,6 +102,9 @@ func (m *machine) take(now time.Time) {
 	if size := s.Size() + headerRoom; size > m.opts.MaxMessageSize {
 		m.source.tooLarge = oversize(s, size, m.opts.MaxMessageSize)
 		m.stats.tooLarge.Inc()
+		if m.opts.OnTooLarge != nil {
+			m.opts.OnTooLarge()
+		}
 		m.compose()
 		return
 	}

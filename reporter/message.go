@@ -71,24 +71,67 @@ func truncate(s string, n int) string {
 	return s[:n] + ellipsis
 }
 
-// reducers names the configuration keys that make a type smaller.
-var reducers = map[string]string{
-	"*v1.Pod":       "projection.pod_env: false, a smaller projection.annotation_limit",
-	"*v1.ConfigMap": "api_resources {name: configmaps, disabled: true}",
-}
+// sampledPerType is how many objects of a type are looked at to say what a choice would save.
+const sampledPerType = 100
 
-// oversize tells that a snapshot does not fit into one message, and what to do about it.
+// oversize tells that a snapshot does not fit into one message, and what each choice would save.
 func oversize(s *snapshot.Snapshot, size, limit int) string {
 	types := s.Types()
 	slices.SortStableFunc(types, func(a, b snapshot.TypeStat) int { return b.Bytes - a.Bytes })
-	var largest, keys []string
+	var largest []string
 	for _, t := range types[:min(3, len(types))] {
 		largest = append(largest, fmt.Sprintf("%s %d bytes in %d objects", t.WireType, t.Bytes, t.Entries))
-		if r, ok := reducers[t.WireType]; ok {
-			keys = append(keys, r)
+	}
+	var choices []string
+	if n := annotationBytes(s, types); n > 0 {
+		choices = append(choices, fmt.Sprintf("no annotations but those that are parsed (projection.when_too_large: drop_annotations, or "+
+			"projection.annotations) saves about %d bytes%s", n, suffices(size-n, limit)))
+	}
+	for _, t := range types {
+		if name, ok := droppable[t.WireType]; ok {
+			choices = append(choices, fmt.Sprintf("api_resources {name: %s, disabled: true} saves %d bytes%s", name, t.Bytes, suffices(size-t.Bytes, limit)))
 		}
 	}
-	keys = append(keys, "disable optional api_resources or set kubernetes_namespace")
+	choices = append(choices, "a smaller projection.annotation_limit, selection.exclude_namespaces, or max_message_size here and on the server")
 	return fmt.Sprintf("snapshot of %d bytes is larger than max_message_size %d; largest: %s; to reduce it: %s",
-		size, limit, strings.Join(largest, ", "), strings.Join(keys, "; "))
+		size, limit, strings.Join(largest, ", "), strings.Join(choices, "; "))
+}
+
+// droppable are the types that the server can do without, and their names in api_resources.
+var droppable = map[string]string{
+	"*v1.ConfigMap": "configmaps", "*v1.Ingress": "ingresses", "*v1.ServiceRule": "servicerules", "*v1.IPPool": "ippools",
+}
+
+func suffices(rest, limit int) string {
+	if rest <= limit {
+		return ", which suffices"
+	}
+	return ""
+}
+
+// annotationBytes estimates what resources.OnlyParsed would save, from some objects of each type spread over all.
+func annotationBytes(s *snapshot.Snapshot, types []snapshot.TypeStat) int {
+	every := map[string]int{}
+	bytes := map[string]int{}
+	for _, t := range types {
+		every[t.WireType], bytes[t.WireType] = max(1, t.Entries/sampledPerType), t.Bytes
+	}
+	seen, sampled, spared := map[string]int{}, map[string]int{}, map[string]int{}
+	for e := range s.All() {
+		t := e.WireType()
+		if seen[t]++; seen[t]%every[t] != 0 {
+			continue
+		}
+		n, err := e.Spare()
+		if err != nil {
+			continue // an entry that cannot be read says nothing of the others
+		}
+		sampled[t] += len(e.Wire())
+		spared[t] += n
+	}
+	total := 0
+	for t, n := range sampled {
+		total += int(float64(spared[t]) / float64(n) * float64(bytes[t]))
+	}
+	return total
 }

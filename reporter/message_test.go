@@ -64,7 +64,7 @@ func TestOversizeNamesTypesAndKeys(t *testing.T) {
 	s := f.Take()
 	got := oversize(s, s.Size(), 4000)
 	for _, want := range []string{
-		"max_message_size 4000", "in 2 objects, *v1.ConfigMap", "projection.annotation_limit", "configmaps, disabled: true", "kubernetes_namespace",
+		"max_message_size 4000", "in 2 objects, *v1.ConfigMap", "projection.annotation_limit", "configmaps, disabled: true} saves ", "selection.exclude_namespaces",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("got %q, want %q in it", got, want)

@@ -67,6 +67,8 @@ type Options struct {
 	CAFile string
 	// CA, if set, is called instead of reading CAFile, for clusters whose certificate is not in a file.
 	CA func(context.Context) ([]byte, error)
+	// OnTooLarge, if set, is called for each snapshot that exceeds MaxMessageSize. It must not block.
+	OnTooLarge func()
 	// ClusterName, TeamID and AgentGroupID are passed on to the server.
 	ClusterName, TeamID, AgentGroupID string
 	// AgentID nil means a stable id derived from the cluster id. 0 switches the version handshake off.

@@ -2,8 +2,10 @@ package resources
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -139,16 +141,61 @@ const (
 
 // alwaysWhole are annotations that the server, or a plugin that looks for a Pod's networks, parses: half of one would be
 // worse than none. The apiserver limits all annotations of an object to 256 KiB.
-func alwaysWhole(key []byte) bool {
-	switch string(key) {
-	case WorkloadsAnnotation,
-		"k8s.v1.cni.cncf.io/networks", "k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status",
-		"k8s.ovn.org/pod-networks", "k8s.aliyun.com/pod-networks", "vpc.amazonaws.com/pod-eni", "vpc.amazonaws.com/pod-ips",
-		"tke.cloud.tencent.com/networks-status", "cni.projectcalico.org/ipAddrs", "ipam.spidernet.io/ippools",
-		"yangtse.io/pod-networks":
-		return true
+func alwaysWhole(key []byte) bool { return slices.Contains(parsed, string(key)) }
+
+var parsed = []string{
+	WorkloadsAnnotation,
+	"k8s.v1.cni.cncf.io/networks", "k8s.v1.cni.cncf.io/network-status", "k8s.v1.cni.cncf.io/networks-status",
+	"k8s.ovn.org/pod-networks", "k8s.aliyun.com/pod-networks", "vpc.amazonaws.com/pod-eni", "vpc.amazonaws.com/pod-ips",
+	"tke.cloud.tencent.com/networks-status", "cni.projectcalico.org/ipAddrs", "ipam.spidernet.io/ippools",
+	"yangtse.io/pod-networks",
+}
+
+// OnlyParsed are the rules that leave out all annotations but those that the server, or a plugin for networks, parses.
+func OnlyParsed() []AnnotationRule { return []AnnotationRule{{Allow: slices.Clone(parsed)}} }
+
+// Spare returns how many bytes of the entry OnlyParsed would save.
+func (e *Entry) Spare() (int, error) {
+	doc, err := e.JSON()
+	if err != nil {
+		return 0, err
 	}
-	return false
+	var root any
+	if err := json.Unmarshal(doc, &root); err != nil {
+		return 0, fmt.Errorf("read entry: %w", err)
+	}
+	if !dropAnnotations(root) {
+		return 0, nil
+	}
+	if doc, err = json.Marshal(root); err != nil {
+		return 0, fmt.Errorf("write entry: %w", err)
+	}
+	return max(0, int(e.size)-len(NewEncoder().Encode(Content{WireType: e.WireType(), JSON: doc}, nil).Wire())), nil
+}
+
+// dropAnnotations takes away what OnlyParsed does not send, wherever there are annotations, and tells whether there was any.
+func dropAnnotations(v any) (dropped bool) {
+	switch v := v.(type) {
+	case []any:
+		for _, item := range v {
+			dropped = dropAnnotations(item) || dropped
+		}
+	case map[string]any:
+		for key, member := range v {
+			notes, ok := member.(map[string]any)
+			if key != "annotations" || !ok {
+				dropped = dropAnnotations(member) || dropped
+				continue
+			}
+			before := len(notes)
+			maps.DeleteFunc(notes, func(name string, _ any) bool { return !slices.Contains(parsed, name) })
+			dropped = dropped || len(notes) < before
+			if len(notes) == 0 {
+				delete(v, key)
+			}
+		}
+	}
+	return dropped
 }
 
 // isJSONText tells whether somebody may read the value as JSON: an object or an array.

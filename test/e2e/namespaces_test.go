@@ -1,12 +1,17 @@
 package e2e
 
 import (
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/expect"
@@ -124,4 +129,69 @@ func (p *pair) label(namespace, value string) {
 	_, err := cluster.Client.CoreV1().Namespaces().Patch(p.ctx, namespace, types.MergePatchType,
 		[]byte(`{"metadata":{"labels":{"e2e.example.com/team":`+value+`}}}`), metav1.PatchOptions{})
 	p.must(err)
+}
+
+// TestTooLargeWithoutAnnotations: a snapshot that exceeds the limit arrives without annotations, but for what is parsed, where
+// that is configured; otherwise error_msg says what each choice would save.
+func TestTooLargeWithoutAnnotations(t *testing.T) {
+	const services = 60
+	loader, err := sample.NewLoader(cluster.Dynamic, cluster.Client.Discovery())
+	if err != nil {
+		t.Fatal(err)
+	}
+	newNamespace(t, loader, "large", "blue")
+	random := rand.New(rand.NewPCG(1, 2))
+	var objs []*unstructured.Unstructured
+	for i := range services {
+		noise := make([]byte, 2500)
+		for j := range noise {
+			noise[j] = byte(random.IntN(256))
+		}
+		objs = append(objs, objectsOf(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: s%d, namespace: large, annotations: {noise: %s, field.cattle.io/targetWorkloadIds: '["replicationcontroller:large:web"]'}}
+spec: {ports: [{port: 80}]}
+`, i, hex.EncodeToString(noise)[:4000]))...)
+	}
+	create(t, loader, objs)
+	limit := harness.Settings{"server.max_message_size": 65536}
+
+	t.Run("refused", func(t *testing.T) {
+		p := newPair(t, options{agent: limit})
+		p.start()
+		p.eventually(time.Minute, "the status says what would suffice", func() error { return p.statusSays("bytes, which suffices") })
+	})
+	t.Run("without annotations", func(t *testing.T) {
+		settings := harness.Settings{"projection.when_too_large": "drop_annotations"}
+		maps.Copy(settings, limit)
+		p := newPair(t, options{agent: settings})
+		p.start()
+		p.eventually(time.Minute, "the server holds all Services", func() error {
+			_, held, err := p.server.Snapshot(p.ctx, p.clusterID)
+			if err != nil {
+				return err
+			}
+			n := 0
+			for id, doc := range held {
+				meta, _ := doc["metadata"].(map[string]any)
+				if id.Type != "*v1.Service" || meta["namespace"] != "large" || meta["name"] == "web" {
+					continue
+				}
+				notes, _ := meta["annotations"].(map[string]any)
+				if len(notes) != 1 || notes["field.cattle.io/targetWorkloadIds"] == nil {
+					return fmt.Errorf("%s has annotations %v, want the parsed one", meta["name"], notes)
+				}
+				n++
+			}
+			if n != services {
+				return fmt.Errorf("got %d Services, want %d", n, services)
+			}
+			return p.errorSays("")
+		})
+		p.must(p.statusSays("without annotations", "projection.when_too_large"))
+		if n, err := p.agent.Metric(p.ctx, "pseudo_agent_annotations_dropped", ""); err != nil || n != 1 {
+			t.Errorf("got the metric %v, %v, want 1", n, err)
+		}
+	})
 }

@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"k8s.io/client-go/rest"
 
+	"github.com/pseudo-agent/pseudo-agent/agent"
 	"github.com/pseudo-agent/pseudo-agent/check/advisor"
 	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/internal/leader"
@@ -122,6 +123,7 @@ func agentMetrics(reg prometheus.Registerer) error {
 	fold := snapshot.New(nil)
 	rel := relations.New(relations.Options{Fold: fold, Registerer: reg})
 	advisor.New(advisor.Options{Entries: nil, Registerer: reg})
+	reg.MustRegister(agent.NewLeanGauge(func() bool { return false }))
 	leader.New(leader.Options{Logger: slog.New(slog.DiscardHandler), Registerer: reg, LeaseDuration: time.Second})
 	_, errInformers := informers.New(informers.Options{Config: &rest.Config{Host: "https://localhost"}, Sink: rel, Registerer: reg})
 	_, errReporter := reporter.New(reporter.Options{
