@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -36,7 +37,7 @@ type pod struct {
 	hostIP    symbol
 	host      *host
 	ip        netip.Addr
-	ipText    string // only of a podIP that does not parse
+	ipText    string // only of a podIP that does not parse, or has a zone
 	container string // ids, joined
 	created   int64  // Unix seconds, 0 if unknown
 	identity  string // only with generateName
@@ -112,6 +113,9 @@ func (d *decoder) pod() entity {
 	}
 	if addr, err := netip.ParseAddr(f.podIP); err == nil {
 		p.ip = addr.WithZone("")
+		if addr.Zone() != "" {
+			p.ipText = f.podIP
+		}
 	} else if f.podIP != "" {
 		p.ipText = f.podIP
 		p.decoding.add(CrashPodIP)
@@ -177,7 +181,10 @@ func (d *decoder) claim(p *pod) {
 			p.claim = &claim{uid: p.ownerUID.Value(), typ: typeDeployment, name: m.ownerName}
 		}
 	} else if d.options.Mapper != nil {
-		mapping, ok := d.options.Mapper.Map(m.raw)
+		mapping, ok := virtualWorkload(m.labels)
+		if !ok {
+			mapping, ok = d.options.Mapper.Map(m.raw)
+		}
 		if !ok || mapping.Type == "" || mapping.Name == "" {
 			return
 		}
@@ -193,6 +200,34 @@ func (d *decoder) claim(p *pod) {
 		p.claim.template.label = p.label
 		p.claim.template.selectable = compact(selectable(nil, m.labels, false))
 	}
+}
+
+// VirtualKubelet stands for a plugin where the server itself names the workload of a Pod.
+const VirtualKubelet = "virtual-kubelet"
+
+// virtualWorkload is what the server itself makes of the labels of a virtual kubelet's Pods, before any plugin is asked but
+// only once there is one: a workload of the type of a label, or StatefulSet or Deployment, with the name of another up to its
+// last "-".
+func virtualWorkload(labels []label) (Mapping, bool) {
+	const prefix = "virtual-kubelet.io/provider-"
+	of := map[string]string{}
+	for _, l := range labels {
+		of[l.key] = l.value
+	}
+	if cluster := of[prefix+"cluster-type"]; cluster != "serverless" && cluster != "proprietary" {
+		return Mapping{}, false
+	}
+	name := of[prefix+"resource-name"]
+	if i := strings.LastIndexByte(name, '-'); i >= 0 {
+		name = name[:i]
+	}
+	typ := of[prefix+"workload-type"]
+	if _, stateful := of["statefulset.kubernetes.io/pod-name"]; typ == "" && stateful {
+		typ = "StatefulSet"
+	} else if typ == "" {
+		typ = "Deployment"
+	}
+	return Mapping{Plugin: VirtualKubelet, Type: typ, Name: name}, name != ""
 }
 
 func (inv *Inventory) queuePod(p *pod) {
@@ -512,7 +547,7 @@ func (inv *Inventory) Pods(f Filter) []Pod {
 			out.Service = qualified(s.ns, s.name)
 		}
 		if inv.fate(p) == "" {
-			out.Addresses = append(out.Addresses, p.ip.String())
+			out.Addresses = append(out.Addresses, cmp.Or(p.ipText, p.ip.String()))
 		}
 		if p.claim != nil {
 			out.Plugin = p.claim.plugin
