@@ -39,6 +39,8 @@ const (
 // inventory asks once for each Pod entry that is applied, except for Pods of an InPlaceSet, as the server does. After
 // a change of the Mapper's answers, apply the Pods again.
 type Mapper interface {
+	// Any tells whether there is a plugin at all.
+	Any() bool
 	Map(metadata []byte) (Mapping, bool)
 }
 

@@ -180,7 +180,7 @@ func (d *decoder) claim(p *pod) {
 		if m.ownerUID != "" && m.ownerName != "" {
 			p.claim = &claim{uid: p.ownerUID.Value(), typ: typeDeployment, name: m.ownerName}
 		}
-	} else if d.options.Mapper != nil {
+	} else if d.options.Mapper != nil && d.options.Mapper.Any() {
 		mapping, ok := virtualWorkload(m.labels)
 		if !ok {
 			mapping, ok = d.options.Mapper.Map(m.raw)

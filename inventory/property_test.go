@@ -74,6 +74,8 @@ func checkCounts(s *state) error {
 // labelMapper is a plugin without Lua: the label "map" holds type and name.
 type labelMapper struct{}
 
+func (labelMapper) Any() bool { return true }
+
 func (labelMapper) Map(metadata []byte) (inventory.Mapping, bool) {
 	var m struct {
 		Labels map[string]string `json:"labels"`

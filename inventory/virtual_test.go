@@ -10,7 +10,14 @@ import (
 // silent is a plugin without opinions.
 type silent struct{}
 
+func (silent) Any() bool { return true }
+
 func (silent) Map([]byte) (inventory.Mapping, bool) { return inventory.Mapping{}, true }
+
+// empty is a server without plugins.
+type empty struct{ silent }
+
+func (empty) Any() bool { return false }
 
 // TestVirtualKubelet: once there is a plugin, the server takes the workload of a virtual kubelet's Pods from their labels.
 func TestVirtualKubelet(t *testing.T) {
@@ -30,7 +37,8 @@ func TestVirtualKubelet(t *testing.T) {
 		{"no name", provider + `cluster-type":"serverless"`, silent{}, ""},
 		{"another cluster type", provider + `cluster-type":"native",` + provider + `resource-name":"cart-1"`, silent{}, ""},
 		{"unknown type", provider + `cluster-type":"serverless",` + provider + `workload-type":"Job",` + provider + `resource-name":"cart-1"`, silent{}, ""},
-		{"no plugin", provider + `cluster-type":"serverless",` + provider + `resource-name":"cart-1"`, nil, ""},
+		{"no plugin", provider + `cluster-type":"serverless",` + provider + `resource-name":"cart-1"`, empty{}, ""},
+		{"no plugins at all", provider + `cluster-type":"serverless",` + provider + `resource-name":"cart-1"`, nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inv := inventory.Build(inventory.Options{Mapper: tt.mapper}, []inventory.Change{

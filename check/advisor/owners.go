@@ -343,7 +343,7 @@ func examples(entries []*resources.Entry) []string {
 			Metadata struct{ Namespace, Name string } `json:"metadata"`
 		}
 		if decode(e, &o) {
-			names = append(names, o.Metadata.Namespace+"/"+o.Metadata.Name)
+			names = append(names, strings.TrimPrefix(o.Metadata.Namespace+"/"+o.Metadata.Name, "/"))
 		}
 	}
 	return names

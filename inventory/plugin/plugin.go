@@ -367,6 +367,13 @@ func (x *runner) drop() {
 
 var _ inventory.Mapper = (*Registry)(nil)
 
+// Any implements inventory.Mapper.
+func (r *Registry) Any() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.active) > 0
+}
+
 // Map asks the plugins about a Pod; the first one that answers type and name wins. Answers are kept, so that a Pod
 // with unchanged metadata costs no call.
 func (r *Registry) Map(metadata []byte) (inventory.Mapping, bool) {
