@@ -1,13 +1,14 @@
 // Package budget divides the memory that lasts (indexes, inventories, agents) among clusters, in bytes.
 //
 // It holds how much each cluster has. It relies on those who take memory to say so before they do. It promises that all
-// clusters together never have more than the budget, that no cluster has more than its share, and that what is reserved for
-// bound clusters is not given to others.
+// clusters together never have more than the budget, that no cluster has more than its share, that what is reserved for
+// bound clusters is not given to others, and that memory which was given back is given to others only once it was collected.
 package budget
 
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 )
 
@@ -29,10 +30,16 @@ type Budget struct {
 	limit, unbound int64
 	bound          map[string]bool
 
+	collecting sync.Mutex // one collection at a time
+
 	mu          sync.Mutex
 	used        int64
 	usedUnbound int64
 	clusters    map[string]int64
+	// garbage has been given back, but was not collected for certain: a heap that holds it and what takes its place would be
+	// larger than the budget. late is what of it was given back while a collection ran. rounds counts collections.
+	garbage, late int64
+	rounds        uint64
 }
 
 // New returns a Budget of limit bytes, nil if that is 0. If there are bound clusters a quarter of it is theirs alone.
@@ -82,8 +89,49 @@ func (b *Budget) Grow(cluster string, n int64) error {
 	if b == nil || n <= 0 {
 		return nil
 	}
+	for {
+		blocked, round, err := b.grow(cluster, n)
+		if !blocked {
+			return err
+		}
+		b.collect(round)
+	}
+}
+
+// grow gives n bytes more, unless only garbage stands in the way: then it returns the round of collections.
+func (b *Budget) grow(cluster string, n int64) (blocked bool, round uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.fits(cluster, n); err != nil {
+		return false, 0, err
+	}
+	if b.garbage > 0 && b.used+b.garbage+n > b.limit {
+		return true, b.rounds, nil
+	}
+	b.add(cluster, n)
+	return false, 0, nil
+}
+
+// collect runs the garbage collector, unless somebody else did since that round.
+func (b *Budget) collect(round uint64) {
+	b.collecting.Lock()
+	defer b.collecting.Unlock()
+	b.mu.Lock()
+	done := b.rounds != round
+	b.late = 0
+	b.mu.Unlock()
+	if done {
+		return
+	}
+	runtime.GC()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.garbage = b.late // which may have missed the collection
+	b.rounds++
+}
+
+// fits tells whether there are n bytes for a cluster. b.mu is held.
+func (b *Budget) fits(cluster string, n int64) error {
 	bound := b.bound[cluster]
 	most := b.unbound
 	if bound {
@@ -100,18 +148,22 @@ func (b *Budget) Grow(cluster string, n int64) error {
 	case b.used+n > b.limit:
 		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice}
 	}
-	b.add(cluster, n)
 	return nil
 }
 
-// Shrink takes n bytes back, which the cluster must have.
-func (b *Budget) Shrink(cluster string, n int64) {
+// Shrink takes n bytes back, which the cluster must have and of which some may have been used.
+func (b *Budget) Shrink(cluster string, n int64) { b.takeBack(cluster, n, n) }
+
+// takeBack takes n bytes back of which garbage have been used.
+func (b *Budget) takeBack(cluster string, n, garbage int64) {
 	if b == nil || n <= 0 {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.add(cluster, -n)
+	b.garbage += garbage
+	b.late += garbage
 }
 
 func (b *Budget) add(cluster string, n int64) {
@@ -137,14 +189,21 @@ func (b *Budget) Account(cluster string) *Account { return &Account{budget: b, c
 // Held is how many bytes it has.
 func (a *Account) Held() int64 { return a.held }
 
-// Set makes it hold n bytes, or returns a *FullError and leaves it as it is. Fewer bytes are always possible.
+// Set makes it hold n bytes, or returns a *FullError and leaves it as it is. Fewer bytes are always possible; what it held
+// more was not used.
 func (a *Account) Set(n int64) error {
 	if err := a.budget.Grow(a.cluster, n-a.held); err != nil {
 		return err
 	}
-	a.budget.Shrink(a.cluster, a.held-n)
+	a.budget.takeBack(a.cluster, a.held-n, 0)
 	a.held = n
 	return nil
+}
+
+// Free makes it hold nothing. What it held was used, and nothing refers to it any more.
+func (a *Account) Free() {
+	a.budget.Shrink(a.cluster, a.held)
+	a.held = 0
 }
 
 // Adopt adds n bytes that Budget.Grow has given to the cluster already.

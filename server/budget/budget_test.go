@@ -3,8 +3,10 @@ package budget
 import (
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
+	"weak"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 )
@@ -76,5 +78,41 @@ func TestInvariantBudget(t *testing.T) {
 				t.Fatalf("%d bytes are held, %d by unbound clusters; the budget %+v", all, unbound, b)
 			}
 		}
+	}
+}
+
+// TestCollected: memory that was given back is given to others only once it was collected, so that the heap stays within
+// the budget.
+func TestCollected(t *testing.T) {
+	const limit, piece = 64 << 20, 40 << 20
+	b := New(limit, nil)
+	var former weak.Pointer[byte]
+	for i := range 4 {
+		a := b.Account(string(rune('a' + i)))
+		if err := a.Set(piece); err != nil {
+			t.Fatal(err)
+		}
+		if former.Value() != nil {
+			t.Errorf("round %d: room was given before the former memory was collected", i)
+		}
+		memory := make([]byte, piece)
+		former = weak.Make(&memory[0])
+		runtime.KeepAlive(memory)
+		a.Free()
+	}
+	cycles := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumForcedGC
+	}
+	before := cycles()
+	a := b.Account("z")
+	for range 100 { // a reservation that turns out to be too large is no garbage
+		if err := errors.Join(a.Set(piece), a.Set(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := cycles() - before; n > 1 {
+		t.Errorf("%d collections were forced for memory that was never used", n)
 	}
 }

@@ -369,7 +369,7 @@ func (e *Elector) newCluster(id, origin string) (*cluster, error) {
 		return nil, err
 	}
 	if err := e.attribute(c, origin); err != nil {
-		_ = c.room.Set(0) // which always works
+		c.room.Free()
 		return nil, err
 	}
 	if !c.bound {
@@ -422,7 +422,7 @@ func (e *Elector) release(c *cluster) {
 		e.of(c.origin).clusters--
 		e.settle(c.origin)
 	}
-	_ = c.room.Set(0) // which always works
+	c.room.Free()
 	delete(e.clusters, c.id)
 }
 

@@ -116,7 +116,7 @@ func (s *Store) Unloaded() []Unloaded {
 func (s *Store) leave(id string, c *cluster, st State, needed int64, why error) {
 	c.view.Store(nil)
 	c.known = nil
-	_ = c.room.Set(0) // which always works
+	c.room.Free()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unloaded[id] = Unloaded{Cluster: id, Bytes: max(needed, st.memory()), Reason: why.Error(), revision: st.Revision}
@@ -142,7 +142,7 @@ func (s *Store) loaded(id string) {
 func (s *Store) drop(id string, c *cluster) {
 	c.view.Store(nil)
 	c.known = nil
-	_ = c.room.Set(0) // which always works
+	c.room.Free()
 	s.loaded(id)
 }
 

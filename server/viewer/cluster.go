@@ -42,12 +42,13 @@ type cluster struct {
 
 // lack is why there was no room for an inventory.
 type lack struct {
-	version version
+	objects int // of the version
 	at      time.Time
 	err     error
 }
 
-// lackRetry is how long it is not tried again to make the inventory of a version that there was no room for.
+// lackRetry is how long it is not tried again to make an inventory that there was no room for, of that version or of another
+// that is not smaller.
 const lackRetry = time.Minute
 
 // uidBytes is what a uid takes in cluster.uids, without its bytes.
@@ -56,7 +57,7 @@ const uidBytes = 80
 // makeRoom prepares for an inventory that is to be made, nil: it is given up. The lock is held.
 func (c *cluster) makeRoom(view *store.View) {
 	c.counted, c.uidRoom = 0, 0
-	_ = c.room.Set(0) // which always works
+	c.room.Free()
 	if view != nil {
 		for _, e := range view.Entries {
 			c.counted += inventory.Expected(e.Type)
@@ -138,7 +139,7 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 	if c.gone {
 		return store.ErrNotFound
 	}
-	if l := c.lack.Load(); l != nil && l.version == versionOf(view.State) && time.Since(l.at) < lackRetry {
+	if l := c.lack.Load(); l != nil && view.State.Latest.Objects >= l.objects && time.Since(l.at) < lackRetry {
 		return l.err
 	}
 	begun := time.Now()
@@ -163,7 +164,7 @@ func (v *Viewer) tellLack(c *cluster, st store.State, err error) {
 	c.lacking = errors.Is(err, budget.ErrFull)
 	switch {
 	case c.lacking:
-		c.lack.Store(&lack{version: versionOf(st), at: time.Now(), err: err})
+		c.lack.Store(&lack{objects: st.Latest.Objects, at: time.Now(), err: err})
 		if !before {
 			v.log.Error("there is no room for the inventory of a cluster: its reports are stored, its inventory cannot be looked at", "cluster", c.id, "reason", err)
 		}
@@ -175,14 +176,20 @@ func (v *Viewer) tellLack(c *cluster, st store.State, err error) {
 	}
 }
 
-// build makes the inventory from scratch. Until it is made the former one is shown.
+// build makes the inventory from scratch. The former one, if there is any, is of a cluster of that id that was forgotten.
 func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat func()) error {
 	asked := v.answers.Load()
+	if c.inv != nil {
+		if err := v.discard(ctx, c); err != nil {
+			return err
+		}
+	}
 	c.makeRoom(view)
 	inv := inventory.New(v.options(c))
 	uids := make(map[store.Key]string, len(view.Entries))
 	if err := v.apply(ctx, c, inv, uids, Compare(nil, view.Entries), beat); err != nil {
-		_ = c.room.Set(0) // which always works
+		inv, uids = nil, nil
+		c.room.Free()
 		return err
 	}
 	orderNodes(inv, uids, view)
@@ -192,6 +199,17 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 	defer c.use.Release(readers)
 	defer c.publish()
 	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
+	return nil
+}
+
+// discard drops the inventory, so that there are never two of a cluster.
+func (v *Viewer) discard(ctx context.Context, c *cluster) error {
+	if err := c.use.Acquire(ctx, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
+	c.giveUp()
+	c.publish()
 	return nil
 }
 
