@@ -294,6 +294,36 @@ func restrictedV2(pod map[string]any) []string {
 	return why
 }
 
+// TestChartsBoundLocalStorage: no Pod of ours can fill its node's disk.
+func TestChartsBoundLocalStorage(t *testing.T) {
+	for _, chart := range []string{"pseudo-agent", "pseudo-server"} {
+		files, err := filepath.Glob(filepath.Join(chartsDir, chart, "ci", "*-values.yaml"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("examples of %s: %v, %v", chart, files, err)
+		}
+		for _, file := range files {
+			for _, o := range render(t, chart, file) {
+				if o.GetKind() != "Deployment" {
+					continue
+				}
+				spec := nested[map[string]any](podOf(o).Object, "spec")
+				for _, v := range nested[[]any](spec, "volumes") {
+					if dir, ok := v.(map[string]any)["emptyDir"].(map[string]any); ok && dir["sizeLimit"] == nil {
+						t.Errorf("%s: the emptyDir %v has no sizeLimit", file, v)
+					}
+				}
+				for _, c := range nested[[]any](spec, "containers") {
+					for _, which := range []string{"requests", "limits"} {
+						if nested[string](c.(map[string]any), "resources", which, "ephemeral-storage") == "" {
+							t.Errorf("%s: a container has no ephemeral-storage in its %s", file, which)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestChartsOnOpenShift(t *testing.T) {
 	manifest, err := os.ReadFile("../../packaging/pseudo-agent.yaml")
 	if err != nil {

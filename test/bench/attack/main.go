@@ -59,7 +59,12 @@ func command(ctx context.Context) error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	if o.server == "" {
 		o.server = filepath.Join(dir, "pseudo-server")
-		build := exec.CommandContext(ctx, "go", "build", "-o", o.server, "github.com/pseudo-agent/pseudo-agent/cmd/pseudo-server")
+		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/pseudo-agent/pseudo-agent").Output()
+		if err != nil {
+			return fmt.Errorf("find the module of pseudo-server: %w", err)
+		}
+		build := exec.CommandContext(ctx, "go", "build", "-o", o.server, "./cmd/pseudo-server")
+		build.Dir = strings.TrimSpace(string(root)) // by its own go.sum, which this module's lacks a part of
 		if out, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build pseudo-server: %w\n%s", err, out)
 		}
