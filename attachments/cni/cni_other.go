@@ -1,0 +1,19 @@
+//go:build !linux
+
+package cni
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+)
+
+var errNotLinux = errors.New("network namespaces exist on Linux only")
+
+func runBound(*exec.Cmd) error { return errNotLinux }
+
+func tryLock(*os.File) bool { return true }
+
+func namespaceExists(string) bool { return false }
+
+func interfaces(string) (map[string]string, error) { return nil, errNotLinux }
