@@ -43,6 +43,16 @@ unit: ## runs the tests that need no other program
 race: ## runs the unit tests, the long ones shortened, with the race detector (needs a C compiler)
 	go test -race -short $(TESTFLAGS) ./...
 
+.PHONY: fuzz
+fuzz: MINUTES = 10
+fuzz: ## runs every fuzz test, one after the other: make fuzz MINUTES=1 PACKAGES=./inventory/...
+	@for package in $$(go list $(or $(PACKAGES),./...)); do \
+		for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$name"; \
+			go test $$package -run '^$$' -fuzz "^$$name$$" -fuzztime $(MINUTES)m || exit 1; \
+		done; \
+	done
+
 .PHONY: histories
 histories: ROUNDS = 20000
 histories: ## plays 20,000 random histories of the watcher election, in about three minutes: make histories ROUNDS=300000
