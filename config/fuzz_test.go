@@ -186,7 +186,9 @@ func tree(v reflect.Value, s *section) map[string]any {
 				list = append(list, tree(f.Index(i), l.item))
 			}
 			out[name] = list
-		case !f.IsZero() || f.Kind() != reflect.Pointer && f.Kind() != reflect.Slice:
+		case f.Kind() == reflect.Slice && f.IsZero():
+			out[name] = []any{} // left out it would be the default
+		case !f.IsZero() || f.Kind() != reflect.Pointer:
 			out[name] = f.Interface()
 		}
 	}
