@@ -55,7 +55,7 @@ func runDaemon(ctx context.Context, flags *pflag.FlagSet, build operate.Build) e
 	for _, p := range loaded.Taken {
 		log.Info("configuration from a DeepFlow file", "taken", p.String())
 	}
-	if _, err := operate.LimitMemory(gcPercent, log); err != nil {
+	if _, err := operate.LimitMemory(gcPercent, operate.ClientShare, log); err != nil {
 		log.Warn("no memory limit", "error", err)
 	}
 	registry := operate.NewRegistry("pseudo_agent", build)

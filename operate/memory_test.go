@@ -18,7 +18,7 @@ func TestEnvironmentWinsOverMemoryDefaults(t *testing.T) {
 	t.Setenv("GOGC", "55")
 	look := func(what string, want int) {
 		t.Helper()
-		if _, err := LimitMemory(12, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := LimitMemory(12, ClientShare, slog.New(slog.DiscardHandler)); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		if got := debug.SetGCPercent(started); got != want {

@@ -78,11 +78,11 @@ func (d *daemon) run(ctx context.Context, watch func(context.Context)) error {
 	if len(d.cfg.Upstream.Addresses) > 0 {
 		percent = gcPercentUpstream
 	}
-	if _, err := operate.LimitMemory(percent, d.log); err != nil {
+	if _, err := operate.LimitMemory(percent, operate.ServerShare, d.log); err != nil {
 		d.log.Warn("no memory limit", "error", err)
 	}
 	if m := d.cfg.Limits.Memory; m > 0 {
-		debug.SetMemoryLimit(m / 10 * 9)
+		debug.SetMemoryLimit(m / 10 * 8)
 	}
 	backend, err := openBackend(ctx, d.cfg.Store)
 	if err != nil {
