@@ -22,6 +22,11 @@ func AgentChanges(before, after *Agent) []Change { return changes(agentProgram, 
 // ServerChanges lists the keys in which two configurations differ, in the order of the struct.
 func ServerChanges(before, after *Server) []Change { return changes(serverProgram, before, after) }
 
+// PodAgentChanges lists the keys in which two configurations differ, in the order of the struct.
+func PodAgentChanges(before, after *PodAgent) []Change {
+	return changes(podAgentProgram, before, after)
+}
+
 // NeedRestart returns the keys among the changes that hold only from the next start.
 func NeedRestart(cs []Change) []string {
 	var keys []string

@@ -1,4 +1,4 @@
-// Package config holds the configuration of both programs: one struct each, its defaults, its rules and its sources.
+// Package config holds the configuration of the programs: one struct each, its defaults, its rules and its sources.
 //
 // It relies on viper for merging and precedence (defaults, DeepFlow files, own file, environment, flags), on yaml.v3 for
 // line numbers, and on the resources package for the rules of api_resources. It knows nothing of Kubernetes clients or

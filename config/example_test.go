@@ -20,6 +20,12 @@ func TestExamplesAreTheDefaults(t *testing.T) {
 		want.Server.Addresses = []string{"deepflow-server.deepflow:20035"}
 		isDefault(t, agentProgram, "../config.example.yaml", want)
 	})
+	t.Run("pod-agent", func(t *testing.T) {
+		t.Setenv("POD_AGENT_NODE_NAME", "node-1") // has no default
+		want := DefaultPodAgent()
+		want.NodeName = "node-1"
+		isDefault(t, podAgentProgram, "../config.podagent.example.yaml", want)
+	})
 	t.Run("server", func(t *testing.T) {
 		isDefault(t, serverProgram, "../config.server.example.yaml", DefaultServer())
 	})
@@ -48,6 +54,7 @@ func flagsOf[T any](t *testing.T, p *program[T], args ...string) *pflag.FlagSet 
 
 func TestExamplesExplainEveryKey(t *testing.T) {
 	explainsAll(t, "../config.example.yaml", agentProgram.schema)
+	explainsAll(t, "../config.podagent.example.yaml", podAgentProgram.schema)
 	explainsAll(t, "../config.server.example.yaml", serverProgram.schema)
 }
 

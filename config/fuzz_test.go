@@ -30,6 +30,14 @@ func FuzzServerFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, file string) { holds(t, serverProgram, file) })
 }
 
+// FuzzPodAgentFile does the same for pod-agent.
+func FuzzPodAgentFile(f *testing.F) {
+	seed(f, "../config.podagent.example.yaml")
+	f.Add("cni: {bin_dirs: []}\nwork: {min_retry: 1m, max_retry: 1s}")
+	f.Setenv("POD_AGENT_NODE_NAME", "node-1")
+	f.Fuzz(func(t *testing.T, file string) { holds(t, podAgentProgram, file) })
+}
+
 // FuzzDeepFlowFiles does the same for deepflow-agent.yaml and an agent group's configuration.
 func FuzzDeepFlowFiles(f *testing.F) {
 	f.Add("controller-ips: [10.1.2.3]\ncontroller-port: 30035\nkubernetes-cluster-id: d-x\nteam-id: t\n",

@@ -36,6 +36,11 @@ func WatchServer(ctx context.Context, fs *pflag.FlagSet, current *Loaded[Server]
 	watch(ctx, serverProgram, fs, current, pollInterval, f)
 }
 
+// WatchPodAgent does for pod-agent what WatchAgent does for pseudo-agent.
+func WatchPodAgent(ctx context.Context, fs *pflag.FlagSet, current *Loaded[PodAgent], f func(*Loaded[PodAgent], error)) {
+	watch(ctx, podAgentProgram, fs, current, pollInterval, f)
+}
+
 func watch[T any](ctx context.Context, p *program[T], fs *pflag.FlagSet, current *Loaded[T], poll time.Duration, f func(*Loaded[T], error)) {
 	var events chan fsnotify.Event
 	var faults chan error

@@ -98,7 +98,7 @@ func New(o Options) *Controller {
 		o: o, queue: workqueue.NewTypedRateLimitingQueue(limiter), synced: func() bool { return false },
 		pods: map[string]pod{}, problems: map[string]map[string]Problem{},
 	}
-	c.metrics = newMetrics(o.Registerer, c.count)
+	c.metrics = newMetrics(o.Registerer, c.Counts)
 	return c
 }
 

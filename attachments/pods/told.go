@@ -108,8 +108,8 @@ func (c *Controller) Problems() []Problem {
 	return all
 }
 
-// count counts the attachments by state.
-func (c *Controller) count() map[attachments.State]int {
+// Counts counts the attachments by state.
+func (c *Controller) Counts() map[attachments.State]int {
 	counts := map[attachments.State]int{attachments.Attaching: 0, attachments.Attached: 0, attachments.Detaching: 0}
 	for _, p := range c.o.Reconciler.Recorded() {
 		for _, a := range c.o.Reconciler.Attachments(p.UID) {

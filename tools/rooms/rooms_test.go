@@ -185,3 +185,16 @@ func TestRulesRefuse(t *testing.T) {
 		}
 	}
 }
+
+// TestProgramsStayApart: pseudo-agent and pseudo-server hold nothing of pod-agent, not even what it depends on.
+func TestProgramsStayApart(t *testing.T) {
+	for _, program := range []string{"./cmd/pseudo-agent", "./cmd/pseudo-server"} {
+		for _, p := range list(t, "-deps", "-json=ImportPath", program) {
+			for _, foreign := range []string{module + "/attachments", module + "/podagent", "github.com/containernetworking/", "k8s.io/cri-api"} {
+				if strings.HasPrefix(p.ImportPath, foreign) {
+					t.Errorf("%s holds %s, which is pod-agent's", program, p.ImportPath)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package podagent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/operate"
+)
+
+// errLacking is the error of check; what is lacking has been printed.
+var errLacking = errors.New("check: something is lacking")
+
+const checkTimeout = 15 * time.Second
+
+// check prints a line for each thing that the daemon needs.
+func check(ctx context.Context, c *config.PodAgent, build operate.Build, out io.Writer) error {
+	lacking := false
+	for _, look := range []struct {
+		what string
+		at   func(context.Context, *config.PodAgent, operate.Build) (string, error)
+	}{
+		{"container runtime", checkRuntime},
+		{"plugins", checkPlugins},
+		{"network configuration", checkConfiguration},
+		{"state_dir", checkState},
+		{"apiserver", checkPods},
+	} {
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		found, err := look.at(ctx, c, build)
+		cancel()
+		if err != nil {
+			lacking = true
+			fmt.Fprintf(out, "LACKING  %s: %v\n", look.what, err)
+			continue
+		}
+		fmt.Fprintf(out, "ok       %s: %s\n", look.what, found)
+	}
+	if lacking {
+		return errLacking
+	}
+	return nil
+}
+
+func checkRuntime(ctx context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
+	client, err := openRuntime(c.CRI.Socket)
+	if err != nil {
+		return "", err
+	}
+	version, err := client.Version(ctx)
+	return version, errors.Join(err, client.Close())
+}
+
+func checkPlugins(_ context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
+	count := 0
+	for _, dir := range c.CNI.BinDirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return "", fmt.Errorf("cni.bin_dirs: %w", err)
+		}
+		count += len(entries)
+	}
+	if count == 0 {
+		return "", fmt.Errorf("cni.bin_dirs %s: hold no plugin", strings.Join(c.CNI.BinDirs, ", "))
+	}
+	return fmt.Sprintf("%d files in %s", count, strings.Join(c.CNI.BinDirs, ", ")), nil
+}
+
+func checkConfiguration(_ context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
+	if c.NetworkSource != sourceCNI {
+		return "each network's definition is used", nil
+	}
+	if _, err := cni.NodeConfig(c.CNI.ConfigDir); err != nil {
+		return "", err //nolint:wrapcheck // it names key and folder
+	}
+	return "the node's default network in " + c.CNI.ConfigDir, nil
+}
+
+// checkState looks whether the folder, or the one in which it would be made, can be used.
+func checkState(_ context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
+	if os.Getuid() != 0 {
+		return "", errors.New("pod-agent needs root, to enter network namespaces and to run plugins")
+	}
+	dir := c.StateDir
+	for dir != filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err == nil && info.IsDir() {
+			return dir, nil
+		}
+		if err == nil {
+			return "", fmt.Errorf("%s is no folder", dir)
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir, nil
+}
+
+func checkPods(ctx context.Context, c *config.PodAgent, build operate.Build) (string, error) {
+	access, err := restConfig(c.Kubernetes, build)
+	if err != nil {
+		return "", err
+	}
+	client, err := dynamic.NewForConfig(access)
+	if err != nil {
+		return "", fmt.Errorf("access to the apiserver: %w", err)
+	}
+	list, err := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).List(ctx, metav1.ListOptions{
+		FieldSelector: "spec.nodeName=" + c.NodeName, Limit: 500,
+	})
+	if err != nil {
+		return "", fmt.Errorf("list the Pods of node %s (get, list and watch of pods are needed): %w", c.NodeName, err)
+	}
+	return fmt.Sprintf("%d Pods on node %s", len(list.Items), c.NodeName), nil
+}
