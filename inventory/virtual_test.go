@@ -31,7 +31,8 @@ func TestVirtualKubelet(t *testing.T) {
 		{"proprietary", provider + `cluster-type":"proprietary",` + provider + `resource-name":"cart-6f7d-x1"`, silent{}, "Deployment/shop/cart-6f7d"},
 		{
 			"stateful", provider + `cluster-type":"serverless",` + provider + `resource-name":"db-0","statefulset.kubernetes.io/pod-name":"db-0"`,
-			silent{}, "StatefulSet/shop/db",
+			silent{},
+			"StatefulSet/shop/db",
 		},
 		{"no dash", provider + `cluster-type":"serverless",` + provider + `resource-name":"cart"`, silent{}, "Deployment/shop/cart"},
 		{"no name", provider + `cluster-type":"serverless"`, silent{}, ""},

@@ -188,7 +188,6 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 	inv := inventory.New(v.options(c))
 	uids := make(map[store.Key]string, len(view.Entries))
 	if err := v.apply(ctx, c, inv, uids, Compare(nil, view.Entries), beat); err != nil {
-		inv, uids = nil, nil
 		c.room.Free()
 		return err
 	}
