@@ -97,7 +97,7 @@ node: ## brings up a cluster of one real node (root, Linux, containerd), prints 
 
 .PHONY: node-test
 node-test: ## runs what we ship as Pods on a real node; says what is missing if this machine cannot run one
-	cd test/node && go test -count=1 -timeout 30m -v $(TESTFLAGS) .
+	cd test/node && go test -count=1 -timeout 30m -p 1 -v $(TESTFLAGS) . ./attach
 
 .PHONY: demo
 demo: ## brings up a sample cluster and both programs and shows changes arrive; DEMO_ONESHOT=1 ends by itself

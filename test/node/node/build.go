@@ -40,10 +40,7 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 	if b.Kubernetes, err = harness.BuildNode(ctx, progress); err != nil {
 		return b, err
 	}
-	const plugins = "github.com/containernetworking/plugins/plugins/"
-	b.Plugins, err = harness.BuildTools(ctx, "cni-plugins", pluginsVersion, progress,
-		plugins+"main/bridge", plugins+"main/loopback", plugins+"ipam/host-local", plugins+"meta/portmap")
-	if err != nil {
+	if b.Plugins, err = buildPlugins(ctx, progress); err != nil {
 		return b, err
 	}
 	coredns, err := harness.BuildTools(ctx, "coredns", corednsVersion, progress, "github.com/coredns/coredns")
@@ -73,15 +70,50 @@ func BuildImages(ctx context.Context, bins Binaries, dir string, progress io.Wri
 	if answer, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("make image: %w\n%s", err, answer)
 	}
+	if err := buildPause(ctx, root, dir); err != nil {
+		return err
+	}
+	return WriteImage(corednsImage, bins.CoreDNS, filepath.Join(dir, "coredns-image.tar"))
+}
+
+// buildPlugins builds CNI's plugins.
+func buildPlugins(ctx context.Context, progress io.Writer) (string, error) {
+	const plugins = "github.com/containernetworking/plugins/plugins/"
+	return harness.BuildTools(ctx, "cni-plugins", pluginsVersion, progress,
+		plugins+"main/bridge", plugins+"main/loopback", plugins+"ipam/host-local", plugins+"meta/portmap")
+}
+
+// buildPause makes the image of the first process of each Pod, in dir.
+func buildPause(ctx context.Context, root, dir string) error {
 	pause := filepath.Join(dir, "pause")
-	cmd = exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", pause, "./pause")
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", pause, "./pause")
 	cmd.Dir = filepath.Join(root, "test", "node")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if answer, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build pause: %w\n%s", err, answer)
 	}
-	if err := WriteImage(pauseImage, pause, filepath.Join(dir, "pause-image.tar")); err != nil {
-		return err
+	return WriteImage(PauseImage, pause, filepath.Join(dir, "pause-image.tar"))
+}
+
+// BuildRuntime builds what StartRuntime needs, and pod-agent, into dir.
+func BuildRuntime(ctx context.Context, dir string, progress io.Writer) (Binaries, error) {
+	kube, err := harness.BuildKube(ctx, progress)
+	if err != nil {
+		return Binaries{}, err
 	}
-	return WriteImage(corednsImage, bins.CoreDNS, filepath.Join(dir, "coredns-image.tar"))
+	b := Binaries{Binaries: kube}
+	if b.Plugins, err = buildPlugins(ctx, progress); err != nil {
+		return b, err
+	}
+	root, err := harness.Root()
+	if err != nil {
+		return b, err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "pod-agent"), "./cmd/pod-agent")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if answer, err := cmd.CombinedOutput(); err != nil {
+		return b, fmt.Errorf("build pod-agent: %w\n%s", err, answer)
+	}
+	return b, buildPause(ctx, root, dir)
 }

@@ -84,6 +84,24 @@ func Start(ctx context.Context, bins Binaries, place sandbox.Place) (c *Cluster,
 	return c, c.WaitDeployment(ctx, "kube-system", "coredns")
 }
 
+// StartRuntime brings up an apiserver and containerd alone, with what BuildRuntime has made: no kubelet and no controllers.
+func StartRuntime(ctx context.Context, bins Binaries, place sandbox.Place) (c *Cluster, err error) {
+	c = &Cluster{Bins: bins, Place: place}
+	if c.Cluster, err = harness.StartCluster(ctx, bins.Binaries, place.Dir); err != nil {
+		return nil, err
+	}
+	if err = c.writeFiles(); err == nil {
+		err = c.startContainerd(ctx)
+	}
+	if err != nil {
+		c.Close()
+	}
+	return c, err
+}
+
+// Socket is where containerd listens.
+func (c *Cluster) Socket() string { return c.file("containerd.sock") }
+
 func (c *Cluster) file(name string) string { return filepath.Join(c.Place.Dir, name) }
 
 // writeFiles fills the templates in files.
@@ -96,7 +114,7 @@ func (c *Cluster) writeFiles() error {
 		var b bytes.Buffer
 		err := t.Execute(&b, map[string]string{
 			"Dir": c.Place.Dir, "Address": c.Place.Address, "Cgroup": c.Place.Cgroup, "Plugins": c.Bins.Plugins, "Kubeconfig": c.Kubeconfig,
-			"PauseImage": pauseImage, "CoreDNSImage": corednsImage,
+			"PauseImage": PauseImage, "CoreDNSImage": corednsImage,
 		})
 		if err != nil {
 			return err

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	pauseImage   = "node.local/pause:1"
+	// PauseImage only waits.
+	PauseImage   = "node.local/pause:1"
 	corednsImage = "node.local/coredns:1"
 )
 
