@@ -59,7 +59,7 @@ in place of the deepflow-agents that may not reach the apiserver. Without a comm
 		RunE:          func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), cmd.Flags(), build) },
 	}
 	config.AgentFlags(root.Flags())
-	root.AddCommand(newRunCommand(build), newCheckCommand(build), newRBACCommand(build), newSnapshotCommand(build), newExplainCommand(build), newVersionCommand(build))
+	root.AddCommand(newRunCommand(build), newCheckCommand(build), newRBACCommand(build), newSnapshotCommand(build), newExplainCommand(build), newSupportCommand(build), newVersionCommand(build))
 	return root
 }
 
