@@ -1,13 +1,16 @@
 package viewer_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
 
@@ -110,5 +113,43 @@ func TestGraph(t *testing.T) {
 	}
 	if fmt.Sprint(breaks) != "[PodOwnerKind]" || !json.Valid([]byte(text)) {
 		t.Errorf("got breaks %v, want where the line to the lost Pod breaks", breaks)
+	}
+}
+
+// lateBackend lets something happen while an object is read.
+type lateBackend struct {
+	store.Backend
+	then atomic.Pointer[func()] // nil: nothing; it is called once
+}
+
+func (b *lateBackend) Payloads(ctx context.Context, id string, rows []uint64) ([][]byte, error) {
+	payloads, err := b.Backend.Payloads(ctx, id, rows)
+	if then := b.then.Swap(nil); then != nil {
+		(*then)()
+	}
+	return payloads, err //nolint:wrapcheck // it plays the backend
+}
+
+// TestObjectOfOneVersion: what an object is and what is understood of it are of one version, though another one comes between
+// the two looks.
+func TestObjectOfOneVersion(t *testing.T) {
+	backend := &lateBackend{Backend: store.NewMemory()}
+	r := newRigOn(t, backend)
+	cart := func(label string) string { return pod("p1", "cart-1-a", "ReplicaSet", "cart-1", "r1", label) }
+	r.save(t, "d-one", 10, append(base(), "*v1.Pod", cart("old"))...)
+	path := objectPath("d-one", "*v1.Pod", "shop", "cart-1-a")
+	var v viewer.ObjectView
+	r.call(t, "GET", path, "", 200, &v) // from now on the viewer has nothing to read
+	then := func() { r.save(t, "d-one", 20, append(base(), "*v1.Pod", cart("new"))...) }
+	backend.then.Store(&then)
+	r.call(t, "GET", path, "", 200, &v)
+	label := ""
+	for _, f := range v.Understood {
+		if f.Name == "label" {
+			label = string(f.Value)
+		}
+	}
+	if v.Version != 20 || string(v.Object) != cart("new") || label != `"app:new"` {
+		t.Errorf("got version %d, label %s of the object %s, want all of version 20", v.Version, label, v.Object)
 	}
 }
