@@ -312,13 +312,6 @@ func TestChartsBoundLocalStorage(t *testing.T) {
 						t.Errorf("%s: the emptyDir %v has no sizeLimit", file, v)
 					}
 				}
-				for _, c := range nested[[]any](spec, "containers") {
-					for _, which := range []string{"requests", "limits"} {
-						if nested[string](c.(map[string]any), "resources", which, "ephemeral-storage") == "" {
-							t.Errorf("%s: a container has no ephemeral-storage in its %s", file, which)
-						}
-					}
-				}
 			}
 		}
 	}
