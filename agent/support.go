@@ -32,12 +32,12 @@ func newSupportCommand(build operate.Build) *cobra.Command {
 	var output, from, log string
 	cmd := &cobra.Command{
 		Use:   "support",
-		Short: "Writes one file with all that is needed to help, without secrets",
+		Short: "Writes one file with all that is needed to help, credentials cut",
 		Long: `support writes a tarball to attach to an issue: the configuration, what the running daemon says of itself (status,
 metrics, probes, goroutines if http.pprof is on), what check --quick finds, and the end of the log if it is given.
 
-It holds names of your objects, but no Secret, token, key or password: files that the configuration names are not read, and
-whatever looks like a credential is cut from the rest. Look into it before you pass it on: tar -xzOf FILE | less.`,
+It holds names of your objects. Files that the configuration names (tokens, keys, kubeconfig) are not read, and whatever looks like
+a credential is cut from the rest; what has neither a name nor a form that tells is not known as one. Look into it before you pass it on: tar -xzOf FILE | less.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			loaded, err := config.LoadAgent(cmd.Flags())
@@ -192,6 +192,9 @@ func (b *bundle) write(name string) (err error) {
 		return fmt.Errorf("--output: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Chmod(0o600); err != nil { // it may have been there, readable by others
+		return fmt.Errorf("--output: %w", err)
+	}
 	zw := gzip.NewWriter(f)
 	tw := tar.NewWriter(zw)
 	for _, file := range b.files {
@@ -209,13 +212,25 @@ func (b *bundle) write(name string) (err error) {
 	return nil
 }
 
-// credentials are what looks like one, whoever wrote it; what stays is the first group.
+// secretName is how the name of a credential ends, whatever program chose it: PGPASSWORD, X-Auth-Token, client-key-data.
+const secretName = `(?:password|passwd|passphrase|secret|token|credentials?|api[-_]?key|access[-_]?key|client-key-data|client-certificate-data)`
+
+// credentials are what looks like one, whoever wrote it; what stays is the first group. Rather too much is cut than too little.
 var credentials = []*regexp.Regexp{
-	regexp.MustCompile(`()-----BEGIN [A-Z0-9 ]+-----[^-]*(?:-----END [A-Z0-9 ]+-----)?`),
+	// A key in PEM, with headers or without its end; then one whose beginning was before the end of the log.
+	regexp.MustCompile(`(?s)()-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\z)`),
+	regexp.MustCompile(`()(?:[A-Za-z0-9+/=\s]|\\[nr])*-----END [A-Z0-9 ]+-----`),
 	regexp.MustCompile(`()\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?`), // a JSON web token
-	regexp.MustCompile(`(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{6,}`),
-	regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s:@"']*:[^/\s@"']*@`),
-	regexp.MustCompile(`(?i)((?:password|passwd|secret|token|credential|api[-_]?key|access[-_]?key|client-key-data|client-certificate-data)["']?\s*[:=]\s*["']?)[^\s"',;&}\]]+`),
+	// Headers have schemes and quotes of their own: to the end of the line.
+	regexp.MustCompile(`(?i)((?:authorization|cookie)["'\\]*\s*[:=])[^\r\n]+`),
+	regexp.MustCompile(`(?i)(\b(?:bearer|basic|digest|negotiate)\s+)[A-Za-z0-9+/=._~-]{6,}`),
+	// Before the last @: a password may hold slashes and more of them.
+	regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s"'<>]*@`),
+	// A line of YAML, with the block below it.
+	regexp.MustCompile(`(?im)(^[ \t-]*["']?[\w.-]*` + secretName + `["']?:[ \t]+)(?:[|>][-+0-9]*[ \t]*\r?\n(?:[ \t]+.*\n?)+|.+)`),
+	// Quoted, quoted inside of a quotation, or up to the next space.
+	regexp.MustCompile(`(?i)(` + secretName + `["'\\]*\s*[:=]\s*)(?:\\+"[^"]*"?|"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"'}\]]+)`),
+	regexp.MustCompile(`(?i)(--[\w-]*` + secretName + `\s+)\S+`),
 }
 
 // redact cuts what looks like a credential. Names of files and of keys of the configuration stay.

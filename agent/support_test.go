@@ -61,7 +61,10 @@ server: {addresses: ["127.0.0.1:1"], connect_timeout: 1s, request_timeout: 1s, t
 kubernetes: {kubeconfig: `+kubeconfig+`}
 projection: {hash_key_file: `+hash+`}
 `)
-	output := filepath.Join(dir, "support.tgz")
+	output := put("support.tgz", "what was there before")
+	if err := os.Chmod(output, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	cmd := NewCommand(operate.NewBuild("dev", ""))
 	cmd.SetArgs([]string{"support", "--config", file, "--from", daemon.URL, "--log", log, "-o", output})
 	var said bytes.Buffer
@@ -89,6 +92,51 @@ projection: {hash_key_file: `+hash+`}
 	}
 	if info, err := os.Stat(output); err != nil || info.Mode().Perm() != 0o600 || !strings.Contains(said.String(), "check.txt") {
 		t.Errorf("got %v, %v and said %q", info, err, said.String())
+	}
+}
+
+// TestRedact has the forms in which credentials get into logs and errors, and what must stay readable.
+func TestRedact(t *testing.T) {
+	const s = "pl4nted"
+	for name, text := range map[string]string{
+		"JSON":                  `{"token":"` + s + `","x":1}`,
+		"escaped quote":         `{"password":"a\"` + s + `"}`,
+		"JSON in JSON":          `{"error":"body {\"password\":\"a ` + s + `\"}"}`,
+		"JSON in JSON in JSON":  `{"e":"{\"e\":\"{\\\"password\\\":\\\"` + s + `\\\"}\"}"}`,
+		"PEM with headers":      "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n" + s + "\n-----END RSA PRIVATE KEY-----",
+		"PEM without its start": "MIIE\n" + s + "\nAA==\n-----END RSA PRIVATE KEY-----",
+		"PEM without its end":   "-----BEGIN PRIVATE KEY-----\nDEK-Info: x\n" + s,
+		"PEM in a log line":     `key="MIIE\n` + s + `\n-----END PRIVATE KEY-----\n"`,
+		"spaces":                `password: "correct ` + s + `"`,
+		"spaces, unquoted":      `  password: correct ` + s,
+		"single quotes":         `msg: password='correct ` + s + `'`,
+		"comma":                 `password=abc,` + s,
+		"YAML block":            "a:\n  password: |-\n    first\n    " + s + "\n",
+		"user in a URL":         `https://` + s + `@api`,
+		"@ in a URL":            `https://u:a@` + s + `@api`,
+		"slash in a URL":        `postgres://u:a/` + s + `@db/x`,
+		"environment":           `PGPASSWORD=` + s,
+		"Digest":                `Authorization: Digest username="u", response="` + s + `"`,
+		"Negotiate":             `www: Negotiate ` + s,
+		"cookie":                `Set-Cookie: session=` + s,
+		"header":                `X-Auth-Token: ` + s,
+		"flag":                  `--token ` + s,
+		"passphrase":            `passphrase=` + s,
+	} {
+		if got := redact([]byte(text)); strings.Contains(string(got), s) || !strings.Contains(string(got), "[cut]") {
+			t.Errorf("%s: got %s", name, got)
+		}
+	}
+	for _, text := range []string{
+		"token_file: /var/run/secrets/kubernetes.io/serviceaccount/token",
+		"server.token_file: /etc/agent/key.txt: permission denied",
+		`the apiserver https://10.0.0.1:6443/api/v1/pods?limit=500 refuses "pods"`,
+		"kubernetes.io/service-account-token, 3 Secrets",
+		`{"level":"WARN","msg":"the token is expired","resource":"pods"}`,
+	} {
+		if got := redact([]byte(text)); string(got) != text {
+			t.Errorf("%q became %q", text, got)
+		}
 	}
 }
 
