@@ -311,54 +311,73 @@ func (d *daemon) watch(ctx context.Context) error {
 	if d.cfg.WatchPolicy != string(reporter.Normal) {
 		return d.runInformers(ctx)
 	}
-	var stop func() error
+	var informing *task
 	defer func() {
-		if stop != nil {
-			_ = stop() // the context's end
+		if informing != nil {
+			_ = informing.stop() // the context's end
 		}
 	}()
 	for {
+		var ended <-chan struct{} // nil: nothing to end
+		if informing != nil {
+			ended = informing.ended
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-ended:
+			return informing.stop()
 		case wanted := <-d.watchWanted:
 			switch {
-			case wanted && stop == nil:
+			case wanted && informing == nil:
 				d.log.Info("watching, as the server wishes")
-				stop = start(ctx, d.runInformers)
-			case !wanted && stop != nil:
+				informing = start(ctx, d.runInformers)
+			case !wanted && informing != nil:
 				d.log.Info("no longer watching, as the server wishes")
-				if err := stop(); err != nil {
+				if err := informing.stop(); err != nil {
 					return err
 				}
-				stop = nil
+				informing = nil
 				d.forget()
 			}
 		}
 	}
 }
 
-// start runs f and returns a function that stops it and returns its error.
-func start(ctx context.Context, f func(context.Context) error) (stop func() error) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	return func() error {
-		cancel()
-		return <-done
-	}
+// task is a function that runs in a goroutine of its own.
+type task struct {
+	cancel context.CancelFunc
+	ended  chan struct{}
+	err    error // may be read once ended is closed
 }
 
-// runInformers watches until ctx ends. What was watched stays, so that the reporter can send what was seen last. A snapshot
-// that is too large begins it anew without annotations, if that is configured.
+func start(ctx context.Context, f func(context.Context) error) *task {
+	ctx, cancel := context.WithCancel(ctx)
+	t := &task{cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(t.ended)
+		t.err = f(ctx)
+	}()
+	return t
+}
+
+// stop ends the function, waits for it and returns its error.
+func (t *task) stop() error {
+	t.cancel()
+	<-t.ended
+	return t.err
+}
+
+// runInformers watches until ctx ends, or watching fails. What was watched stays, so that the reporter can send what was
+// seen last. A snapshot that is too large begins it anew without annotations, if that is configured.
 func (d *daemon) runInformers(ctx context.Context) error {
-	stop := start(ctx, d.informOnce)
+	informing := start(ctx, d.informOnce)
 	select {
-	case <-ctx.Done():
-		return stop()
+	case <-informing.ended:
+		return informing.stop()
 	case <-d.tooLarge:
 	}
-	if err := stop(); err != nil {
+	if err := informing.stop(); err != nil {
 		return err
 	}
 	d.leanFrom(time.Now())

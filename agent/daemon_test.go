@@ -2,16 +2,20 @@ package agent
 
 import (
 	"errors"
+	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/operate"
+	"github.com/pseudo-agent/pseudo-agent/reporter"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
 
@@ -42,7 +46,7 @@ func newTestDaemon(t *testing.T, change func(*config.Agent)) *daemon {
 // listed runs the informers until everything is listed, and returns what stops them.
 func listed(t *testing.T, d *daemon) (stop func() error) {
 	t.Helper()
-	stop = start(t.Context(), d.runInformers)
+	stop = start(t.Context(), d.runInformers).stop
 	for {
 		if v, ok := d.verdict(time.Now()); ok && v.Complete {
 			return stop
@@ -84,8 +88,7 @@ func TestForget(t *testing.T) {
 func TestGroupPatience(t *testing.T) {
 	d := newTestDaemon(t, func(c *config.Agent) { c.ConfigFromServer = true })
 	d.working = time.Now().Add(time.Hour)
-	stop := start(t.Context(), d.runInformers)
-	defer func() { _ = stop() }()
+	defer func(informing *task) { _ = informing.stop() }(start(t.Context(), d.runInformers))
 	const waited = "the agent group's configuration"
 	for after, want := range map[time.Duration]bool{groupPatience / 2: true, groupPatience: false} {
 		for {
@@ -105,6 +108,25 @@ func TestGroupPatience(t *testing.T) {
 	d.mu.Unlock()
 	if v, _ := d.verdict(d.working); slices.Contains(v.Waiting, waited) {
 		t.Errorf("got %v, want no more waiting for what has been heard", v.Waiting)
+	}
+}
+
+// TestInformersThatCannotBeMade: what cannot watch must end with the reason, whether it watches always, on the server's
+// wish or without annotations.
+func TestInformersThatCannotBeMade(t *testing.T) {
+	for _, policy := range []reporter.Policy{reporter.WatchOnly, reporter.Normal} {
+		for _, lean := range []bool{false, true} {
+			d := newTestDaemon(t, func(c *config.Agent) { c.WatchPolicy, c.RegisterAsAgent = string(policy), true })
+			d.access = rest.CopyConfig(d.access)
+			d.access.CAFile, d.access.CAData = filepath.Join(t.TempDir(), "missing"), nil
+			if lean {
+				d.tooLarge <- struct{}{}
+			}
+			d.watchWanted <- true
+			if err := d.watch(t.Context()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s, too large %v: got %v, want the missing file", policy, lean, err)
+			}
+		}
 	}
 }
 
