@@ -70,6 +70,8 @@ type ServerStore struct {
 	Type string `mapstructure:"type" oneof:"embedded postgres memory" usage:"embedded, postgres or memory"`
 	// Path is the embedded database's file.
 	Path string `mapstructure:"path" usage:"file of the embedded database"`
+	// Compact says whether the embedded database's file is compacted when more than half of it is free.
+	Compact bool `mapstructure:"compact" usage:"compact the embedded database's file when more than half of it is free"`
 	// DSN is PostgreSQL's connection string. Give it by environment or DSNFile if it holds a password.
 	DSN string `mapstructure:"dsn" secret:"true" usage:"PostgreSQL connection string"`
 	// DSNFile is a file that holds the connection string, for example of a mounted Secret.
@@ -232,7 +234,7 @@ func DefaultServer() Server {
 	return Server{
 		Listen: ServerListen{GRPC: ":20035", HTTP: ":20080"},
 		Store: ServerStore{
-			Type: "embedded", Path: "/var/lib/pseudo-server/pseudo-server.db", MaxConnections: 16,
+			Type: "embedded", Path: "/var/lib/pseudo-server/pseudo-server.db", Compact: true, MaxConnections: 16,
 			KeepVersions: 10, KeepVersionsFor: 24 * time.Hour,
 		},
 		Retention: ServerRetention{StaleAfter: 24 * time.Hour, GoneAfter: 7 * 24 * time.Hour},

@@ -18,6 +18,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upkeep"
 	"github.com/pseudo-agent/pseudo-agent/server/upstream"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
@@ -33,6 +34,7 @@ type parts struct {
 	viewer   *viewer.Viewer
 	front    *upstream.Front // nil: there is no deepflow-server behind us
 	plugins  *plugin.Registry
+	upkeep   *upkeep.Upkeep
 	pulses   []*operate.Pulse
 }
 
@@ -66,6 +68,7 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 	opts.Suspicion = receiver.SuspicionOptions(cfg.Validation.Suspicion)
 	opts.Beat = pulse("receiver")
 	p.receiver = receiver.New(opts)
+	p.upkeep = upkeep.New(upkeep.Options{Backend: backend, Compact: cfg.Store.Compact, Logger: d.log, Registerer: reg, Beat: pulse("store")})
 	if len(cfg.Upstream.Addresses) > 0 {
 		if p.front, err = newFront(cfg, p, d.build.Version, d.log, reg); err != nil {
 			return nil, err
@@ -98,6 +101,7 @@ func (p *parts) status() []operate.Part {
 		{Name: "receiver", Status: func() any { return p.receiver.Status() }, Problems: p.receiver.Problems},
 		{Name: "elector", Status: func() any { return p.elector.Status() }, Problems: p.elector.Problems},
 		{Name: "viewer", Status: func() any { return p.viewer.Status() }, Problems: p.viewer.Problems},
+		{Name: "store", Status: func() any { return p.upkeep.Status() }, Problems: p.upkeep.Problems},
 	}
 	if p.front != nil {
 		list = append(list, operate.Part{Name: "upstream", Status: func() any { return p.front.Status() }, Problems: p.front.Problems})
@@ -110,6 +114,7 @@ func (p *parts) run(ctx context.Context, g *errgroup.Group) {
 	g.Go(func() error { return p.receiver.Run(ctx) })
 	g.Go(func() error { return p.elector.Run(ctx) })
 	g.Go(func() error { return p.viewer.Run(ctx) })
+	g.Go(func() error { return p.upkeep.Run(ctx) })
 }
 
 // live tells whether the loops turn, nothing else: a storage that is away is no reason for a restart.

@@ -50,6 +50,12 @@ func TestStoreCommands(t *testing.T) {
 		{[]string{"restore", file, "--from", backup}, "is now a copy of", false},
 		{[]string{"restore", file}, "", true},
 		{[]string{"check", filepath.Join(dir, "none.db")}, "", true},
+		{[]string{"compact", file}, "is compacted: it had ", false},
+		{[]string{"compact", filepath.Join(dir, "none.db")}, "", true},
+		{[]string{"backup", filepath.Join(dir, "new.db"), "--from", file}, "new.db is a copy of the store", false},
+		{[]string{"backup", filepath.Join(dir, "new.db"), "--from", file}, "", true}, // it is there already
+		{[]string{"check", filepath.Join(dir, "new.db")}, "whole: 0 documents", false},
+		{[]string{"backup", filepath.Join(dir, "newer.db"), "--from", filepath.Join(dir, "none.db")}, "", true},
 	} {
 		out, err := run(tt.args...)
 		if (err != nil) != tt.failed || !strings.Contains(out, tt.want) {

@@ -281,11 +281,19 @@ func copyFile(to, from string) (err error) {
 }
 
 // replaceFile puts next in the place of path.
+//
+// There is a file at path all the time: whoever starts after a crash between two steps would else begin with an empty one.
 func replaceFile(path, next string, now time.Time) (kept string, err error) {
 	if _, err := os.Stat(path); err == nil {
 		kept = path + ".before-" + now.UTC().Format("20060102T150405.000000000")
-		if err := os.Rename(path, kept); err != nil {
-			return "", err
+		if err := os.Link(path, kept); err != nil {
+			// Some file systems have no second names.
+			if err := copyFile(kept, path); err != nil {
+				return "", err
+			}
+		}
+		if err := syncFolder(filepath.Dir(path)); err != nil {
+			return kept, err
 		}
 	}
 	if err := os.Rename(next, path); err != nil {
@@ -303,7 +311,7 @@ func (x *Examined) copyTo(path string) error {
 	var batch []func(tx *bolt.Tx) error
 	size := 0
 	flush := func() error {
-		err := b.db.Update(func(tx *bolt.Tx) error {
+		err := b.db.Load().Update(func(tx *bolt.Tx) error {
 			for _, f := range batch {
 				if err := f(tx); err != nil {
 					return err

@@ -187,6 +187,42 @@ func TestExamineAndRestore(t *testing.T) {
 	}
 }
 
+// TestAlwaysThere: while a copy takes the place of the file, there is a file all the time. Whoever starts after a crash in
+// between would else begin with an empty one.
+func TestAlwaysThere(t *testing.T) {
+	dir := t.TempDir()
+	backup, path := filepath.Join(dir, "copy.db"), filepath.Join(dir, "store.db")
+	for _, p := range []string{backup, path} {
+		if err := os.WriteFile(p, realStore(t, 1, 5), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop, missed := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-stop:
+				missed <- n
+				return
+			default:
+				if _, err := os.Stat(path); err != nil {
+					n++
+				}
+			}
+		}
+	}()
+	for i := range 300 {
+		if _, err := Restore(path, backup, time.Unix(int64(i), 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	if n := <-missed; n > 0 {
+		t.Errorf("there was no file %d times", n)
+	}
+}
+
 func payloadOf(t *testing.T, path, id string, row uint64) []byte {
 	t.Helper()
 	b := mustOpen(t, path)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -18,13 +19,24 @@ import (
 
 // Embedded is a Backend in one file, for one process. Every commit is flushed to the disk before it is acknowledged.
 type Embedded struct {
-	db   *bolt.DB
 	path string
-	file os.FileInfo // of the open file, to notice that another one lies at path
+	// db is replaced when the file is compacted.
+	db atomic.Pointer[database]
 
 	writing sync.Mutex
 	// broken is set when a write met a damaged page: bbolt may still hold its own lock then, and would wait for ever.
 	broken error
+	copies map[*liveCopy]struct{} // that must hear of every write; guarded by writing
+
+	// copying is held by the copy of the whole file that is under way.
+	copying sync.Mutex
+}
+
+// database is an open file.
+type database struct {
+	*bolt.DB
+	file os.FileInfo // to notice that another one lies at the path
+	page int64       // bytes
 }
 
 // The buckets. Those of snapshots, entries and payloads have a bucket per cluster, documents one per kind.
@@ -61,10 +73,11 @@ func openEmbedded(path string) (*Embedded, error) {
 	if err := beforeOpen(path); err != nil {
 		return nil, err
 	}
-	e := &Embedded{path: path}
+	e := &Embedded{path: path, copies: map[*liveCopy]struct{}{}}
+	var db *database
 	err := guarded(func() error {
 		var err error
-		e.db, err = openBolt(path)
+		db, err = openCurrent(path)
 		return err
 	})
 	if errors.Is(err, berrors.ErrTimeout) {
@@ -73,18 +86,57 @@ func openEmbedded(path string) (*Embedded, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.db.Store(db)
 	if err := guarded(e.prepare); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
 
-func openBolt(path string) (*bolt.DB, error) {
-	return bolt.Open(path, 0o600, &bolt.Options{
+// openCurrent opens the file that lies at path when its lock is had. While it was waited for, whoever had it may have put
+// another file there: what is written to the former one would be lost.
+func openCurrent(path string) (*database, error) {
+	for range maxReplaced {
+		db, err := openBolt(path)
+		if err != nil {
+			return nil, err
+		}
+		now, err := os.Stat(path)
+		if err == nil && os.SameFile(now, db.file) {
+			return db, nil
+		}
+		if err := errors.Join(err, db.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errReplaced
+}
+
+// maxReplaced is how often a file is opened again because another one was put in its place.
+const maxReplaced = 5
+
+var errReplaced = errors.New("another file was put in its place again and again while it was opened; start again when whoever does that has ended")
+
+func openBolt(path string) (*database, error) {
+	var file *os.File
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout: lockWait, FreelistType: bolt.FreelistMapType,
 		// Otherwise every heartbeat would write the list of all free pages.
 		NoFreelistSync: true,
+		OpenFile: func(name string, flag int, perm os.FileMode) (*os.File, error) {
+			var err error
+			file, err = os.OpenFile(name, flag, perm) //nolint:gosec // the operator names it
+			return file, err
+		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &database{DB: db, file: info, page: int64(db.Info().PageSize)}, nil
 }
 
 // beforeOpen makes sure that there is a file that can be opened. A new one gets its name when it is complete, so that one of
@@ -119,14 +171,16 @@ func beforeOpen(path string) error {
 }
 
 func (e *Embedded) prepare() error {
-	var err error
-	if e.file, err = os.Stat(e.path); err != nil {
-		return err
+	// What a copy left that was killed. Nobody makes one now: we have the lock of the file.
+	for _, left := range []string{e.path + compactSuffix, e.path + backupSuffix} {
+		if err := os.Remove(left); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	if err := syncFolder(filepath.Dir(e.path)); err != nil {
 		return err
 	}
-	return e.db.Update(func(tx *bolt.Tx) error {
+	return e.db.Load().Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketSchema, bucketStates, bucketSnapshots, bucketEntries, bucketPayloads, bucketDocuments} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -189,21 +243,38 @@ func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // view runs a read. Its function must be short: the file cannot grow while it runs.
 func (e *Embedded) view(f func(tx *bolt.Tx) error) error {
-	return e.classify(guarded(func() error { return e.db.View(f) }))
+	return e.classify(e.read(f))
 }
 
-func (e *Embedded) update(f func(tx *bolt.Tx) error) error {
-	if err := e.sameFile(); err != nil {
+func (e *Embedded) read(f func(tx *bolt.Tx) error) error {
+	for {
+		db := e.db.Load()
+		err := guarded(func() error { return db.View(f) })
+		// A compacted file may have taken its place before the read began.
+		if errors.Is(err, berrors.ErrDatabaseNotOpen) && e.db.Load() != db {
+			continue
+		}
 		return err
 	}
+}
+
+// update runs a write, which touches these keys, and tells the copies under way of them.
+func (e *Embedded) update(f func(tx *bolt.Tx) error, touched ...touched) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	if e.broken != nil {
 		return e.classify(e.broken)
 	}
-	err := guarded(func() error { return e.db.Update(f) })
+	if err := e.sameFile(); err != nil {
+		return err
+	}
+	err := guarded(func() error { return e.db.Load().Update(f) })
 	if errors.Is(err, ErrDamaged) {
 		e.broken = err
+	}
+	// Also after an error: the write may have reached the file all the same.
+	for c := range e.copies {
+		c.note(touched)
 	}
 	return e.classify(err)
 }
@@ -218,7 +289,7 @@ func (e *Embedded) classify(err error) error {
 // sameFile refuses to write to a file that is no longer there: it would be lost with the process.
 func (e *Embedded) sameFile() error {
 	now, err := os.Stat(e.path)
-	if err == nil && os.SameFile(now, e.file) {
+	if err == nil && os.SameFile(now, e.db.Load().file) {
 		return nil
 	}
 	if err == nil {
@@ -345,7 +416,7 @@ func (e *Embedded) Commit(_ context.Context, c *Change) error {
 				return err
 			}
 			return finish(tx, c)
-		})
+		}, touchedBy(c, added[:n], last)...)
 		if err != nil || last {
 			return err
 		}
@@ -446,7 +517,7 @@ func (e *Embedded) Forget(_ context.Context, id string, expected uint64) error {
 			}
 		}
 		return nil
-	})
+	}, touchedByForget(id)...)
 }
 
 // Document implements Backend.
@@ -517,17 +588,16 @@ func (e *Embedded) PutDocument(_ context.Context, kind string, d Document) (uint
 		}
 		revision = d.Revision + 1
 		return b.Put([]byte(d.Key), append(number(revision), d.Value...))
-	})
+	}, touched{string(bucketDocuments), kind, d.Key})
 	return revision, err
 }
 
 // Check implements Backend.
 func (e *Embedded) Check(context.Context) error {
 	e.writing.Lock()
-	broken := e.broken
-	e.writing.Unlock()
-	if broken != nil {
-		return e.classify(broken)
+	defer e.writing.Unlock()
+	if e.broken != nil {
+		return e.classify(e.broken)
 	}
 	return e.sameFile()
 }
@@ -542,7 +612,7 @@ func (e *Embedded) Close() error {
 	if e.broken != nil {
 		return nil // bbolt would wait for its own lock; the file is closed with the process
 	}
-	return guarded(e.db.Close)
+	return guarded(e.db.Load().Close)
 }
 
 // encodeEntry writes an entry for the database: numbers and hashes of fixed size, then three strings with their lengths.

@@ -56,7 +56,7 @@ func TestStaged(t *testing.T) {
 	commit(0, 1, 5)
 	stage := func(first, last uint64) {
 		t.Helper()
-		err := e.db.Update(func(tx *bolt.Tx) error {
+		err := e.db.Load().Update(func(tx *bolt.Tx) error {
 			var added []Added
 			for row := first; row <= last; row++ {
 				added = append(added, Added{Entry: testEntry(row), Payload: payload})
@@ -79,7 +79,7 @@ func TestStaged(t *testing.T) {
 	if diff := cmp.Diff([]uint64{1, 2, 3, 4, 5, 6, 7}, rows(t, e)); diff != "" {
 		t.Errorf("after a restart (-want +got):\n%s", diff)
 	}
-	err := e.db.View(func(tx *bolt.Tx) error {
+	err := e.db.Load().View(func(tx *bolt.Tx) error {
 		for _, top := range [][]byte{bucketEntries, bucketPayloads} {
 			if last, _ := tx.Bucket(top).Bucket([]byte("c")).Cursor().Last(); !bytes.Equal(last, number(7)) {
 				t.Errorf("%s: got last row %x, want 7", top, last)
@@ -101,7 +101,7 @@ func TestOpenEmbedded(t *testing.T) {
 			t.Errorf("open twice: got %v, want an error that tells of PostgreSQL", err)
 		}
 	}
-	err := e.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketSchema).Put([]byte("version"), number(99)) })
+	err := e.db.Load().Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketSchema).Put([]byte("version"), number(99)) })
 	if err := errors.Join(err, e.Close()); err != nil {
 		t.Fatal(err)
 	}

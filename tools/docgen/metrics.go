@@ -29,6 +29,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upkeep"
 	"github.com/pseudo-agent/pseudo-agent/server/upstream"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 	"github.com/pseudo-agent/pseudo-agent/snapshot"
@@ -148,6 +149,7 @@ func serverMetrics(reg prometheus.Registerer) error {
 	kept := store.New(store.NewMemory(), store.Options{})
 	receiver.New(receiver.Options{Store: kept, Logger: log, Registerer: reg})
 	elector.New(elector.Options{Documents: kept.Backend(), Logger: log, Registerer: reg})
+	upkeep.New(upkeep.Options{Backend: kept.Backend(), Logger: log, Registerer: reg})
 	front, err := upstream.New(upstream.Options{Logger: log, Registerer: reg})
 	if err != nil {
 		return fmt.Errorf("make the proxy: %w", err)

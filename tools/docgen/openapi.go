@@ -20,6 +20,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upkeep"
 	"github.com/pseudo-agent/pseudo-agent/server/upstream"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
@@ -48,6 +49,8 @@ type (
 	pluginList struct {
 		Plugins []plugin.Status `json:"plugins"`
 	}
+	// file is an answer that is no JSON.
+	file    struct{}
 	deleted struct {
 		Deleted string `json:"deleted"`
 	}
@@ -72,6 +75,8 @@ var contents = map[string]content{
 	"GET /clusters/{cluster}/objects":           {nil, receiver.ObjectList{}},
 	"POST /clusters/{cluster}/suspicion/accept": {nil, receiver.ClusterInfo{}},
 	"GET /events":                               {nil, eventList{}},
+	"GET /store":                                {nil, upkeep.Status{}},
+	"GET /store/backup":                         {nil, file{}},
 	"GET /upstream":                             {nil, upstream.Status{}},
 	"GET /watchers":                             {nil, watcherList{}},
 	"GET /watchers/{cluster}":                   {nil, elector.ClusterInfo{}},
@@ -244,6 +249,7 @@ func openAPI() ([]byte, error) {
 	routes := receiver.New(receiver.Options{Store: kept, Logger: log}).Routes()
 	routes = append(routes, elector.New(elector.Options{Documents: kept.Backend(), Logger: log}).Routes()...)
 	routes = append(routes, viewer.New(viewer.Options{Store: kept, Logger: log}).Routes()...)
+	routes = append(routes, upkeep.New(upkeep.Options{Backend: kept.Backend(), Logger: log}).Routes()...)
 	routes = append(routes, (*upstream.Front)(nil).Routes()...)
 	s := schemas{}
 	failure := s.of(reflect.TypeFor[receiver.APIError]())
@@ -322,10 +328,13 @@ func operation(route receiver.Route, s schemas, failure map[string]any) (map[str
 		parameters = append(parameters, parameter)
 	}
 	answer := map[string]any{"description": "The answer."}
-	if c.answer == nil {
+	switch c.answer.(type) {
+	case nil:
 		answer["description"] = "Events \"version\", \"cluster\", \"reset\" and \"gone\", whose data are ViewerVersionEvent, ViewerStateEvent and, of the last two, ViewerResetEvent."
 		answer["content"] = map[string]any{"text/event-stream": map[string]any{"schema": textSchema()}}
-	} else {
+	case file:
+		answer["content"] = map[string]any{"application/octet-stream": map[string]any{"schema": map[string]any{"type": "string", "format": "binary"}}}
+	default:
 		answer["content"] = map[string]any{"application/json": map[string]any{"schema": s.of(reflect.TypeOf(c.answer))}}
 	}
 	refusal := map[string]any{

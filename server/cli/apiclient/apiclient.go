@@ -139,6 +139,17 @@ func (c *Client) Open(ctx context.Context, path []string, query url.Values) (io.
 	return resp.Body, nil
 }
 
+// Download is Open for a file, whose size in bytes it returns; -1: the server does not say.
+func (c *Client) Download(ctx context.Context, path []string) (io.ReadCloser, int64, error) {
+	endless := *c.http
+	endless.Timeout = 0
+	resp, err := c.send(ctx, &endless, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	return resp.Body, resp.ContentLength, nil
+}
+
 // send returns the server's answer unless it is a refusal. Its body is to be closed.
 func (c *Client) send(ctx context.Context, client *http.Client, method string, path []string, query url.Values, in any) (*http.Response, error) {
 	var body io.Reader

@@ -1,0 +1,60 @@
+package upkeep
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	u                    *Upkeep
+	compactions, backups *prometheus.CounterVec
+	file, free, backup   *prometheus.Desc
+}
+
+func newMetrics(u *Upkeep, reg prometheus.Registerer) *metrics {
+	counter := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pseudo_server_store_" + name, Help: help}, []string{"outcome"})
+	}
+	gauge := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc("pseudo_server_store_"+name, help, nil, nil)
+	}
+	m := &metrics{
+		u:           u,
+		compactions: counter("compactions_total", "Compactions of the embedded store's file that pseudo-server made by itself, by outcome: done, failed."),
+		backups:     counter("backups_total", "Backups of the embedded store's file, by outcome: done, failed (not taken to its end), refused."),
+		file:        gauge("file_bytes", "Size of the embedded store's file."),
+		free:        gauge("file_free_bytes", "Bytes of the embedded store's file that nothing is in; they are used again."),
+		backup:      gauge("last_backup_timestamp_seconds", "Unix time of the last complete backup of the embedded store since the start of this process; 0: none."),
+	}
+	for _, outcome := range []string{"done", "failed"} {
+		m.compactions.WithLabelValues(outcome)
+		m.backups.WithLabelValues(outcome)
+	}
+	m.backups.WithLabelValues("refused")
+	if reg != nil {
+		reg.MustRegister(m, m.compactions, m.backups)
+	}
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- m.file
+	ch <- m.free
+	ch <- m.backup
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
+	s := m.u.Status()
+	if s.File == nil {
+		return
+	}
+	gauge(m.file, float64(s.File.File))
+	gauge(m.free, float64(s.File.Free))
+	last := 0.0
+	if !s.LastBackup.IsZero() {
+		last = float64(s.LastBackup.Unix())
+	}
+	gauge(m.backup, last)
+}
