@@ -136,7 +136,10 @@ func (e *Embedded) liveCopy(ctx context.Context, path string, pace float64, fini
 			err = errors.Join(err, guarded(to.Close), os.Remove(path))
 		}
 	}()
-	err = c.run(ctx)
+	// Those that are empty have no record that would make them.
+	if err = to.Update(makeBuckets); err == nil {
+		err = c.run(ctx)
+	}
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	delete(e.copies, c)
@@ -247,10 +250,7 @@ func (c *liveCopy) write(records []record) error {
 }
 
 func (r *record) put(tx *bolt.Tx) error {
-	b, err := tx.CreateBucketIfNotExists([]byte(r.top))
-	if err != nil {
-		return err
-	}
+	b := tx.Bucket([]byte(r.top))
 	if r.key == "" && r.inner != "" {
 		if b.Bucket([]byte(r.inner)) == nil {
 			return nil
@@ -258,6 +258,7 @@ func (r *record) put(tx *bolt.Tx) error {
 		return b.DeleteBucket([]byte(r.inner))
 	}
 	if r.inner != "" {
+		var err error
 		if b, err = b.CreateBucketIfNotExists([]byte(r.inner)); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ func dump(t testing.TB, db *database) map[touched]string {
 	all := map[touched]string{}
 	err := db.View(func(tx *bolt.Tx) error {
 		return tx.ForEach(func(top []byte, b *bolt.Bucket) error {
+			all[touched{top: string(top)}] = "bucket"
 			return b.ForEach(func(k, v []byte) error {
 				if v != nil {
 					all[touched{string(top), "", string(k)}] = string(v)
@@ -221,6 +222,26 @@ func TestCompact(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 		t.Errorf("got %v, %v, want the file alone", left, err)
+	}
+}
+
+// TestCompactEmpty: a store that has nothing yet can be compacted, and takes everything afterwards.
+func TestCompactEmpty(t *testing.T) {
+	e := mustOpen(t, filepath.Join(t.TempDir(), "test.db"))
+	ctx := context.Background()
+	if _, err := e.Compact(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Documents(ctx, "kind"); err != nil {
+		t.Error(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	s := New(e, Options{})
+	for version := range uint64(60) {
+		change(t, s, rng, "d-1", version+1)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

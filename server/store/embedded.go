@@ -181,10 +181,8 @@ func (e *Embedded) prepare() error {
 		return err
 	}
 	return e.db.Load().Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketSchema, bucketStates, bucketSnapshots, bucketEntries, bucketPayloads, bucketDocuments} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
+		if err := makeBuckets(tx); err != nil {
+			return err
 		}
 		schema := tx.Bucket(bucketSchema)
 		switch v := schema.Get([]byte("version")); {
@@ -197,6 +195,15 @@ func (e *Embedded) prepare() error {
 		}
 		return dropStaged(tx)
 	})
+}
+
+func makeBuckets(tx *bolt.Tx) error {
+	for _, name := range [][]byte{bucketSchema, bucketStates, bucketSnapshots, bucketEntries, bucketPayloads, bucketDocuments} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // syncFolder makes the name of a new file durable.
