@@ -18,10 +18,18 @@ type Wanted struct {
 type Seen struct {
 	// Sandbox is the id of the running sandbox; empty: none runs.
 	Sandbox string
-	// Interfaces are the hardware addresses of the interfaces in its network namespace by name; nil: they cannot be seen.
-	Interfaces map[string]string
+	// Interfaces are those in its network namespace, by name; nil: they cannot be seen.
+	Interfaces map[string]Interface
 	// Made tells by network (namespace/name) which interface the meta plugin says to have made.
 	Made map[string]string
+}
+
+// Interface is what a network namespace shows of an interface.
+type Interface struct {
+	// MAC is the hardware address in lower case with colons; empty: it has none.
+	MAC string
+	// IPs are its addresses without a prefix length, none of them link-local.
+	IPs []string
 }
 
 // Action is what a step does.
@@ -127,8 +135,8 @@ func present(n Network, seen Seen, used map[string]bool) (name, mac string, ok b
 		candidates = append(candidates, made)
 	}
 	for _, name := range candidates {
-		if mac, there := seen.Interfaces[name]; there && !used[name] && !reserved(name) {
-			return name, mac, true
+		if i, there := seen.Interfaces[name]; there && !used[name] && !reserved(name) {
+			return name, i.MAC, true
 		}
 	}
 	return "", "", false

@@ -54,7 +54,12 @@ type Record struct {
 	Name      string `json:"name"`
 	// Attachments are in the order in which they were attached.
 	Attachments []Attachment `json:"attachments"`
+	// Told are the elements of the Pod's status annotation that are ours, or may be.
+	Told []StatusKey `json:"told,omitempty"`
 }
+
+// empty reports whether there is nothing to keep.
+func (r *Record) empty() bool { return len(r.Attachments) == 0 && len(r.Told) == 0 }
 
 // recordVersion is the form that this program writes.
 const recordVersion = 1
@@ -172,13 +177,13 @@ const temporary = ".new"
 
 func (s *Store) path(id string) string { return filepath.Join(s.dir, id+suffix) }
 
-// Save makes the record durable. A record without attachments is removed.
+// Save makes the record durable. A record of nothing is removed.
 func (s *Store) Save(r *Record) error {
 	if !uid.MatchString(r.UID) {
 		return fmt.Errorf("record of Pod %s/%s: %q is no UID", r.Namespace, r.Name, clip(r.UID))
 	}
 	var err error
-	if len(r.Attachments) == 0 {
+	if r.empty() {
 		if err = os.Remove(s.path(r.UID)); errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the operator names the folder, and a UID is checked
 			return nil
 		}

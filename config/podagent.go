@@ -27,6 +27,8 @@ type PodAgent struct {
 	CNI PodAgentCNI `mapstructure:"cni"`
 	// CRI says where the container runtime listens.
 	CRI PodAgentCRI `mapstructure:"cri"`
+	// Report says what is told on the Pods themselves.
+	Report PodAgentReport `mapstructure:"report"`
 	// Work bounds the work.
 	Work PodAgentWork `mapstructure:"work"`
 	// Limits bound what annotations can ask for.
@@ -69,6 +71,14 @@ type PodAgentCRI struct {
 	Socket string `mapstructure:"socket" usage:"socket of the container runtime (empty: search)"`
 }
 
+// PodAgentReport says what is told on the Pods themselves.
+type PodAgentReport struct {
+	// NetworkStatus keeps the Pods' annotation k8s.v1.cni.cncf.io/network-status true; patch of Pods is then needed.
+	NetworkStatus bool `mapstructure:"network_status" usage:"keep the Pods' annotation k8s.v1.cni.cncf.io/network-status true"`
+	// Events makes Events of what was attached, detached and failed; create and patch of Events is then needed.
+	Events bool `mapstructure:"events" usage:"make Events of what was attached, detached and failed"`
+}
+
 // PodAgentWork bounds the work.
 type PodAgentWork struct {
 	// Parallel is how many Pods are worked on at once.
@@ -93,6 +103,7 @@ func DefaultPodAgent() PodAgent {
 		Annotations:   PodAgentAnnotations{Networks: "k8s.v1.cni.cncf.io/networks", List: "networks"},
 		NetworkSource: "cni", StateDir: "/var/lib/pod-agent",
 		CNI:    PodAgentCNI{BinDirs: []string{"/opt/cni/bin"}, ConfigDir: "/etc/cni/net.d", Timeout: time.Minute},
+		Report: PodAgentReport{NetworkStatus: true, Events: true},
 		Work:   PodAgentWork{Parallel: 4, MinRetry: time.Second, MaxRetry: 5 * time.Minute},
 		Limits: PodAgentLimits{AnnotationSize: 65536, Networks: 32},
 		Log:    Log{Level: "info", Format: "json"},

@@ -49,6 +49,7 @@ const (
 	nativeNameLabel   = "virtual-kubelet.io/provider-cluster-native-name"
 	rancherAnnotation = "field.cattle.io/targetWorkloadIds"
 	openGaussSelector = "opengauss.cluster"
+	networkStatus     = "k8s.v1.cni.cncf.io/network-status"
 )
 
 type label struct {
@@ -72,6 +73,7 @@ type metadata struct {
 	generateName         string
 	rancher              string
 	hasRancher           bool
+	networks             string // what the annotation says of attached networks
 }
 
 func readMetadata(s *scanner) metadata {
@@ -95,11 +97,14 @@ func readMetadata(s *scanner) metadata {
 			m.labels, m.labelled = readLabels(s)
 		case "annotations":
 			s.object(func(key []byte) {
-				if string(key) == rancherAnnotation {
+				switch string(key) {
+				case rancherAnnotation:
 					m.rancher, m.hasRancher = s.str()
-					return
+				case networkStatus:
+					m.networks = s.text()
+				default:
+					s.skip()
 				}
-				s.skip()
 			})
 		case "ownerReferences":
 			s.array(func(i int) {

@@ -56,6 +56,9 @@ func (inv *Inventory) Facts(wire, namespace, name, uid string) ([]Fact, error) {
 	v := reflect.ValueOf(row)
 	out := make([]Fact, 0, v.NumField())
 	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("facts") == "-" {
+			continue // nothing that the server gets
+		}
 		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
 		value, err := json.Marshal(v.Field(i).Interface())
 		if err != nil {

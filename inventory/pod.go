@@ -42,6 +42,7 @@ type pod struct {
 	created   int64  // Unix seconds, 0 if unknown
 	identity  string // only with generateName
 	claim     *claim // only for Pods that make a group of their own
+	networks  *[]PodNetwork
 	decoding  mask
 
 	ready      bool
@@ -82,6 +83,8 @@ type Pod struct {
 	Containers string     `json:"containers"`        // container ids, sorted, joined by ", "
 	Created    *time.Time `json:"created,omitempty"` // UTC
 	Plugin     string     `json:"plugin,omitempty"`  // the plugin that named the workload
+	// Networks are those beside the default one, as the Pod's annotation tells of them. The server does not read it.
+	Networks []PodNetwork `json:"networks,omitempty" facts:"-"`
 }
 
 func (d *decoder) pod() entity {
@@ -125,6 +128,7 @@ func (d *decoder) pod() entity {
 	if f.hostIP == "" {
 		p.decoding.add(PodNotScheduled)
 	}
+	p.networks = podNetworks(d.meta.networks)
 	d.claim(p)
 	return p
 }
@@ -551,6 +555,9 @@ func (inv *Inventory) Pods(f Filter) []Pod {
 		}
 		if p.claim != nil {
 			out.Plugin = p.claim.plugin
+		}
+		if p.networks != nil {
+			out.Networks = *p.networks
 		}
 		return out, true
 	})

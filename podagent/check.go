@@ -11,7 +11,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
@@ -115,7 +114,7 @@ func checkPods(ctx context.Context, c *config.PodAgent, build operate.Build) (st
 	if err != nil {
 		return "", fmt.Errorf("access to the apiserver: %w", err)
 	}
-	list, err := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).List(ctx, metav1.ListOptions{
+	list, err := client.Resource(podResource).List(ctx, metav1.ListOptions{
 		FieldSelector: "spec.nodeName=" + c.NodeName, Limit: 500,
 	})
 	if err != nil {

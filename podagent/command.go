@@ -53,6 +53,6 @@ runtime's socket, the plugins and the network configuration, and the permission 
 			return err
 		},
 	}
-	root.AddCommand(run, looking, version)
+	root.AddCommand(run, looking, attachCommand(build), detachCommand(build), listCommand(build), version)
 	return root
 }

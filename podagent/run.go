@@ -12,9 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -45,7 +42,10 @@ type daemon struct {
 	store      *attachments.Store
 	plugins    *cni.Plugins
 	controller *pods.Controller
-	damaged    []error // records that cannot be read
+	// definitions are nil in network_source cni, events if none are made.
+	definitions *definitions
+	events      *events
+	damaged     []error // records that cannot be read
 }
 
 // runDaemon is the daemon from its configuration to its end.
@@ -83,8 +83,17 @@ func runDaemon(ctx context.Context, flags *pflag.FlagSet, build operate.Build) (
 		} else if err != nil {
 			return err //nolint:wrapcheck // it names the file
 		}
+		if d.definitions != nil {
+			d.definitions.wait(ctx)
+		}
 		return d.controller.Run(ctx)
 	})
+	if d.definitions != nil {
+		g.Go(func() error { return d.definitions.run(ctx, d.controller.Redefined) })
+	}
+	if d.events != nil {
+		g.Go(func() error { return d.events.run(ctx) })
+	}
 	g.Go(func() error {
 		config.WatchPodAgent(ctx, flags, loaded, d.reload)
 		return nil
@@ -130,10 +139,19 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 		Annotations: attachments.Annotations{Networks: d.cfg.Annotations.Networks, List: d.cfg.Annotations.List},
 		Limits:      attachments.Limits{Bytes: d.cfg.Limits.AnnotationSize, Networks: d.cfg.Limits.Networks},
 		Reconciler:  r, Sandbox: d.runtime.Sandbox, Workers: d.cfg.Work.Parallel, MinRetry: d.cfg.Work.MinRetry, MaxRetry: d.cfg.Work.MaxRetry,
-		Log: d.log, Registerer: registry,
+		TellStatus: d.cfg.Report.NetworkStatus, Log: d.log, Registerer: registry,
 	}
 	if d.cfg.NetworkSource != sourceCNI {
-		po.Definition = definitions(client)
+		if d.definitions, err = newDefinitions(client); err != nil {
+			return err
+		}
+		po.Definition = d.definitions.get
+	}
+	if d.cfg.Report.Events {
+		if d.events, err = newEvents(access, d.cfg.NodeName); err != nil {
+			return err
+		}
+		po.Events = d.events.recorder
 	}
 	d.controller = pods.New(po)
 	return nil
@@ -178,30 +196,6 @@ func restConfig(k config.PodAgentKubernetes, build operate.Build) (*rest.Config,
 	}
 	access.UserAgent = "pod-agent/" + build.Version
 	return access, nil
-}
-
-var definitionResource = schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1", Resource: "network-attachment-definitions"}
-
-// definitions reads spec.config of NetworkAttachmentDefinitions.
-func definitions(client dynamic.Interface) func(ctx context.Context, namespace, name string) (json.RawMessage, error) {
-	return func(ctx context.Context, namespace, name string) (json.RawMessage, error) {
-		object, err := client.Resource(definitionResource).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", namespace, name, err)
-		}
-		text, _, err := unstructured.NestedString(object.Object, "spec", "config")
-		if err == nil && text == "" {
-			err = errors.New("spec.config is empty")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", namespace, name, err)
-		}
-		configuration, err := cni.Normalise([]byte(text), name)
-		if err != nil {
-			return nil, fmt.Errorf("NetworkAttachmentDefinition %s/%s: spec.config: %w", namespace, name, err)
-		}
-		return configuration, nil
-	}
 }
 
 // reload takes over a changed configuration file: the log's level at once, everything else is named and holds from the next

@@ -137,8 +137,10 @@ func (p *Plugins) Check(ctx context.Context, a attachments.Attachment) error {
 	return nil
 }
 
-// Interfaces returns the hardware addresses of the interfaces in a network namespace, by name.
-func (p *Plugins) Interfaces(netns string) (map[string]string, error) { return interfaces(netns) }
+// Interfaces returns the interfaces in a network namespace, by name.
+func (p *Plugins) Interfaces(netns string) (map[string]attachments.Interface, error) {
+	return interfaces(netns)
+}
 
 // Error is a plugin's failure.
 type Error struct {
@@ -156,7 +158,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 func (p *Plugins) explain(ctx context.Context, command string, err error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &Error{Command: command, TimedOut: true, Err: fmt.Errorf("the plugin had not ended after %s (plugins.timeout) and was killed: %w", p.timeout, err)}
+		return &Error{Command: command, TimedOut: true, Err: fmt.Errorf("the plugin had not ended after %s (cni.timeout) and was killed: %w", p.timeout, err)}
 	}
 	return &Error{Command: command, Err: err}
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pseudo-agent/pseudo-agent/attachments"
 )
 
 // runBound runs a plugin that ends with this process, and whose children end with it.
@@ -31,9 +33,9 @@ func namespaceExists(path string) bool {
 }
 
 // interfaces enters the namespace with a thread that ends with it.
-func interfaces(netns string) (map[string]string, error) {
+func interfaces(netns string) (map[string]attachments.Interface, error) {
 	type answer struct {
-		found map[string]string
+		found map[string]attachments.Interface
 		err   error
 	}
 	done := make(chan answer)
@@ -47,7 +49,7 @@ func interfaces(netns string) (map[string]string, error) {
 	return a.found, a.err
 }
 
-func interfacesHere(netns string) (map[string]string, error) {
+func interfacesHere(netns string) (map[string]attachments.Interface, error) {
 	fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", netns, err)
@@ -60,9 +62,24 @@ func interfacesHere(netns string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the interfaces of %s: %w", netns, err)
 	}
-	found := make(map[string]string, len(all))
+	found := make(map[string]attachments.Interface, len(all))
 	for _, i := range all {
-		found[i.Name] = i.HardwareAddr.String()
+		addresses, err := i.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("list the addresses of interface %s of %s: %w", i.Name, netns, err)
+		}
+		found[i.Name] = attachments.Interface{MAC: i.HardwareAddr.String(), IPs: global(addresses)}
 	}
 	return found, nil
+}
+
+// global are the addresses by which others reach an interface.
+func global(addresses []net.Addr) []string {
+	var ips []string
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+			ips = append(ips, n.IP.String())
+		}
+	}
+	return ips
 }

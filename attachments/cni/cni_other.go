@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+
+	"github.com/pseudo-agent/pseudo-agent/attachments"
 )
 
 var errNotLinux = errors.New("network namespaces exist on Linux only")
@@ -16,4 +18,4 @@ func tryLock(*os.File) bool { return true }
 
 func namespaceExists(string) bool { return false }
 
-func interfaces(string) (map[string]string, error) { return nil, errNotLinux }
+func interfaces(string) (map[string]attachments.Interface, error) { return nil, errNotLinux }

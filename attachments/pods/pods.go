@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,14 +27,12 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments"
 	"github.com/pseudo-agent/pseudo-agent/attachments/reconcile"
 )
-
-// StatusAnnotation is where the meta plugin, and pod-agent, tell what is attached.
-const StatusAnnotation = "k8s.v1.cni.cncf.io/network-status"
 
 // Options of a Controller.
 type Options struct {
@@ -49,6 +48,10 @@ type Options struct {
 	Sandbox func(ctx context.Context, uid string) (*reconcile.Sandbox, error)
 	// Definition returns the configuration of a NetworkAttachmentDefinition; nil: definitions are not used.
 	Definition func(ctx context.Context, namespace, name string) (json.RawMessage, error)
+	// TellStatus keeps the status annotation of the Pods true; their patch is then needed.
+	TellStatus bool
+	// Events tells of steps and failures; nil: no Events are made.
+	Events record.EventRecorder
 	// Workers is how many Pods are worked on at once.
 	Workers int
 	// MinRetry and MaxRetry are the first and the longest pause after a failure.
@@ -72,8 +75,12 @@ type Controller struct {
 	metrics *metrics
 	synced  func() bool
 
+	// repairs holds the writing of status annotations that somebody writes otherwise again and again.
+	repairs workqueue.TypedRateLimiter[string]
+
 	mu       sync.Mutex
 	pods     map[string]pod                // by UID
+	statuses map[string]status             // by UID
 	problems map[string]map[string]Problem // by UID and network
 }
 
@@ -96,9 +103,10 @@ func New(o Options) *Controller {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](o.MinRetry, o.MaxRetry)
 	c := &Controller{
 		o: o, queue: workqueue.NewTypedRateLimitingQueue(limiter), synced: func() bool { return false },
-		pods: map[string]pod{}, problems: map[string]map[string]Problem{},
+		repairs: workqueue.NewTypedItemExponentialFailureRateLimiter[string](o.MinRetry, o.MaxRetry),
+		pods:    map[string]pod{}, statuses: map[string]status{}, problems: map[string]map[string]Problem{},
 	}
-	c.metrics = newMetrics(o.Registerer, c.Counts)
+	c.metrics = newMetrics(o.Registerer, c)
 	return c
 }
 
@@ -168,7 +176,7 @@ func (c *Controller) keep(object any) (any, error) {
 		return object, nil
 	}
 	annotations := map[string]string{}
-	for _, name := range []string{c.o.Annotations.Networks, c.o.Annotations.List, StatusAnnotation} {
+	for _, name := range []string{c.o.Annotations.Networks, c.o.Annotations.List, attachments.StatusAnnotation} {
 		if value, has := u.GetAnnotations()[name]; has && name != "" {
 			annotations[name] = strings.Clone(value)
 		}
@@ -219,9 +227,27 @@ func (c *Controller) changed(object any) {
 	old, known := c.pods[p.uid]
 	c.pods[p.uid] = p
 	c.mu.Unlock()
-	if !known || !p.same(old) {
+	switch {
+	case !known || !p.same(old):
 		c.queue.Forget(p.uid) // what failed before may succeed now
+		c.repairs.Forget(p.uid)
 		c.queue.Add(p.uid)
+	case c.statusWrong(old, p):
+		c.queue.AddAfter(p.uid, c.repairs.When(p.uid))
+	}
+}
+
+// Redefined looks anew at the Pods that ask for a network whose definition has changed.
+func (c *Controller) Redefined(namespace, name string) {
+	c.mu.Lock()
+	all := slices.Collect(maps.Values(c.pods))
+	c.mu.Unlock()
+	for _, p := range all {
+		networks, err := attachments.Parse(p.annotations, c.o.Annotations, p.namespace, c.o.Limits)
+		if err == nil && slices.ContainsFunc(networks, func(n attachments.Network) bool { return n.Namespace == namespace && n.Name == name }) {
+			c.queue.Forget(p.uid)
+			c.queue.Add(p.uid)
+		}
 	}
 }
 
@@ -232,7 +258,7 @@ func (p pod) same(o pod) bool {
 	}
 	for _, both := range []map[string]string{p.annotations, o.annotations} {
 		for name := range both {
-			if name != StatusAnnotation && p.annotations[name] != o.annotations[name] {
+			if name != attachments.StatusAnnotation && p.annotations[name] != o.annotations[name] {
 				return false
 			}
 		}
@@ -250,7 +276,9 @@ func (c *Controller) deleted(object any) {
 	}
 	c.mu.Lock()
 	delete(c.pods, string(u.GetUID()))
+	delete(c.statuses, string(u.GetUID()))
 	c.mu.Unlock()
+	c.repairs.Forget(string(u.GetUID()))
 	c.queue.Add(string(u.GetUID()))
 }
 
@@ -276,50 +304,53 @@ func (c *Controller) work(ctx context.Context, uid string) (again bool) {
 	c.mu.Unlock()
 	have := c.o.Reconciler.Attachments(uid)
 	if !lives || p.ended() {
-		return c.release(ctx, uid, p, len(have) > 0)
+		return c.release(ctx, uid, p, lives)
 	}
 	networks, err := attachments.Parse(p.annotations, c.o.Annotations, p.namespace, c.o.Limits)
 	if err != nil {
-		c.fail(p, "", "annotation", err)
+		c.fail(p, "annotation", "InvalidAnnotation", err)
 		return false // until it changes
 	}
 	if p.hostNetwork {
 		if len(networks) > 0 {
-			c.fail(p, "", "host_network", errors.New("the Pod uses the node's network, to which no network can be attached; remove the annotation or hostNetwork"))
+			c.fail(p, "host_network", "HostNetwork", errors.New("the Pod uses the node's network, to which no network can be attached; remove the annotation or hostNetwork"))
 		}
 		return false
 	}
 	if len(networks) == 0 && len(have) == 0 {
-		c.clear(uid)
-		return false
+		failures := c.addStatus(ctx, p, nil, nil)
+		c.settle(p, failures)
+		return len(failures) > 0
 	}
 	sandbox, err := c.o.Sandbox(ctx, uid)
 	if err != nil {
-		c.fail(p, "", "runtime", err)
+		c.fail(p, "runtime", "RuntimeUnavailable", err)
 		return true
 	}
 	wanted, missing := c.define(ctx, networks)
 	outcomes, err := c.o.Reconciler.Reconcile(ctx, reconcile.Pod{
-		UID: uid, Namespace: p.namespace, Name: p.name, Wanted: wanted, Made: made(p.annotations[StatusAnnotation], p.namespace), Sandbox: sandbox,
+		UID: uid, Namespace: p.namespace, Name: p.name, Wanted: wanted, Made: made(p.annotations[attachments.StatusAnnotation], p.namespace), Sandbox: sandbox,
 	})
 	failures := c.tell(p, outcomes)
 	if err != nil {
-		c.fail(p, "", "namespace", err)
+		c.fail(p, "namespace", "NamespaceUnavailable", err)
 		return true
 	}
 	for network, err := range missing {
-		if _, told := failures[network]; !told {
-			failures[network] = err
+		// Why it cannot be read says more than the step that needed it.
+		if f, told := failures[network]; !told || errors.Is(f.err, reconcile.ErrNoDefinition) {
+			failures[network] = failure{attachFailed, err}
 		}
 	}
+	failures = c.addStatus(ctx, p, sandbox, failures)
 	c.settle(p, failures)
 	// Where no sandbox runs yet, the Pod's next status comes by the watch only if an address or a container changes.
 	return len(failures) > 0 || sandbox == nil
 }
 
-// release detaches all of a Pod that has ended or vanished.
-func (c *Controller) release(ctx context.Context, uid string, p pod, attached bool) (again bool) {
-	if !attached {
+// release detaches all of a Pod that has ended or, unless it lives, vanished.
+func (c *Controller) release(ctx context.Context, uid string, p pod, lives bool) (again bool) {
+	if len(c.o.Reconciler.Attachments(uid)) == 0 && len(c.o.Reconciler.Told(uid)) == 0 {
 		c.clear(uid)
 		return false
 	}
@@ -331,10 +362,19 @@ func (c *Controller) release(ctx context.Context, uid string, p pod, attached bo
 	if len(c.o.Namespaces) > 0 && !slices.Contains(c.o.Namespaces, p.namespace) {
 		return false
 	}
-	outcomes, err := c.o.Reconciler.Reconcile(ctx, reconcile.Pod{UID: uid, Namespace: p.namespace, Name: p.name})
+	of := reconcile.Pod{UID: uid, Namespace: p.namespace, Name: p.name}
+	outcomes, err := c.o.Reconciler.Reconcile(ctx, of)
 	failures := c.tell(p, outcomes)
 	if err != nil {
-		failures[""] = err
+		failures[""] = failure{detachFailed, err}
+	}
+	switch {
+	case lives:
+		failures = c.addStatus(ctx, p, nil, failures)
+	case len(failures) == 0: // the annotation is gone with the Pod
+		if err := c.o.Reconciler.SetTold(of, nil); err != nil {
+			failures[""] = failure{detachFailed, err}
+		}
 	}
 	c.settle(p, failures)
 	return len(failures) > 0
@@ -358,30 +398,13 @@ func (c *Controller) define(ctx context.Context, networks []attachments.Network)
 	return wanted, missing
 }
 
-// maxStatus bounds the status annotation that is read, in bytes; Kubernetes allows 256 KiB for all annotations.
-const maxStatus = 256 << 10
-
 // made reads from the status annotation which interface the meta plugin made for each network. What cannot be read says
 // nothing.
 func made(status, namespace string) map[string]string {
-	if status == "" || len(status) > maxStatus {
-		return nil
-	}
-	var entries []struct {
-		Name      string `json:"name"`
-		Interface string `json:"interface"`
-	}
-	if json.Unmarshal([]byte(status), &entries) != nil {
-		return nil
-	}
 	interfaces := map[string]string{}
-	for _, e := range entries {
-		name := e.Name
-		if !strings.Contains(name, "/") {
-			name = namespace + "/" + name
-		}
-		if _, twice := interfaces[name]; !twice && e.Interface != "" {
-			interfaces[name] = e.Interface
+	for _, s := range attachments.ReadStatus(status, namespace) {
+		if _, twice := interfaces[s.Network]; !twice && s.Interface != "" {
+			interfaces[s.Network] = s.Interface
 		}
 	}
 	return interfaces

@@ -66,13 +66,17 @@ func (g *ground) Del(_ context.Context, a attachments.Attachment) error {
 	})
 }
 
-func (g *ground) Interfaces(netns string) (map[string]string, error) {
+func (g *ground) Interfaces(netns string) (map[string]attachments.Interface, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.netns[netns] == nil {
 		return nil, errors.New("no such namespace")
 	}
-	return maps.Clone(g.netns[netns]), nil
+	all := map[string]attachments.Interface{}
+	for name, mac := range g.netns[netns] {
+		all[name] = attachments.Interface{MAC: mac}
+	}
+	return all, nil
 }
 
 func (g *ground) names(uid string) string {
@@ -87,6 +91,8 @@ type world struct {
 	dir    string
 	client *fake.FakeDynamicClient
 	ground *ground
+	change func(*Options) // of the next start; nil: nothing
+	source func() (json.RawMessage, error)
 	c      *Controller
 	stop   func()
 }
@@ -95,6 +101,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: t.TempDir(), ground: &ground{netns: map[string]map[string]string{}, broken: map[string]bool{}, busy: map[string]int{}},
+		source: func() (json.RawMessage, error) { return json.RawMessage(`{}`), nil },
 		client: fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{podResource: "PodList"}),
 	}
 	return w
@@ -107,12 +114,12 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	r, wrong, err := reconcile.New(reconcile.Options{
-		Store: store, Plugins: w.ground, NodeConfig: func() (json.RawMessage, error) { return json.RawMessage(`{}`), nil },
+		Store: store, Plugins: w.ground, NodeConfig: w.source,
 	})
 	if err != nil || len(wrong) > 0 {
 		w.t.Fatal(err, wrong)
 	}
-	w.c = New(Options{
+	o := Options{
 		Client: w.client, Node: "node-1", Annotations: attachments.Annotations{Networks: attachments.DefaultNetworksAnnotation, List: attachments.DefaultListAnnotation},
 		Limits: attachments.DefaultLimits(), Reconciler: r, Workers: 4, MinRetry: time.Millisecond, MaxRetry: 20 * time.Millisecond,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
@@ -124,7 +131,11 @@ func (w *world) start() {
 			}
 			return &reconcile.Sandbox{ID: "sandbox-" + uid, NetNS: uid}, nil
 		},
-	})
+	}
+	if w.change != nil {
+		w.change(&o)
+	}
+	w.c = New(o)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.c.Run(ctx) }()

@@ -2,36 +2,72 @@ package pods
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments"
 	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
 	"github.com/pseudo-agent/pseudo-agent/attachments/reconcile"
 )
 
+// The reasons of Events of steps.
+const (
+	attachFailed = "AttachFailed"
+	detachFailed = "DetachFailed"
+)
+
+// failure is why a network of a Pod, or the Pod, is not as wanted.
+type failure struct {
+	event string // the reason of its Event
+	err   error
+}
+
 // tell logs and counts the steps of a Pod, and returns the networks whose step failed.
-func (c *Controller) tell(p pod, outcomes []reconcile.Outcome) map[string]error {
-	failures := map[string]error{}
+func (c *Controller) tell(p pod, outcomes []reconcile.Outcome) map[string]failure {
+	failures := map[string]failure{}
 	for _, o := range outcomes {
-		network := o.Step.Wanted.Network
+		network, event, done := o.Step.Wanted.Network, attachFailed, "Attached"
 		if o.Step.Action == attachments.Detach {
-			network = o.Step.Attachment.Network
+			network, event, done = o.Step.Attachment.Network, detachFailed, "Detached"
 		}
 		c.metrics.seconds.WithLabelValues(string(o.Step.Action)).Observe(o.Took.Seconds())
 		log := c.o.Log.With("action", string(o.Step.Action), "pod", p.String(), "uid", p.uid, "network", network.Path(), "interface", network.Interface, "why", o.Step.Why, "took", o.Took)
 		if o.Err != nil {
-			failures[network.Key()] = o.Err
+			failures[network.Key()] = failure{event, o.Err}
 			c.metrics.failures.WithLabelValues(reason(o)).Inc()
-			log.Warn("a step failed", "error", o.Err)
+			log.Debug("a step failed", "error", o.Err)
 			continue
 		}
 		log.Info("a step is done")
+		if o.Step.Action != attachments.Adopt { // which changes nothing
+			c.event(p, corev1.EventTypeNormal, done, fmt.Sprintf("network %s, interface %s: %s", network.Path(), network.Interface, o.Step.Why))
+		}
 	}
 	return failures
+}
+
+// maxMessage is how long the message of an Event may be, in bytes.
+const maxMessage = 1024
+
+// event makes an Event of a Pod that lives.
+func (c *Controller) event(p pod, kind, reason, message string) {
+	c.mu.Lock()
+	_, lives := c.pods[p.uid]
+	c.mu.Unlock()
+	if c.o.Events == nil || !lives {
+		return
+	}
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage-len("…")], "") + "…"
+	}
+	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: p.namespace, Name: p.name, UID: types.UID(p.uid)}
+	c.o.Events.Event(ref, kind, reason, message)
 }
 
 // reason is the label of a failed step.
@@ -49,36 +85,58 @@ func reason(o reconcile.Outcome) string {
 	}
 }
 
-// fail tells what is wrong with a Pod, once for each cause.
-func (c *Controller) fail(p pod, network, reason string, err error) {
+// fail counts and tells what is wrong with a Pod as a whole. What is known of its networks stays.
+func (c *Controller) fail(p pod, reason, event string, err error) {
 	c.metrics.failures.WithLabelValues(reason).Inc()
-	if c.set(p, network, err) {
-		c.o.Log.Warn("a Pod is not as wanted", "pod", p.String(), "uid", p.uid, "error", err)
-	}
+	c.set(p, "", failure{event, err})
 }
 
-// set keeps a problem and returns whether it is new.
-func (c *Controller) set(p pod, network string, err error) bool {
+// set keeps a problem. An Event tells of it if it is new for the Pod, the log if it is new on the node.
+func (c *Controller) set(p pod, network string, f failure) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	of := c.problems[p.uid]
 	if of == nil {
 		of = map[string]Problem{}
 		c.problems[p.uid] = of
 	}
 	old, known := of[network]
-	since := time.Now()
+	now := Problem{Pod: p.String(), Network: network, What: f.err.Error(), Since: time.Now()}
 	if known {
-		since = old.Since
+		now.Since = old.Since
 	}
-	of[network] = Problem{Pod: p.String(), Network: network, What: err.Error(), Since: since}
-	return !known || old.What != err.Error()
+	news := !known || old.What != now.What
+	shared := c.known(now.What)
+	of[network] = now
+	c.mu.Unlock()
+	if !news {
+		return
+	}
+	if !shared {
+		c.o.Log.Warn("a Pod is not as wanted", "pod", p.String(), "uid", p.uid, "network", network, "error", f.err)
+	}
+	if network != "" {
+		c.event(p, corev1.EventTypeWarning, f.event, fmt.Sprintf("network %s: %v", network, f.err))
+	} else {
+		c.event(p, corev1.EventTypeWarning, f.event, f.err.Error())
+	}
+}
+
+// known reports whether any Pod has this problem. c.mu is held.
+func (c *Controller) known(what string) bool {
+	for _, of := range c.problems {
+		for _, p := range of {
+			if p.What == what {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // settle makes the failures the only problems of a Pod.
-func (c *Controller) settle(p pod, failures map[string]error) {
-	for network, err := range failures {
-		c.set(p, network, err)
+func (c *Controller) settle(p pod, failures map[string]failure) {
+	for network, f := range failures {
+		c.set(p, network, f)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,33 +182,53 @@ type metrics struct {
 	failures *prometheus.CounterVec
 }
 
-func newMetrics(reg prometheus.Registerer, count func() map[attachments.State]int) *metrics {
+func newMetrics(reg prometheus.Registerer, c *Controller) *metrics {
 	m := &metrics{
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "pod_agent_step_duration_seconds", Help: "Duration of attaching, detaching and adopting one network, in seconds.",
 			Buckets: []float64{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60},
 		}, []string{"action"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pod_agent_failures_total", Help: "Failures by reason: annotation, host_network, runtime, namespace, add, del, timeout, other.",
+			Name: "pod_agent_failures_total", Help: "Failures by reason: annotation, host_network, runtime, namespace, add, del, timeout, status, other.",
 		}, []string{"reason"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.seconds, m.failures, &counter{count})
+		reg.MustRegister(m.seconds, m.failures, &state{c})
 	}
 	return m
 }
 
-// counter tells the attachments by state when it is asked.
-type counter struct {
-	count func() map[attachments.State]int
+// state tells what is there when it is asked.
+type state struct{ c *Controller }
+
+var (
+	attachmentsDesc = prometheus.NewDesc("pod_agent_attachments", "Recorded attachments by state.", []string{"state"}, nil)
+	podsDesc        = prometheus.NewDesc("pod_agent_pods", "Pods of the node that are kept.", nil, nil)
+	syncedDesc      = prometheus.NewDesc("pod_agent_synced", "1 once all Pods of the node have been listed.", nil, nil)
+	wrongDesc       = prometheus.NewDesc("pod_agent_not_as_wanted", "Pods and networks that are not as the annotations say.", nil, nil)
+)
+
+func (s *state) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{attachmentsDesc, podsDesc, syncedDesc, wrongDesc} {
+		ch <- d
+	}
 }
 
-var counted = prometheus.NewDesc("pod_agent_attachments", "Recorded attachments by state.", []string{"state"}, nil)
-
-func (c *counter) Describe(ch chan<- *prometheus.Desc) { ch <- counted }
-
-func (c *counter) Collect(ch chan<- prometheus.Metric) {
-	for state, n := range c.count() {
-		ch <- prometheus.MustNewConstMetric(counted, prometheus.GaugeValue, float64(n), string(state))
+func (s *state) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	for name, n := range s.c.Counts() {
+		gauge(attachmentsDesc, float64(n), string(name))
+	}
+	synced := 0.0
+	if s.c.Synced() {
+		synced = 1
+	}
+	gauge(syncedDesc, synced)
+	s.c.mu.Lock()
+	pods := len(s.c.pods)
+	s.c.mu.Unlock()
+	gauge(podsDesc, float64(pods))
+	gauge(wrongDesc, float64(len(s.c.Problems())))
 }

@@ -126,8 +126,8 @@ func (n *node) agree(what string, pods ...reconcile.Pod) {
 		addresses["default"]++
 		found := n.interfaces(*pod.Sandbox)
 		for _, w := range pod.Wanted {
-			mac, there := found[w.Interface]
-			if !there || w.MAC != "" && mac != w.MAC {
+			seen, there := found[w.Interface]
+			if !there || w.MAC != "" && seen.MAC != w.MAC {
 				n.t.Errorf("%s: %s has %v, want %s with MAC %q", what, pod.Name, found, w.Interface, w.MAC)
 			}
 		}

@@ -178,7 +178,7 @@ func (n *node) removeSandbox(s reconcile.Sandbox) {
 	}
 }
 
-func (n *node) interfaces(s reconcile.Sandbox) map[string]string {
+func (n *node) interfaces(s reconcile.Sandbox) map[string]attachments.Interface {
 	n.t.Helper()
 	found, err := n.plugins.Interfaces(s.NetNS)
 	if err != nil {
@@ -298,14 +298,14 @@ func TestRealPlugins(t *testing.T) {
 	// A MAC makes a detach and an attach, for a plugin that takes it as an argument.
 	pod.Wanted = n.wanted(`[{"name":"green","mac":"02:00:00:00:00:77"},{"name":"red"},{"name":"data","mac":"02:00:00:00:00:78"}]`)
 	expect(t, "MACs", reconcilePod(t, r, pod), []string{"detach data", "detach green", "attach green", "attach data"})
-	if found := n.interfaces(s); found["net9f27410725ab"] != "02:00:00:00:00:77" || found["net8d777f385d3d"] != "02:00:00:00:00:78" {
+	if found := n.interfaces(s); found["net9f27410725ab"].MAC != "02:00:00:00:00:77" || found["net8d777f385d3d"].MAC != "02:00:00:00:00:78" {
 		t.Errorf("got MACs %v", found)
 	}
 	// So does another definition.
 	n.configs["red"] = n.bridge("red", 5, "")
 	pod.Wanted = n.wanted("red,green@store0")
 	expect(t, "change", reconcilePod(t, r, pod), []string{"detach data", "detach green", "detach red", "attach red", "attach green"})
-	if found := n.interfaces(s); len(found) != 4 || found["store0"] == "" {
+	if found := n.interfaces(s); len(found) != 4 || found["store0"].MAC == "" {
 		t.Errorf("got %v, want lo, eth0, store0 and red", found)
 	}
 	pod.Wanted = nil

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,8 +25,8 @@ type Plugins interface {
 	Add(ctx context.Context, a attachments.Attachment) (json.RawMessage, error)
 	// Del detaches, and succeeds if nothing is attached.
 	Del(ctx context.Context, a attachments.Attachment) error
-	// Interfaces returns the hardware addresses in a namespace by the interface's name.
-	Interfaces(netns string) (map[string]string, error)
+	// Interfaces returns the interfaces in a namespace, by name.
+	Interfaces(netns string) (map[string]attachments.Interface, error)
 }
 
 // Sandbox is the running sandbox of a Pod.
@@ -187,6 +188,9 @@ func (r *Reconciler) step(ctx context.Context, pod Pod, s attachments.Step) erro
 	return r.attach(ctx, pod, a)
 }
 
+// ErrNoDefinition is the error of a step that needs a definition which cannot be read now.
+var ErrNoDefinition = errors.New("the NetworkAttachmentDefinition cannot be read now")
+
 // attachment has all that CNI needs of a network.
 func (r *Reconciler) attachment(pod Pod, w attachments.Wanted) (attachments.Attachment, error) {
 	a := attachments.Attachment{
@@ -215,7 +219,7 @@ func (r *Reconciler) attachment(pod Pod, w attachments.Wanted) (attachments.Atta
 	}
 	if r.o.NodeConfig == nil {
 		if w.Config == nil {
-			return a, fmt.Errorf("the NetworkAttachmentDefinition %s cannot be read now", w.Path())
+			return a, fmt.Errorf("%w: %s", ErrNoDefinition, w.Path())
 		}
 		if w.MAC != "" {
 			a.Args = append(a.Args, [2]string{"MAC", w.MAC}) // for plugins without the capability
@@ -246,6 +250,7 @@ func (r *Reconciler) change(pod Pod, change func(*attachments.Record)) error {
 	next := &attachments.Record{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
 	if old := r.records[pod.UID]; old != nil {
 		next.Attachments = append(next.Attachments, old.Attachments...)
+		next.Told = old.Told
 	}
 	r.mu.Unlock()
 	change(next)
@@ -254,10 +259,49 @@ func (r *Reconciler) change(pod Pod, change func(*attachments.Record)) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.records[pod.UID] = next; len(next.Attachments) == 0 {
+	if r.records[pod.UID] = next; len(next.Attachments) == 0 && len(next.Told) == 0 {
 		delete(r.records, pod.UID)
 	}
 	return nil
+}
+
+// Told returns which elements of a Pod's status annotation are ours, or may be.
+func (r *Reconciler) Told(uid string) []attachments.StatusKey {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if record := r.records[uid]; record != nil {
+		return record.Told
+	}
+	return nil
+}
+
+// SetTold makes durable which elements of a Pod's status annotation are ours. It is to be called before they are written,
+// and again when those that went are no longer there.
+func (r *Reconciler) SetTold(pod Pod, told []attachments.StatusKey) error {
+	if slices.Equal(r.Told(pod.UID), told) {
+		return nil
+	}
+	return r.change(pod, func(record *attachments.Record) { record.Told = told })
+}
+
+// Status returns what the status annotation of a Pod is to tell: each network that is attached, as the Pod's network
+// namespace shows it.
+func (r *Reconciler) Status(pod Pod) ([]attachments.Status, error) {
+	have := r.Attachments(pod.UID)
+	if len(have) == 0 || pod.Sandbox == nil {
+		return nil, nil
+	}
+	seen, err := r.look(pod)
+	if err != nil {
+		return nil, err
+	}
+	var all []attachments.Status
+	for _, a := range have {
+		if i, there := seen.Interfaces[a.Interface]; there && a.State == attachments.Attached {
+			all = append(all, attachments.Status{StatusKey: attachments.StatusKey{Network: a.Path(), Interface: a.Interface}, Seen: i})
+		}
+	}
+	return all, nil
 }
 
 func (r *Reconciler) attach(ctx context.Context, pod Pod, a attachments.Attachment) error {
@@ -291,12 +335,12 @@ func (r *Reconciler) verify(a attachments.Attachment) error {
 	if err != nil {
 		return fmt.Errorf("look for the interface: %w", err)
 	}
-	mac, there := found[a.Interface]
+	seen, there := found[a.Interface]
 	switch {
 	case !there:
 		return fmt.Errorf("CNI ADD succeeded, but the Pod has no interface %s: does the node's network plugin know K8S_POD_NETWORK? If not, set network_source: definitions", a.Interface)
-	case a.MAC != "" && mac != a.MAC:
-		return fmt.Errorf("interface %s has the MAC %s instead of %s: the plugin cannot set one", a.Interface, mac, a.MAC)
+	case a.MAC != "" && seen.MAC != a.MAC:
+		return fmt.Errorf("interface %s has the MAC %s instead of %s: the plugin cannot set one", a.Interface, seen.MAC, a.MAC)
 	}
 	return nil
 }

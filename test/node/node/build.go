@@ -95,7 +95,7 @@ func buildPause(ctx context.Context, root, dir string) error {
 	return WriteImage(PauseImage, pause, filepath.Join(dir, "pause-image.tar"))
 }
 
-// BuildRuntime builds what StartRuntime needs, and pod-agent, into dir.
+// BuildRuntime builds what StartRuntime needs, and the programs, into dir.
 func BuildRuntime(ctx context.Context, dir string, progress io.Writer) (Binaries, error) {
 	kube, err := harness.BuildKube(ctx, progress)
 	if err != nil {
@@ -109,11 +109,12 @@ func BuildRuntime(ctx context.Context, dir string, progress io.Writer) (Binaries
 	if err != nil {
 		return b, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "pod-agent"), "./cmd/pod-agent")
+	b.Agent, b.Server = filepath.Join(dir, "pseudo-agent"), filepath.Join(dir, "pseudo-server")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", dir+string(filepath.Separator), "./cmd/...")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if answer, err := cmd.CombinedOutput(); err != nil {
-		return b, fmt.Errorf("build pod-agent: %w\n%s", err, answer)
+		return b, fmt.Errorf("build the programs: %w\n%s", err, answer)
 	}
 	return b, buildPause(ctx, root, dir)
 }
