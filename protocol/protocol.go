@@ -28,6 +28,9 @@ const (
 	// GoodbyeHeader is in the Sync by which a watcher that ends gives the role back. It is sent only to servers that
 	// sent ServerHeader: another would take the Sync for one more claim.
 	GoodbyeHeader = "pseudo-agent-goodbye"
+	// ClusterHeader is in each Sync and report of a pseudo-agent; its value is the id of the cluster, for load balancers,
+	// which cannot read the message. Servers do not heed it.
+	ClusterHeader = "pseudo-cluster-id"
 )
 
 //go:generate make -C .. generate-protocol

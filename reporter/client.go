@@ -314,11 +314,17 @@ func (s *grpcSession) invoke(ctx context.Context, method string, request any, re
 	return unknown
 }
 
+// ofCluster tells load balancers which cluster a call is of.
+func ofCluster(ctx context.Context, id string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, protocol.ClusterHeader, id)
+}
+
 func (s *grpcSession) report(ctx context.Context, r *report) (uint64, error) {
 	h := r.header()
 	if ip := s.peer().sourceIP; ip != "" {
 		h.SourceIp = &ip
 	}
+	ctx = ofCluster(ctx, h.GetClusterId())
 	var answer agent.KubernetesAPISyncResponse // the same in both services
 	err := s.invoke(ctx, protocol.MethodKubernetesAPISync, &message{header: h, entries: r.entries}, func(string) any { return &answer })
 	return answer.GetVersion(), err
@@ -358,6 +364,7 @@ func (s *grpcSession) sync(ctx context.Context, c claim) (syncAnswer, error) {
 			*to = &v
 		}
 	}
+	ctx = ofCluster(ctx, c.clusterID)
 	if c.goodbye {
 		ctx = metadata.AppendToOutgoingContext(ctx, protocol.GoodbyeHeader, "1")
 	}

@@ -162,13 +162,18 @@ func TestAServerThatChangesItsServiceIsFollowed(t *testing.T) {
 func TestHeaderAndSync(t *testing.T) {
 	var header *agent.KubernetesAPISyncRequest
 	var sync *agent.SyncRequest
-	var goodbye []string
+	var goodbye, clusters []string
 	f := &faultserver.Server{
 		Seen: func(r *agent.KubernetesAPISyncRequest) { header = r },
+		SeenContext: func(ctx context.Context) {
+			md, _ := metadata.FromIncomingContext(ctx)
+			clusters = append(clusters, md.Get(protocol.ClusterHeader)...)
+		},
 		OnSync: func(ctx context.Context, r *agent.SyncRequest) (*agent.SyncResponse, error) {
 			sync = r
 			md, _ := metadata.FromIncomingContext(ctx)
 			goodbye = md.Get(protocol.GoodbyeHeader)
+			clusters = append(clusters, md.Get(protocol.ClusterHeader)...)
 			_ = grpc.SetHeader(ctx, metadata.Pairs(protocol.ServerHeader, "1.0"))
 			a := syncAnswerOf(true)
 			a.UserConfig = new("inputs: {}")
@@ -209,6 +214,9 @@ func TestHeaderAndSync(t *testing.T) {
 	}
 	if len(goodbye) != 1 || !s.pseudoServer() {
 		t.Errorf("got goodbye %v, pseudo-server %v, want both", goodbye, s.pseudoServer())
+	}
+	if !slices.Equal(clusters, []string{"c", "c"}) {
+		t.Errorf("got the clusters %q told to load balancers, want c by the report and by the Sync", clusters)
 	}
 }
 

@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "write the output of the commands into d
 
 func TestMain(m *testing.M) {
 	plugin.WorkerMain()
+	daemonMain()
 	os.Exit(m.Run())
 }
 

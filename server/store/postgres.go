@@ -17,30 +17,17 @@ type Postgres struct {
 	pool *pgxpool.Pool
 }
 
-// The payload is compressed already, so PostgreSQL need not try. Entries have no foreign key: checking it for each row
-// of a large report takes longer than writing the rows.
-const postgresSchema = `
-CREATE TABLE IF NOT EXISTS pseudo_schema (version int NOT NULL);
-CREATE TABLE IF NOT EXISTS pseudo_cluster (
-	id text PRIMARY KEY, revision bigint NOT NULL, state json NOT NULL);
-CREATE TABLE IF NOT EXISTS pseudo_snapshot (
-	cluster text NOT NULL, seq bigint NOT NULL, snapshot json NOT NULL, PRIMARY KEY (cluster, seq));
-CREATE TABLE IF NOT EXISTS pseudo_entry (
-	cluster text NOT NULL, row_id bigint NOT NULL, from_seq bigint NOT NULL, to_seq bigint NOT NULL DEFAULT 0,
-	key bytea NOT NULL, sum bytea NOT NULL, type text NOT NULL, namespace text NOT NULL, name text NOT NULL,
-	size bigint NOT NULL, raw_size bigint NOT NULL, payload bytea NOT NULL, PRIMARY KEY (cluster, row_id));
-ALTER TABLE pseudo_entry ALTER COLUMN payload SET STORAGE EXTERNAL;
-CREATE INDEX IF NOT EXISTS pseudo_entry_to ON pseudo_entry (cluster, to_seq) WHERE to_seq > 0;
-CREATE TABLE IF NOT EXISTS pseudo_document (
-	kind text NOT NULL, key text NOT NULL, revision bigint NOT NULL, value bytea NOT NULL, PRIMARY KEY (kind, key));
-`
-
-// schemaLock is the advisory lock under which one replica at a time prepares the schema.
-const schemaLock = 7265373201
-
 // OpenPostgres connects to the database of a connection string, at most with so many connections, and creates its
 // tables if they are not there.
 func OpenPostgres(ctx context.Context, dsn string, maxConnections int) (*Postgres, error) {
+	cfg, err := postgresConfig(dsn, maxConnections)
+	if err != nil {
+		return nil, err
+	}
+	return openPostgres(ctx, cfg)
+}
+
+func postgresConfig(dsn string, maxConnections int) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
 		// The error of ParseConfig contains the connection string, with its password masked.
@@ -57,6 +44,10 @@ func OpenPostgres(ctx context.Context, dsn string, maxConnections int) (*Postgre
 		// A standby would answer what it has, which may be old.
 		cfg.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
+	return cfg, nil
+}
+
+func openPostgres(ctx context.Context, cfg *pgxpool.Config) (*Postgres, error) {
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("PostgreSQL: %w", err)
@@ -67,33 +58,6 @@ func OpenPostgres(ctx context.Context, dsn string, maxConnections int) (*Postgre
 		return nil, fmt.Errorf("PostgreSQL at %s: %w", cfg.ConnConfig.Host, err)
 	}
 	return p, nil
-}
-
-func (p *Postgres) prepare(ctx context.Context) error {
-	return p.transact(ctx, pgx.ReadWrite, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", schemaLock); err != nil {
-			return err
-		}
-		var there bool
-		if err := tx.QueryRow(ctx, "SELECT to_regclass('pseudo_schema') IS NOT NULL").Scan(&there); err != nil {
-			return err
-		}
-		if !there {
-			if _, err := tx.Exec(ctx, postgresSchema); err != nil {
-				return fmt.Errorf("create tables: %w", err)
-			}
-			_, err := tx.Exec(ctx, "INSERT INTO pseudo_schema VALUES ($1)", schemaVersion)
-			return err
-		}
-		var v int
-		if err := tx.QueryRow(ctx, "SELECT version FROM pseudo_schema").Scan(&v); err != nil {
-			return err
-		}
-		if v != schemaVersion {
-			return fmt.Errorf("the tables were made by another release (schema %d, this release has %d)", v, schemaVersion)
-		}
-		return nil
-	})
 }
 
 // transact runs f in a transaction that sees one moment of the database.
@@ -235,36 +199,71 @@ func signed(numbers []uint64) []int64 {
 }
 
 // Commit implements Backend. The row of pseudo_cluster is written first, under the condition of its revision: of two
-// replicas the second waits for the first, and then finds another revision.
+// replicas the second waits for the first, and then finds another revision. A sign of life is one statement; otherwise all
+// that does not need COPY is sent at once.
 func (p *Postgres) Commit(ctx context.Context, c *Change) error {
 	state, err := json.Marshal(c.State)
 	if err != nil {
 		return err
 	}
-	id := c.State.ID
+	sql := "UPDATE pseudo_cluster SET revision = $2, state = $3 WHERE id = $1 AND revision = $4"
+	args := []any{c.State.ID, int64(c.State.Revision), state, int64(c.Expected)}
+	if c.Expected == 0 {
+		sql, args = "INSERT INTO pseudo_cluster (id, revision, state) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", args[:3]
+	}
+	if c.Snapshot == nil && len(c.Added)+len(c.Ended)+len(c.DroppedRows)+len(c.DroppedSeqs) == 0 {
+		return classify(ctx, one(p.pool.Exec(ctx, sql, args...)))
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(sql, args...)
+	if err := queueChange(batch, c); err != nil {
+		return err
+	}
 	return p.transact(ctx, pgx.ReadWrite, func(tx pgx.Tx) error {
-		sql := "UPDATE pseudo_cluster SET revision = $2, state = $3 WHERE id = $1 AND revision = $4"
-		args := []any{id, int64(c.State.Revision), state, int64(c.Expected)}
-		if c.Expected == 0 {
-			sql, args = "INSERT INTO pseudo_cluster (id, revision, state) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", args[:3]
-		}
-		if err := one(tx.Exec(ctx, sql, args...)); err != nil {
+		if err := sendChange(ctx, tx, batch); err != nil || !copied(c.Added) {
 			return err
 		}
-		if c.Snapshot != nil {
-			raw, err := json.Marshal(c.Snapshot)
-			if err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, "INSERT INTO pseudo_snapshot VALUES ($1, $2, $3)", id, int64(c.Snapshot.Seq), raw); err != nil {
-				return err
-			}
-		}
-		if err := copyEntries(ctx, tx, id, c.Added); err != nil {
-			return err
-		}
-		return endEntries(ctx, tx, c)
+		return copyEntries(ctx, tx, c.State.ID, c.Added)
 	})
+}
+
+// sendChange sends a batch whose first statement must find a row.
+func sendChange(ctx context.Context, tx pgx.Tx, batch *pgx.Batch) error {
+	results := tx.SendBatch(ctx, batch)
+	if err := one(results.Exec()); err != nil {
+		_ = results.Close() // all are taken back, whatever became of the others
+		return err
+	}
+	return results.Close()
+}
+
+// queueChange adds all but the cluster's row and what is copied.
+func queueChange(batch *pgx.Batch, c *Change) error {
+	id := c.State.ID
+	if c.Snapshot != nil {
+		raw, err := json.Marshal(c.Snapshot)
+		if err != nil {
+			return err
+		}
+		batch.Queue("INSERT INTO pseudo_snapshot (cluster, seq, snapshot) VALUES ($1, $2, $3)", id, int64(c.Snapshot.Seq), raw)
+	}
+	if len(c.Added) > 0 && !copied(c.Added) {
+		queueEntries(batch, id, c.Added)
+	}
+	if len(c.Ended) > 0 {
+		rows := make([]int64, len(c.Ended))
+		for i, e := range c.Ended {
+			rows[i] = int64(e.Row)
+		}
+		batch.Queue("UPDATE pseudo_entry SET to_seq = $3 WHERE cluster = $1 AND row_id = ANY($2)", id, rows, int64(c.Snapshot.Seq))
+	}
+	if len(c.DroppedRows) > 0 {
+		batch.Queue("DELETE FROM pseudo_entry WHERE cluster = $1 AND row_id = ANY($2)", id, signed(c.DroppedRows))
+	}
+	if len(c.DroppedSeqs) > 0 {
+		batch.Queue("DELETE FROM pseudo_snapshot WHERE cluster = $1 AND seq = ANY($2)", id, signed(c.DroppedSeqs))
+	}
+	return nil
 }
 
 // one turns a write that found no row into ErrConflict.
@@ -278,10 +277,21 @@ func one(tag interface{ RowsAffected() int64 }, err error) error {
 	return nil
 }
 
-func copyEntries(ctx context.Context, tx pgx.Tx, id string, added []Added) error {
-	if len(added) == 0 {
-		return nil
+// Reports with more new entries than these are copied, which costs a round trip more.
+const (
+	copyFromEntries = 500
+	copyFromBytes   = 1 << 20
+)
+
+func copied(added []Added) bool {
+	size := 0
+	for _, a := range added {
+		size += len(a.Payload)
 	}
+	return len(added) > copyFromEntries || size > copyFromBytes
+}
+
+func copyEntries(ctx context.Context, tx pgx.Tx, id string, added []Added) error {
 	columns := []string{"cluster", "row_id", "from_seq", "key", "sum", "type", "namespace", "name", "size", "raw_size", "payload"}
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"pseudo_entry"}, columns, pgx.CopyFromSlice(len(added), func(i int) ([]any, error) {
 		e := added[i].Entry
@@ -292,28 +302,21 @@ func copyEntries(ctx context.Context, tx pgx.Tx, id string, added []Added) error
 	return err
 }
 
-func endEntries(ctx context.Context, tx pgx.Tx, c *Change) error {
-	if len(c.Ended) > 0 {
-		rows := make([]int64, len(c.Ended))
-		for i, e := range c.Ended {
-			rows[i] = int64(e.Row)
-		}
-		_, err := tx.Exec(ctx, "UPDATE pseudo_entry SET to_seq = $3 WHERE cluster = $1 AND row_id = ANY($2)", c.State.ID, rows, int64(c.Snapshot.Seq))
-		if err != nil {
-			return err
-		}
+// queueEntries adds one statement with all entries, column by column.
+func queueEntries(batch *pgx.Batch, id string, added []Added) {
+	n := len(added)
+	rows, froms, sizes, rawSizes := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	keys, sums, payloads := make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	types, namespaces, names := make([]string, n), make([]string, n), make([]string, n)
+	for i, a := range added {
+		e := a.Entry
+		rows[i], froms[i], sizes[i], rawSizes[i] = int64(e.Row), int64(e.From), int64(e.Size), int64(e.RawSize)
+		keys[i], sums[i], payloads[i] = e.Key[:], e.Sum[:], a.Payload
+		types[i], namespaces[i], names[i] = e.Type, e.Namespace, e.Name
 	}
-	if len(c.DroppedRows) > 0 {
-		if _, err := tx.Exec(ctx, "DELETE FROM pseudo_entry WHERE cluster = $1 AND row_id = ANY($2)", c.State.ID, signed(c.DroppedRows)); err != nil {
-			return err
-		}
-	}
-	if len(c.DroppedSeqs) > 0 {
-		if _, err := tx.Exec(ctx, "DELETE FROM pseudo_snapshot WHERE cluster = $1 AND seq = ANY($2)", c.State.ID, signed(c.DroppedSeqs)); err != nil {
-			return err
-		}
-	}
-	return nil
+	batch.Queue(`INSERT INTO pseudo_entry (cluster, row_id, from_seq, key, sum, type, namespace, name, size, raw_size, payload)
+		SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bytea[])`,
+		id, rows, froms, keys, sums, types, namespaces, names, sizes, rawSizes, payloads)
 }
 
 // Forget implements Backend.
@@ -332,7 +335,7 @@ func (p *Postgres) Forget(ctx context.Context, id string, expected uint64) error
 
 // Document implements Backend.
 func (p *Postgres) Document(ctx context.Context, kind, key string) (Document, error) {
-	rows, err := p.pool.Query(ctx, "SELECT key, revision, value FROM pseudo_document WHERE kind = $1 AND key = $2", kind, key)
+	rows, err := p.pool.Query(ctx, "SELECT key, revision, value FROM pseudo_document WHERE key = $2 AND kind = $1", kind, key)
 	if err != nil {
 		return Document{}, classify(ctx, err)
 	}
@@ -373,11 +376,11 @@ func (p *Postgres) PutDocument(ctx context.Context, kind string, d Document) (ui
 		return 0, errors.Join(err, ErrConflict)
 	case d.Value == nil:
 		next = 0
-		sql, args = "DELETE FROM pseudo_document WHERE kind = $1 AND key = $2 AND revision = $3", args[:3]
+		sql, args = "DELETE FROM pseudo_document WHERE key = $2 AND kind = $1 AND revision = $3", args[:3]
 	case d.Revision == 0:
 		sql = "INSERT INTO pseudo_document (kind, key, revision, value) VALUES ($1, $2, $3 + 1, $4) ON CONFLICT DO NOTHING"
 	default:
-		sql = "UPDATE pseudo_document SET revision = $3 + 1, value = $4 WHERE kind = $1 AND key = $2 AND revision = $3"
+		sql = "UPDATE pseudo_document SET revision = $3 + 1, value = $4 WHERE key = $2 AND kind = $1 AND revision = $3"
 	}
 	if err := classify(ctx, one(p.pool.Exec(ctx, sql, args...))); err != nil {
 		return 0, err
@@ -399,4 +402,19 @@ func (p *Postgres) Shared() bool { return true }
 func (p *Postgres) Close() error {
 	p.pool.Close()
 	return nil
+}
+
+// Connections are those to PostgreSQL.
+type Connections struct {
+	Most int `json:"most"` // as many are allowed
+	Open int `json:"open"`
+	Used int `json:"used"` // of the open ones
+	// Waited is how often somebody had to wait for one.
+	Waited int64 `json:"waited"`
+}
+
+// Connections returns how many are open and used.
+func (p *Postgres) Connections() Connections {
+	s := p.pool.Stat()
+	return Connections{Most: int(s.MaxConns()), Open: int(s.TotalConns()), Used: int(s.AcquiredConns()), Waited: s.EmptyAcquireCount()}
 }

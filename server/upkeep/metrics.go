@@ -8,6 +8,7 @@ type metrics struct {
 	u                    *Upkeep
 	compactions, backups *prometheus.CounterVec
 	file, free, backup   *prometheus.Desc
+	connections, waited  *prometheus.Desc
 }
 
 func newMetrics(u *Upkeep, reg prometheus.Registerer) *metrics {
@@ -25,6 +26,8 @@ func newMetrics(u *Upkeep, reg prometheus.Registerer) *metrics {
 		free:        gauge("file_free_bytes", "Bytes of the embedded store's file that nothing is in; they are used again."),
 		backup:      gauge("last_backup_timestamp_seconds", "Unix time of the last complete backup of the embedded store since the start of this process; 0: none."),
 	}
+	m.connections = prometheus.NewDesc("pseudo_server_store_connections", "Connections to PostgreSQL: used, idle, and most, which are allowed.", []string{"state"}, nil)
+	m.waited = prometheus.NewDesc("pseudo_server_store_connection_waits_total", "How often a connection to PostgreSQL was waited for.", nil, nil)
 	for _, outcome := range []string{"done", "failed"} {
 		m.compactions.WithLabelValues(outcome)
 		m.backups.WithLabelValues(outcome)
@@ -41,12 +44,20 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.file
 	ch <- m.free
 	ch <- m.backup
+	ch <- m.connections
+	ch <- m.waited
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
 	s := m.u.Status()
+	if c := s.Connections; c != nil {
+		for state, n := range map[string]int{"used": c.Used, "idle": c.Open - c.Used, "most": c.Most} {
+			ch <- prometheus.MustNewConstMetric(m.connections, prometheus.GaugeValue, float64(n), state)
+		}
+		ch <- prometheus.MustNewConstMetric(m.waited, prometheus.CounterValue, float64(c.Waited))
+	}
 	if s.File == nil {
 		return
 	}

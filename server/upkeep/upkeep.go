@@ -70,8 +70,10 @@ type Status struct {
 	// Type is embedded, postgres or memory.
 	Type string `json:"type"`
 	// File is the embedded store's.
-	File           *store.Usage `json:"file,omitempty"`
-	LastCompaction *Compaction  `json:"last_compaction,omitempty"`
+	File *store.Usage `json:"file,omitempty"`
+	// Connections are those to PostgreSQL.
+	Connections    *store.Connections `json:"connections,omitempty"`
+	LastCompaction *Compaction        `json:"last_compaction,omitempty"`
 	// Problem is why the file is not compacted although most of it is free.
 	Problem    string    `json:"problem,omitempty"`
 	LastBackup time.Time `json:"last_backup,omitzero"`
@@ -93,14 +95,16 @@ func (u *Upkeep) Status() Status {
 	u.mu.Lock()
 	s := Status{LastCompaction: u.last, Problem: u.problem, LastBackup: u.backup}
 	u.mu.Unlock()
-	switch u.opts.Backend.(type) {
+	switch b := u.opts.Backend.(type) {
 	case *store.Embedded:
 		s.Type = "embedded"
-		if usage, err := u.file.Usage(); err == nil {
+		if usage, err := b.Usage(); err == nil {
 			s.File = &usage
 		}
 	case *store.Postgres:
 		s.Type = "postgres"
+		c := b.Connections()
+		s.Connections = &c
 	default:
 		s.Type = "memory"
 	}

@@ -52,6 +52,8 @@ type Held struct {
 type Server struct {
 	// Seen, if set, is shown every KubernetesAPISync as it comes.
 	Seen func(*agent.KubernetesAPISyncRequest)
+	// SeenContext, if set, is given the context of every KubernetesAPISync, which has its headers.
+	SeenContext func(context.Context)
 	// OnSync answers Sync; nil answers SUCCESS and "watch".
 	OnSync func(context.Context, *agent.SyncRequest) (*agent.SyncResponse, error)
 	// OnClusterID answers GetKubernetesClusterID; nil answers "d-" and the first ten digits of the MD5.
@@ -82,6 +84,9 @@ const forgetAfter = 86_400 * time.Second
 func (s *Server) KubernetesAPISync(ctx context.Context, r *agent.KubernetesAPISyncRequest) (*agent.KubernetesAPISyncResponse, error) {
 	if s.Seen != nil {
 		s.Seen(r)
+	}
+	if s.SeenContext != nil {
+		s.SeenContext(ctx)
 	}
 	var f Fault
 	s.mu.Lock()

@@ -28,6 +28,8 @@ type Server struct {
 	// MaxFile, if not 0, is the largest file in KiB that the server can write after the next Restart: a full disk. The
 	// write-ahead log needs files of 16 MiB.
 	MaxFile int
+	// Args are more arguments of the server at the next Restart, such as "-c", "name=value". A standby does not inherit them.
+	Args []string
 
 	bin, dir, data string
 	port           int
@@ -42,6 +44,30 @@ func Start(t testing.TB, extra ...string) *Server {
 	if err != nil {
 		t.Skipf("PostgreSQL is not installed (apt-get install postgresql): %v", err)
 	}
+	s := newServer(t, bin)
+	init := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+	if out, err := init.CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range extra {
+		if _, err := fmt.Fprintln(conf, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conf.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.Restart(t)
+	return s
+}
+
+// newServer makes the folder of a server, and finds its port.
+func newServer(t testing.TB, bin string) *Server {
+	t.Helper()
 	// Not t.TempDir, which a user that PostgreSQL accepts could not enter.
 	dir, err := os.MkdirTemp("", "pgtest") //nolint:usetesting // for the reason above
 	if err != nil {
@@ -60,30 +86,48 @@ func Start(t testing.TB, extra ...string) *Server {
 			t.Fatal(err)
 		}
 	}
-	init := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-	if out, err := init.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range extra {
-		if _, err := fmt.Fprintln(conf, line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := conf.Close(); err != nil {
-		t.Fatal(err)
-	}
 	ports, err := testport.Free(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.port = ports[0]
-	s.Restart(t)
 	return s
 }
+
+// Standby starts a standby that follows the server by streaming replication.
+func (s *Server) Standby(t testing.TB) *Server {
+	t.Helper()
+	b := newServer(t, s.bin)
+	b.Run(t, "pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres", "-D", b.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	b.Restart(t)
+	return b
+}
+
+// Promote makes a standby a server that can be written to.
+func (s *Server) Promote(t testing.TB) {
+	t.Helper()
+	s.Run(t, "pg_ctl", "promote", "-D", s.data, "-w")
+}
+
+// Run runs a program of PostgreSQL as the server's user, in its folder.
+func (s *Server) Run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// Command is a program of PostgreSQL to be run as the server's user, in its folder.
+func (s *Server) Command(name string, args ...string) *exec.Cmd { return s.command(name, args...) }
+
+// Port is the server's.
+func (s *Server) Port() int { return s.port }
+
+// Data is the folder with the database, and Bin that with PostgreSQL's programs.
+func (s *Server) Data() string { return s.data }
+
+// Bin is the folder with PostgreSQL's programs.
+func (s *Server) Bin() string { return s.bin }
 
 // DSN is the connection string of the database.
 func (s *Server) DSN() string {
@@ -157,7 +201,7 @@ func (s *Server) Restart(t testing.TB) {
 	}
 	defer func() { _ = log.Close() }()
 	for {
-		s.cmd = s.command("postgres", "-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal")
+		s.cmd = s.command("postgres", append([]string{"-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal"}, s.Args...)...)
 		s.cmd.Stdout, s.cmd.Stderr = log, log
 		if err := s.cmd.Start(); err != nil {
 			t.Fatalf("start postgres: %v", err)
