@@ -5,7 +5,7 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
+	"unicode"
 )
 
 // Tone says how something is meant: it gives the colour on the page, and the order of rows.
@@ -54,36 +54,12 @@ type ListingCell struct {
 	At   time.Time
 }
 
-// text is what is shown of a cell.
-func (c ListingCell) text(now time.Time) string {
+// cell is what is shown of a cell.
+func (l *language) cell(c ListingCell, now time.Time) string {
 	if c.At.IsZero() {
-		return c.Text
+		return l.say(c.Text)
 	}
-	return Ago(now, c.At)
-}
-
-// Span is a duration for people: the two largest units at most.
-func Span(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "0 s"
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return strings.TrimSuffix(fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60), " 0 min")
-	default:
-		return strings.TrimSuffix(fmt.Sprintf("%d d %d h", int(d.Hours())/24, int(d.Hours())%24), " 0 h")
-	}
-}
-
-// Ago is how long before now something was, "in …" if it comes.
-func Ago(now, t time.Time) string {
-	if d := t.Sub(now); d > time.Second {
-		return "in " + Span(d)
-	}
-	return Span(now.Sub(t)) + " ago"
+	return l.ago(now, c.At)
 }
 
 // Bytes is a size for people.
@@ -154,7 +130,7 @@ type drawnTrace struct {
 type bar struct{ X, Width int }
 
 // draw returns the picture as of now; nil if there is too little to draw.
-func (t *Trace) draw(now time.Time) *drawnTrace {
+func (t *Trace) draw(l *language, now time.Time) *drawnTrace {
 	if t == nil {
 		return nil
 	}
@@ -170,7 +146,7 @@ func (t *Trace) draw(now time.Time) *drawnTrace {
 	for _, p := range points {
 		most = max(most, p.lag)
 	}
-	d := &drawnTrace{Width: traceWidth, Height: traceHeight, From: Span(span)}
+	d := &drawnTrace{Width: traceWidth, Height: traceHeight, From: l.span(span)}
 	scale := max(most, time.Second)
 	x := func(at time.Time) int { return int(at.Sub(points[0].at) * traceWidth / span) }
 	var line strings.Builder
@@ -188,31 +164,73 @@ func (t *Trace) draw(now time.Time) *drawnTrace {
 		failing += p.at.Sub(points[i-1].at)
 		d.Failing = append(d.Failing, bar{X: x(points[i-1].at), Width: max(1, x(p.at)-x(points[i-1].at))})
 	}
-	d.Line, d.Most = line.String(), Span(most)
-	d.Words = fmt.Sprintf("in the last %s changes waited %s at most; %d reports acknowledged", d.From, d.Most, reports)
+	d.Line, d.Most = line.String(), l.span(most)
+	d.Words = l.t("lagWords", d.From, d.Most, reports)
 	if failing > 0 {
-		d.Words += ", failing for " + Span(failing)
+		d.Words += l.t("lagFailing", l.span(failing))
 	}
 	return d
 }
 
-// wrap breaks a text into lines of at most width characters, all but the first with an indent. Words that are longer stay
+// width is how many columns a text takes in a terminal: those of East Asian scripts are twice as wide.
+func width(text string) int {
+	n := 0
+	for _, r := range text {
+		if n++; wide(r) {
+			n++
+		}
+	}
+	return n
+}
+
+func wide(r rune) bool {
+	return unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana, unicode.Hangul) || r >= 0x3000 && r < 0x3040 || r >= 0xff00 && r < 0xff61
+}
+
+// piece is what a line is not broken within; spaced: a space comes before it, where it does not begin a line.
+type piece struct {
+	text   string
+	spaced bool
+}
+
+// pieces are the words of a text, and every character of scripts that are written without spaces.
+func pieces(text string) []piece {
+	var out []piece
+	for word := range strings.FieldsSeq(text) {
+		spaced, begun := len(out) > 0, 0
+		for at, r := range word {
+			// A sign that ends something stays with what it ends.
+			if at == begun || !wide(r) || strings.ContainsRune("，。；：、）”", r) {
+				continue
+			}
+			out, spaced, begun = append(out, piece{word[begun:at], spaced}), false, at
+		}
+		out = append(out, piece{word[begun:], spaced})
+	}
+	return out
+}
+
+// wrap breaks a text into lines of at most most columns, all but the first with an indent. Words that are longer stay
 // whole: they are names, or commands to copy.
-func wrap(text string, width int, indent string) string {
+func wrap(text string, most int, indent string) string {
 	var out strings.Builder
 	column := 0
-	for i, word := range strings.Fields(text) {
-		n := utf8.RuneCountInString(word)
+	for i, p := range pieces(text) {
+		n := width(p.text)
+		space := 0
+		if p.spaced {
+			space = 1
+		}
 		switch {
 		case i == 0:
-		case column+1+n > width:
+		case column+space+n > most:
 			out.WriteString("\n" + indent)
-			column = utf8.RuneCountInString(indent)
-		default:
+			column = width(indent)
+		case p.spaced:
 			out.WriteByte(' ')
 			column++
 		}
-		out.WriteString(word)
+		out.WriteString(p.text)
 		column += n
 	}
 	return out.String()
@@ -226,7 +244,7 @@ func columns(rows [][]string) string {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			widths[i] = max(widths[i], width(cell))
 		}
 	}
 	var out strings.Builder
@@ -234,7 +252,7 @@ func columns(rows [][]string) string {
 		var line strings.Builder
 		for i, cell := range row {
 			line.WriteString(cell)
-			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
+			line.WriteString(strings.Repeat(" ", widths[i]-width(cell)+2))
 		}
 		out.WriteString("  " + strings.TrimRight(line.String(), " ") + "\n")
 	}

@@ -14,7 +14,7 @@ func TestTraceForgets(t *testing.T) {
 	for i := range 3 {
 		trace.Add(begun.Add(2*time.Minute+time.Duration(i)*time.Second), time.Second, false, false)
 	}
-	d := trace.draw(begun.Add(2*time.Minute + 10*time.Second))
+	d := trace.draw(english, begun.Add(2*time.Minute+10*time.Second))
 	if d == nil || d.Most != "1 s" || len(d.Reports) != 0 || len(d.Failing) != 0 || !strings.Contains(d.Words, "in the last 10 s") {
 		t.Errorf("got %+v, want the last 10 s only", d)
 	}

@@ -21,10 +21,15 @@ var style []byte
 //go:embed status.html
 var statusPage string
 
-var statusTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
-	"time": showTime, "ago": Ago, "span": func(now, t time.Time) string { return Span(now.Sub(t)) }, "cell": func(c ListingCell, now time.Time) string { return c.text(now) },
-	"x": func(i int) int { return i * stageStep }, "last": func(list []Stage) int { return len(list) - 1 },
-}).Parse(statusPage))
+// statusTemplates are the page in each language.
+var statusTemplates = map[*language]*template.Template{english: statusTemplate(english), chinese: statusTemplate(chinese)}
+
+func statusTemplate(l *language) *template.Template {
+	return template.Must(template.New("status").Funcs(template.FuncMap{
+		"time": showTime, "ago": l.ago, "span": func(now, t time.Time) string { return l.span(now.Sub(t)) }, "cell": l.cell, "t": l.t, "say": l.say, "what": l.what,
+		"x": func(i int) int { return i * stageStep }, "last": func(list []Stage) int { return len(list) - 1 },
+	}).Parse(statusPage))
+}
 
 // pagePolicy allows the style sheet and nothing else: the page has no script.
 const pagePolicy = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -66,7 +71,7 @@ const stageStep = 195
 func showTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // html is the status page for browsers, with the details open or folded. Everything in it is escaped by html/template.
-func (st Status) html(open bool) ([]byte, error) {
+func (st Status) html(l *language, open bool) ([]byte, error) {
 	sections := make([]section, 0, len(st.Parts))
 	for name, part := range st.Parts {
 		sections = append(sections, sectionOf(name, part))
@@ -74,11 +79,11 @@ func (st Status) html(open bool) ([]byte, error) {
 	slices.SortFunc(sections, func(a, b section) int { return strings.Compare(a.Name, b.Name) })
 	var out bytes.Buffer
 	for i := range sections {
-		sections[i].humanise(st.Now)
+		sections[i].humanise(l, st.Now)
 	}
-	err := statusTemplate.Execute(&out, map[string]any{
-		"Status": st, "Sections": sections, "Tone": tone(st.State), "Up": Span(st.Now.Sub(st.Started)),
-		"Way": st.overview.Way, "Held": st.held(), "WayWidth": len(st.overview.Way) * stageStep, "Lag": st.overview.Lag.draw(st.Now), "Listing": st.overview.Listing, "Open": open,
+	err := statusTemplates[l].Execute(&out, map[string]any{
+		"Status": st, "Sections": sections, "Tone": tone(st.State), "Up": l.span(st.Now.Sub(st.Started)), "Language": l.Tag,
+		"Way": st.overview.Way, "Held": st.held(), "WayWidth": len(st.overview.Way) * stageStep, "Lag": st.overview.Lag.draw(l, st.Now), "Listing": st.overview.Listing, "Open": open,
 	})
 	return out.Bytes(), err
 }
@@ -100,26 +105,26 @@ func sectionOf(name string, part any) section {
 }
 
 // humanise replaces times by how long ago they were, and numbers of bytes by sizes; what they were stays in Exact.
-func (s *section) humanise(now time.Time) {
+func (s *section) humanise(l *language, now time.Time) {
 	for i := range s.Fields {
-		s.Fields[i].humanise(now)
+		s.Fields[i].humanise(l, now)
 	}
 	for _, g := range s.Tables {
 		for _, row := range g.Rows {
 			for i := range row {
-				row[i].humanise(now)
+				row[i].humanise(l, now)
 			}
 		}
 	}
 }
 
-func (f *field) humanise(now time.Time) {
+func (f *field) humanise(l *language, now time.Time) {
 	if t, err := time.Parse(time.RFC3339Nano, f.Text); err == nil {
-		f.Text, f.Exact = Ago(now, t), showTime(t)
+		f.Text, f.Exact = l.ago(now, t), showTime(t)
 		return
 	}
 	if n, err := strconv.ParseInt(f.Text, 10, 64); err == nil && strings.HasSuffix(f.Name, "bytes") && n >= 0 {
-		f.Text, f.Exact = Bytes(n), f.Text+" bytes"
+		f.Text, f.Exact = Bytes(n), l.t("exactBytes", f.Text)
 	}
 }
 

@@ -109,15 +109,6 @@ func grouped(problems []Problem) []Problem {
 	return out
 }
 
-// some names the first three and counts the others.
-func some(names []string) string {
-	const shown = 3
-	if len(names) <= shown+1 {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
-}
-
 func gravity(s Severity) int {
 	if s == Failure {
 		return 1
@@ -127,7 +118,7 @@ func gravity(s Severity) int {
 
 // serveStatus answers in JSON, or with ?format= or to a client that asks for it as text/plain or text/html.
 func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
-	st := s.Status()
+	st, l := s.Status(), languageOf(r)
 	format := r.URL.Query().Get("format")
 	if format == "" && strings.HasPrefix(r.Header.Get("Accept"), "text/plain") {
 		format = "text"
@@ -138,6 +129,7 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Add("Vary", "Accept, Accept-Language")
 	switch format {
 	case "", "json":
 		w.Header().Set("Content-Type", "application/json")
@@ -146,9 +138,9 @@ func (s *Server) serveStatus(w http.ResponseWriter, r *http.Request) {
 		_ = enc.Encode(st) // the client has gone away; there is nobody to tell
 	case "text":
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = fmt.Fprint(w, st.Text())
+		_, _ = fmt.Fprint(w, st.text(l))
 	case "html":
-		page, err := st.html(r.URL.Query().Get("details") == "open")
+		page, err := st.html(l, r.URL.Query().Get("details") == "open")
 		if err != nil {
 			http.Error(w, "the page cannot be made: "+err.Error(), http.StatusInternalServerError)
 			return
@@ -166,29 +158,29 @@ const textWidth = 100
 
 // Text is the status page for people, 100 columns wide: the verdict first, then what is wrong and what to do, the way of
 // the data, then every part.
-func (st Status) Text() string {
+func (st Status) Text() string { return st.text(english) }
+
+func (st Status) text(l *language) string {
 	var b strings.Builder
-	verdict := fmt.Sprintf("%s %s: %s", st.Program, st.Build.Version, strings.ToUpper(st.State))
+	verdict := st.Program + " " + st.Build.Version + l.t("colon") + strings.ToUpper(l.t(st.State))
 	if st.Summary != "" {
-		verdict += " - " + st.Summary
+		verdict += " - " + l.say(st.Summary)
 	}
 	b.WriteString(wrap(verdict, textWidth, "  "))
-	fmt.Fprintf(&b, "\nup %s, since %s\n", Span(st.Now.Sub(st.Started)), showTime(st.Started))
+	b.WriteString("\n" + l.t("upSince", l.span(st.Now.Sub(st.Started)), showTime(st.Started)) + "\n")
 	for _, p := range st.Problems {
-		b.WriteString("\n" + wrap(fmt.Sprintf("%s in %s: %s", strings.ToUpper(string(p.Severity)), p.Part, p.What), textWidth, "  ") + "\n")
+		b.WriteString("\n" + wrap(l.t("severityIn", strings.ToUpper(l.t(string(p.Severity))), p.Part, l.what(p)), textWidth, "  ") + "\n")
 		if !p.Since.IsZero() {
-			fmt.Fprintf(&b, "  since  %s (%s)\n", Ago(st.Now, p.Since), showTime(p.Since))
+			line(&b, l.t("since"), fmt.Sprintf("%s (%s)", l.ago(st.Now, p.Since), showTime(p.Since)))
 		}
-		for _, line := range [][2]string{{"means", p.Means}, {"do", p.Advice}} {
-			if line[1] != "" {
-				fmt.Fprintf(&b, "  %-6s %s\n", line[0], wrap(line[1], textWidth-9, "         "))
-			}
-		}
+		line(&b, l.t("meansShort"), l.say(p.Means))
+		line(&b, l.t("doShort"), l.say(p.Advice))
 		if p.Command != "" {
-			fmt.Fprintf(&b, "  run    %s\n", p.Command)
+			// Not broken: it is to be copied.
+			fmt.Fprintf(&b, "  %s%s\n", label(l.t("runShort")), p.Command)
 		}
 	}
-	st.overviewText(&b)
+	st.overviewText(l, &b)
 	names := make([]string, 0, len(st.Parts))
 	for name := range st.Parts {
 		names = append(names, name)
@@ -208,7 +200,21 @@ func (st Status) Text() string {
 	return b.String()
 }
 
-func (st Status) overviewText(b *strings.Builder) {
+// label is the name of a line, as wide as all are.
+func label(name string) string {
+	const wide = 7
+	return name + strings.Repeat(" ", max(1, wide-width(name)))
+}
+
+// line writes a line with a name; nothing for an empty text. A long one goes on below itself.
+func line(b *strings.Builder, name, text string) {
+	const indent = "         "
+	if text != "" {
+		b.WriteString("  " + label(name) + wrap(text, textWidth-len(indent), indent) + "\n")
+	}
+}
+
+func (st Status) overviewText(l *language, b *strings.Builder) {
 	o := &st.overview
 	var rows [][]string
 	for i, s := range o.Way {
@@ -216,9 +222,9 @@ func (st Status) overviewText(b *strings.Builder) {
 		if i == 0 {
 			arrow = "  "
 		}
-		row := []string{arrow + s.Name, s.State, s.Number, ""}
+		row := []string{arrow + l.say(s.Name), l.say(s.State), l.say(s.Number), ""}
 		if !s.Since.IsZero() {
-			row[3] = Ago(st.Now, s.Since)
+			row[3] = l.ago(st.Now, s.Since)
 		}
 		if i == st.held() {
 			row[1] += " !"
@@ -226,23 +232,27 @@ func (st Status) overviewText(b *strings.Builder) {
 		rows = append(rows, row)
 	}
 	if len(rows) > 0 {
-		b.WriteString("\nthe way of the data\n" + columns(rows))
+		b.WriteString("\n" + l.t("way") + "\n" + columns(rows))
 	}
-	if d := o.Lag.draw(st.Now); d != nil {
+	if d := o.Lag.draw(l, st.Now); d != nil {
 		b.WriteString("  " + wrap(d.Words, textWidth-2, "  ") + "\n")
 	}
 	if o.Listing == nil {
 		return
 	}
-	rows = [][]string{o.Listing.Header}
+	titles := make([]string, len(o.Listing.Header))
+	for i, h := range o.Listing.Header {
+		titles[i] = l.say(h)
+	}
+	rows = [][]string{titles}
 	for _, r := range o.Listing.Rows {
 		row := make([]string, len(r.Cells))
 		for i, c := range r.Cells {
-			row[i] = c.text(st.Now)
+			row[i] = l.cell(c, st.Now)
 		}
 		rows = append(rows, row)
 	}
-	b.WriteString("\n" + o.Listing.Name + "\n" + columns(rows))
+	b.WriteString("\n" + l.say(o.Listing.Name) + "\n" + columns(rows))
 }
 
 // held is the place of the stage that holds things up, -1 if none does: the first that is in trouble.

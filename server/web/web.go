@@ -1,4 +1,4 @@
-// Package web is the page of pseudo-server: one document, three scripts, one style sheet, embedded into the program.
+// Package web is the page of pseudo-server: one document, its scripts, one style sheet, embedded into the program.
 //
 // It relies on the API (docs/api.md) for everything that it shows, with the reader's own token, and on operate for the
 // style that all pages share. It promises to load nothing from elsewhere, and that no text from a cluster becomes
@@ -35,5 +35,5 @@ func Handlers() map[string]http.Handler {
 		h.Set("Cache-Control", "no-cache")
 		served.ServeHTTP(w, req)
 	})
-	return map[string]http.Handler{"GET /{$}": page, "GET /page.js": page, "GET /graph.js": page, "GET /overview.js": page, "GET /page.css": page, "GET /icon.svg": page}
+	return map[string]http.Handler{"GET /{$}": page, "GET /page.js": page, "GET /graph.js": page, "GET /texts.js": page, "GET /overview.js": page, "GET /page.css": page, "GET /icon.svg": page}
 }

@@ -14,8 +14,8 @@ const draw = (tag, attrs, ...children) => {
   return e;
 };
 
-const layerNames = { other: "", ingress: "Ingresses", service: "Services", workload: "Workloads", pod: "Pods", node: "Nodes" };
-const stateNames = { shown: "shown", partly: "shown, something of it is lost", dropped: "dropped", missing: "not reported" };
+const layerNames = { other: "", ingress: t("layer.ingress"), service: t("layer.service"), workload: t("layer.workload"), pod: t("layer.pod"), node: t("layer.node") };
+const stateNames = { shown: t("box.shown"), partly: t("box.partly"), dropped: t("box.dropped"), missing: t("box.missing") };
 const stateSigns = { shown: "", partly: "! ", dropped: "✕ ", missing: "? " };
 const boxWidth = 162, boxHeight = 36, rowStep = 46, columnStep = 258, topMargin = 30;
 
@@ -105,8 +105,8 @@ function picture(graph, link, sentence, label) {
     e.preventDefault();
     go(to);
   });
-  const text = el("details", {}, el("summary", {}, "As text"), el("ul", {}, graph.boxes.map((b, i) => {
-    const out = graph.lines.filter((l) => l.from === i).map((l) => (l.reason ? "breaks (" + l.reason + ") before " : "leads to ") + boxTitle(graph.boxes[l.to]));
+  const text = el("details", {}, el("summary", {}, t("asText")), el("ul", {}, graph.boxes.map((b, i) => {
+    const out = graph.lines.filter((l) => l.from === i).map((l) => (l.reason ? t("breaksBefore", l.reason, boxTitle(graph.boxes[l.to])) : t("leadsTo", boxTitle(graph.boxes[l.to]))));
     return el("li", {}, boxTitle(b) + ": " + stateNames[b.state] + (b.reasons.length ? " (" + b.reasons.join(", ") + ")" : "") + (out.length ? "; " + out.join("; ") : ""));
   })));
   const box = el("div", { class: "picture" }, svg);

@@ -7,10 +7,10 @@ function strip(id, versions) {
   const width = 900, height = 90, most = Math.max(1, ...versions.map((v) => v.objects)), step = width / Math.max(versions.length, 12);
   const changed = (v) => v.added + v.changed + v.removed;
   const busiest = Math.max(1, ...versions.slice(1).map(changed));
-  return draw("svg", { class: "strip", viewBox: "0 0 " + width + " " + height, role: "group", "aria-label": "Objects of the kept versions" },
+  return draw("svg", { class: "strip", viewBox: "0 0 " + width + " " + height, role: "group", "aria-label": t("objectsOfVersions") },
     versions.map((v, i) => {
       const high = Math.max(2, Math.round(60 * v.objects / most)), low = i ? Math.round(22 * changed(v) / busiest) : 0;
-      const what = new Date(v.received_at).toLocaleString() + ": " + number(v.objects) + " objects" + (i ? ", +" + v.added + " ~" + v.changed + " −" + v.removed : ", the oldest that can be read") + ", version " + v.version;
+      const what = i ? t("stripVersion", local(v.received_at), number(v.objects), v.added, v.changed, v.removed, v.version) : t("stripOldest", local(v.received_at), number(v.objects), v.version);
       return draw("a", { href: "#/c/" + enc(id) + "/versions", "aria-label": what }, draw("title", {}, what),
         draw("rect", { x: i * step, y: 0, width: step, height, class: "area" }),
         draw("rect", { x: i * step + 1, y: 62 - high, width: Math.max(1, step - 2), height: high, class: "objects" }),
@@ -31,42 +31,42 @@ const bars = (label, list) => {
 // showOverview answers at one glance: does it work, since when not, who watches, what is lost, what changed.
 async function showOverview(id, signal) {
   const base = "/clusters/" + enc(id), of = "#/c/" + enc(id);
-  let before = el("p", { class: "quiet" }, "Loading …");
+  let before = el("p", { class: "quiet" }, t("loading"));
   const load = async () => {
     const missing = (err) => { if (err.status === 404 || err.status === 503) return null; throw err; };
     const [info, summary, lost, { versions }, { clusters: watchers }] = await Promise.all([
       get(base, signal), get(base + "/inventory", signal).catch(missing), get(base + "/dropped/reasons", signal).catch(missing), get(base + "/versions", signal), get("/watchers", signal)]);
     const watcher = watchers.find((w) => w.cluster === id);
     const refused = summary && !summary.ok;
-    const [mood, verdict] = info.state === "stale" ? ["bad", "No report for " + span(info.age_seconds) + ". DeepFlow keeps what it has; look at the agent's /status."]
-      : info.error_msg ? ["bad", "The agent reports an error since " + new Date(info.error_since).toLocaleString() + ": " + info.error_msg]
-      : info.suspicion ? ["bad", "A report was refused that would remove " + number(info.suspicion.removed) + " objects."]
-      : refused ? ["bad", "deepflow-server would take nothing over: " + summary.failures.map((f) => f.reason + " (" + f.advice + ")").join("; ")]
-      : ["good", "It works: " + number(info.objects) + " objects, reported " + span(info.age_seconds) + " ago."];
+    const [mood, verdict] = info.state === "stale" ? ["bad", t("vStale", span(info.age_seconds))]
+      : info.error_msg ? ["bad", t("vError", local(info.error_since), info.error_msg)]
+      : info.suspicion ? ["bad", t("vSuspicion", number(info.suspicion.removed))]
+      : refused ? ["bad", t("nothingTaken", summary.failures.map((f) => f.reason + " (" + f.advice + ")").join("; "))]
+      : ["good", t("vWorks", number(info.objects), span(info.age_seconds))];
     const where = el("div", {}, before);
     const c = summary ? summary.counts : null;
-    show(el("h2", {}, "Cluster " + id), el("p", { class: "card verdict edge-" + mood, role: "status" }, el("b", { class: mood }, verdict)),
-      c ? el("ul", { class: "numbers", "aria-label": "What deepflow-server would have" }, [["nodes", c.nodes, "nodes"], ["namespaces", c.namespaces, "map"], ["workloads", c.workloads, "tree"], ["Pods", c.pods, "tree"], ["services", c.services, "services"], ["ingresses", c.ingresses, "map"]]
-        .map(([what, n, tab]) => el("li", {}, el("a", { href: of + "/" + tab }, el("b", {}, number(n)), " " + what)))) : null,
+    show(el("h2", {}, t("clusterNamed", id)), el("p", { class: "card verdict edge-" + mood, role: "status" }, el("b", { class: mood }, verdict)),
+      c ? el("ul", { class: "numbers", "aria-label": t("counts") }, [["nodesN", c.nodes, "nodes"], ["namespacesN", c.namespaces, "map"], ["workloadsN", c.workloads, "tree"], ["podsN", c.pods, "tree"], ["servicesN", c.services, "services"], ["ingressesN", c.ingresses, "map"]]
+        .map(([what, n, tab]) => el("li", {}, el("a", { href: of + "/" + tab }, el("b", {}, number(n)), " " + t(what))))) : null,
       el("div", { class: "panels" },
-        el("section", { class: "card", "aria-label": "Who watches" }, el("h3", {}, "Who watches"), watcher
-          ? el("p", {}, watcher.holder ? watcher.holder.name + ", since " + new Date(watcher.holder.since).toLocaleString() : "Nobody: " + watcher.state, watcher.reason ? " – " + watcher.reason : "", " · ", el("a", { href: of + "/watcher" }, "all candidates"))
-          : el("p", {}, "No agent asks to watch. Reports come from " + (info.reporter.source_ip || info.reporter.peer || "–") + ".")),
-        el("section", { class: "card", "aria-label": "Objects over time" }, el("h3", {}, "Objects over time"), versions.length ? strip(id, versions) : null,
-          el("p", { class: "quiet" }, versions.length + " versions can be read; below each bar what it changed. ", el("a", { href: of + "/versions" }, "Versions"))),
-        el("section", { class: "card", "aria-label": "What is lost" }, el("h3", {}, "What deepflow-server would lose"), lost && lost.reasons.length
-          ? bars("Reasons", lost.reasons.map((r) => ({ name: r.reason, count: r.count, href: of + "/dropped/" + enc(r.reason), mood: r.scope === "relation" ? "warn" : "bad", title: r.sentence + " " + r.advice })))
-          : el("p", { class: "good" }, "Nothing.")),
-        el("section", { class: "card", "aria-label": "Where" }, el("h3", {}, "Namespaces that lose objects"), where),
-        el("section", { class: "card", "aria-label": "Latest changes" }, el("h3", {}, "Latest changes"), versions.length > 1
+        el("section", { class: "card", "aria-label": t("whoWatches") }, el("h3", {}, t("whoWatches")), watcher
+          ? el("p", {}, watcher.holder ? t("sinceWhen", watcher.holder.name, local(watcher.holder.since)) : t("nobodyIs", word(watcher.state)), watcher.reason ? " – " + watcher.reason : "", " · ", el("a", { href: of + "/watcher" }, t("allCandidates")))
+          : el("p", {}, t("noneAsks", info.reporter.source_ip || info.reporter.peer || "–"))),
+        el("section", { class: "card", "aria-label": t("overTime") }, el("h3", {}, t("overTime")), versions.length ? strip(id, versions) : null,
+          el("p", { class: "quiet" }, t("versionsKept", versions.length), " ", el("a", { href: of + "/versions" }, t("versions")))),
+        el("section", { class: "card", "aria-label": t("lost") }, el("h3", {}, t("lostTitle")), lost && lost.reasons.length
+          ? bars(t("reasons"), lost.reasons.map((r) => ({ name: r.reason, count: r.count, href: of + "/dropped/" + enc(r.reason), mood: r.scope === "relation" ? "warn" : "bad", title: r.sentence + " " + r.advice })))
+          : el("p", { class: "good" }, t("nothing"))),
+        el("section", { class: "card", "aria-label": t("where") }, el("h3", {}, t("whereTitle")), where),
+        el("section", { class: "card", "aria-label": t("latest") }, el("h3", {}, t("latest")), versions.length > 1
           ? el("ol", { class: "time" }, versions.slice(1).slice(-6).reverse().map((v) => el("li", {}, when(v.received_at), " ", counts(v))))
-          : el("p", { class: "quiet" }, "None among the kept versions."), el("p", {}, el("a", { href: of + "/changes" }, "Live"), " · ", el("a", { href: of + "/versions" }, "what exactly")))));
+          : el("p", { class: "quiet" }, t("noneKept")), el("p", {}, el("a", { href: of + "/changes" }, t("tab.changes")), " · ", el("a", { href: of + "/versions" }, t("exactly"))))));
     // To find all that is dropped takes longer than the rest.
     const dropped = await get(base + "/dropped?scope=object&limit=5000", signal).catch(missing);
     const spaces = new Map();
     for (const f of dropped ? dropped.items : []) spaces.set(f.namespace, (spaces.get(f.namespace) || 0) + 1);
     const worst = [...spaces].filter(([n]) => n).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0])).slice(0, 8);
-    before = worst.length ? bars("Namespaces", worst.map(([name, count]) => ({ name, count, href: mapHref(id, name), mood: "bad", title: "Map of " + name }))) : el("p", { class: "good" }, "None.");
+    before = worst.length ? bars(t("namespaces"), worst.map(([name, count]) => ({ name, count, href: mapHref(id, name), mood: "bad", title: t("mapOf", name) }))) : el("p", { class: "good" }, t("none"));
     where.replaceChildren(before);
   };
   await load();
@@ -79,8 +79,8 @@ async function showOverview(id, signal) {
 
 // What is searched, with the wire type of a row.
 const searched = [
-  ["pods", "Pods", () => "*v1.Pod"], ["workloads", "Workloads", (w) => w.source], ["services", "Services", () => "Service"], ["ingresses", "Ingresses", () => "Ingress"],
-  ["nodes", "Nodes", () => "*v1.Node"], ["configmaps", "ConfigMaps", () => "*v1.ConfigMap"],
+  ["pods", () => "*v1.Pod"], ["workloads", (w) => w.source], ["services", () => "Service"], ["ingresses", () => "Ingress"], ["nodes", () => "*v1.Node"],
+  ["configmaps", () => "*v1.ConfigMap"],
 ];
 
 // showFound shows what contains a text, in one cluster or, without its id, in those that are stored.
@@ -91,19 +91,19 @@ async function showFound(id, signal, text) {
     const base = "/clusters/" + enc(of), query = "limit=" + most + "&contains=" + enc(text);
     const list = (path) => get(base + path + "?" + query, signal).catch((err) => { if (signal.aborted) throw err; return { items: [], total: 0 }; });
     const parts = [];
-    for (const [kind, title, type] of searched) {
+    for (const [kind, type] of searched) {
       const page = await list("/inventory/" + kind);
-      parts.push([title, page.total, page.items.map((x) => [kind === "workloads" ? workloadHref(of, x) : objectHref(of, type(x), x.namespace, x.name), (x.namespace ? x.namespace + "/" : "") + x.name, (x.addresses || [x.address || x.cluster_ip || x.type || ""]).join(" ")])]);
+      parts.push([t("kind." + kind), page.total, page.items.map((x) => [kind === "workloads" ? workloadHref(of, x) : objectHref(of, type(x), x.namespace, x.name), (x.namespace ? x.namespace + "/" : "") + x.name, (x.addresses || [x.address || x.cluster_ip || x.type || ""]).join(" ")])]);
     }
     const dropped = await list("/dropped");
-    parts.push(["Dropped", dropped.total, dropped.items.filter((f) => f.name && f.type).map((f) => [objectHref(of, f.type, f.namespace, f.name), (f.namespace ? f.namespace + "/" : "") + f.name, f.reason])]);
+    parts.push([t("dropped"), dropped.total, dropped.items.filter((f) => f.name && f.type).map((f) => [objectHref(of, f.type, f.namespace, f.name), (f.namespace ? f.namespace + "/" : "") + f.name, f.reason])]);
     return [of, parts.filter(([, total]) => total)];
   }));
   const found = sections.filter(([of, parts]) => parts.length || of.includes(text));
-  show(el("h2", {}, "Found: " + text), found.length ? null : el("p", {}, "Nothing that is shown or dropped contains it."),
-    ...found.flatMap(([of, parts]) => [id ? null : el("h3", {}, el("a", { href: "#/c/" + enc(of) + "/overview" }, "Cluster " + of)), ...parts.map(([title, total, rows]) => el("section", { "aria-label": title + " of " + of },
-      el("h3", {}, title + " (" + number(total) + ")"), el("ul", { class: "found" }, rows.map(([href, name, side]) => el("li", {}, el("a", { href }, name), " ", el("span", { class: "quiet" }, side)))),
-      total > rows.length ? el("p", { class: "quiet" }, "The first " + rows.length + " are shown.") : null))]));
+  show(el("h2", {}, t("foundTitle", text)), found.length ? null : el("p", {}, t("notFound")),
+    ...found.flatMap(([of, parts]) => [id ? null : el("h3", {}, el("a", { href: "#/c/" + enc(of) + "/overview" }, t("clusterNamed", of))), ...parts.map(([title, total, rows]) => el("section", { "aria-label": t("kindOf", title, of) },
+      el("h3", {}, t("kindCount", title, number(total))), el("ul", { class: "found" }, rows.map(([href, name, side]) => el("li", {}, el("a", { href }, name), " ", el("span", { class: "quiet" }, side)))),
+      total > rows.length ? el("p", { class: "quiet" }, t("firstN", rows.length)) : null))]));
 }
 
 const everywhere = byId("everywhere");

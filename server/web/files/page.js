@@ -19,6 +19,7 @@ const main = byId("main");
 const show = (...children) => main.replaceChildren(...children.flat().filter((c) => c));
 const enc = encodeURIComponent;
 const number = (n) => Number(n).toLocaleString("en");
+const local = (time) => new Date(time).toLocaleString(t("locale"));
 
 class Refused extends Error {
   constructor(status, message, advice) {
@@ -48,7 +49,16 @@ function askToken(why) {
   if (!byId("auth").open) byId("auth").showModal();
   byId("token").focus();
 }
-byId("login").addEventListener("click", () => askToken("The token is kept until this tab is closed."));
+for (const [id, key] of [["login", "token"], ["auth-title", "token"], ["token-label", "token"], ["auth-why", "tokenWanted"], ["auth-ok", "tokenUse"], ["auth-none", "tokenNone"], ["language", "language"]]) byId(id).textContent = t(key);
+byId("everywhere").placeholder = t("searchEverything");
+for (const [id, key] of [["everywhere", "searchEverything"], ["tabs", "viewsOfCluster"], ["language", "languageTitle"]]) byId(id).setAttribute("aria-label", t(key));
+byId("language").title = t("languageTitle");
+byId("language").lang = language === "zh" ? "en" : "zh-CN";
+byId("language").addEventListener("click", () => {
+  try { localStorage.setItem("language", language === "zh" ? "en" : "zh"); } catch { /* this browser keeps nothing */ }
+  location.reload();
+});
+byId("login").addEventListener("click", () => askToken(t("tokenKept")));
 byId("auth-ok").addEventListener("click", () => { sessionStorage.setItem("token", byId("token").value.trim()); byId("auth").close(); route(); });
 byId("auth-none").addEventListener("click", () => { sessionStorage.removeItem("token"); byId("auth").close(); route(); });
 byId("token").addEventListener("keydown", (e) => { if (e.key === "Enter") byId("auth-ok").click(); });
@@ -56,12 +66,12 @@ byId("token").addEventListener("keydown", (e) => { if (e.key === "Enter") byId("
 const span = (seconds) => {
   if (!(seconds >= 0)) return "–";
   const s = Math.round(seconds);
-  if (s < 120) return s + " s";
-  if (s < 7200) return Math.round(s / 60) + " min";
-  if (s < 172800) return Math.round(s / 3600) + " h";
-  return Math.round(s / 86400) + " d";
+  if (s < 120) return t("seconds", s);
+  if (s < 7200) return t("minutes", Math.round(s / 60));
+  if (s < 172800) return t("hours", Math.round(s / 3600));
+  return t("days", Math.round(s / 86400));
 };
-const when = (text) => el("time", { datetime: text }, text ? new Date(text).toLocaleString() : "–");
+const when = (text) => el("time", { datetime: text }, text ? local(text) : "–");
 const tone = (state) => ({ ok: "good", RUNNING: "good", NORMAL: "good", added: "good", holder: "good", stale: "warn", EXCEPTION: "warn", changed: "warn", error: "bad", removed: "bad", crash: "bad", cluster: "bad", excluded: "bad", object: "warn" })[state] || "";
 const table = (caption, head, rows) => el("div", { class: "scroll" }, el("table", { "aria-label": caption },
   el("thead", {}, el("tr", {}, head.map((h) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, h.replace("~", ""))))),
@@ -73,7 +83,7 @@ let view = new AbortController();
 let onChange = null; // what a view does when a version comes
 let stream = { id: null, ctl: null, events: [] };
 
-const tabs = [["overview", "Overview"], ["tree", "Tree"], ["map", "Map"], ["dropped", "Dropped"], ["watcher", "Watcher"], ["versions", "Versions"], ["changes", "Live"], ["services", "Services"], ["nodes", "Nodes"]];
+const tabs = ["overview", "tree", "map", "dropped", "watcher", "versions", "changes", "services", "nodes"];
 
 // decoded is a part of the address, as it stands if it has escapes that are none.
 function decoded(part) {
@@ -99,8 +109,8 @@ function route() {
   if (kind === "upstream") return run(showUpstream);
   if (kind === "find") return run((signal) => showFound(null, signal, id || ""));
   if (kind !== "c") return run(showClusters);
-  for (const [key, title] of tabs) {
-    nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, title));
+  for (const key of tabs) {
+    nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, t("tab." + key)));
   }
   const views = { overview: showOverview, find: (of, signal) => showFound(of, signal, rest[0] || ""), tree: showTree, map: (of, signal) => showMap(of, signal, rest[0]), object: (of, signal) => showObject(of, signal, rest), dropped: (of, signal) => showDropped(of, signal, rest[0]), watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
   run((signal) => (views[tab] || showOverview)(id, signal));
@@ -108,7 +118,7 @@ function route() {
 
 async function run(render) {
   const signal = view.signal;
-  show(el("p", { class: "quiet" }, "Loading …"));
+  show(el("p", { class: "quiet" }, t("loading")));
   try {
     await render(signal);
   } catch (err) {
@@ -122,8 +132,8 @@ async function run(render) {
 }
 
 const pause = (ms, signal) => new Promise((done) => {
-  const t = setTimeout(done, ms);
-  signal.addEventListener("abort", () => { clearTimeout(t); done(); }, { once: true });
+  const timer = setTimeout(done, ms);
+  signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
 });
 
 async function showClusters(signal) {
@@ -131,12 +141,12 @@ async function showClusters(signal) {
     try {
       const [{ clusters }, { servers }] = await Promise.all([get("/clusters", signal), get("/upstream", signal)]);
       const rows = clusters.map((c) => [
-        el("a", { href: "#/c/" + enc(c.id) + "/overview" }, c.id), el("span", { class: tone(c.state) }, c.state), span(c.age_seconds), number(c.objects), c.version,
-        (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? "a report was refused that would remove " + number(c.suspicion.removed) + " objects" : c.error_msg,
+        el("a", { href: "#/c/" + enc(c.id) + "/overview" }, c.id), el("span", { class: tone(c.state) }, word(c.state)), span(c.age_seconds), number(c.objects), c.version,
+        (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? t("suspicion", number(c.suspicion.removed)) : c.error_msg,
       ]);
-      show(el("h2", {}, "Clusters"), servers.length ? el("p", {}, el("a", { href: "#/upstream" }, "deepflow-servers behind this server"),
-        ": " + servers.filter((s) => s.healthy).length + " of " + servers.length + " can be reached") : null, rows.length ? table("Clusters", ["Cluster", "Health", "Last report", "Objects", "~Version", "~Reporter", "Remark"], rows)
-        : el("p", {}, "No cluster has reported yet."));
+      show(el("h2", {}, t("clusters")), servers.length ? el("p", {}, el("a", { href: "#/upstream" }, t("behind")),
+        t("reached", servers.filter((s) => s.healthy).length, servers.length)) : null, rows.length ? table(t("clusters"), [t("cluster"), t("health"), t("lastReport"), t("objects"), "~" + t("version"), "~" + t("reporter"), t("remark")], rows)
+        : el("p", {}, t("noCluster")));
     } catch (err) {
       if (signal.aborted) return;
       show(failure(err));
@@ -154,24 +164,23 @@ async function showUpstream(signal) {
       const elected = new Map(watchers.map((w) => [w.cluster, w]));
       const who = (id) => {
         const w = elected.get(id);
-        return el("a", { href: "#/c/" + enc(id) + "/watcher" }, w ? (w.holder ? w.holder.name : "nobody") + (w.reason ? " – " + w.reason : "") : "–");
+        return el("a", { href: "#/c/" + enc(id) + "/watcher" }, w ? (w.holder ? w.holder.name : t("nobody")) + (w.reason ? " – " + w.reason : "") : "–");
       };
-      const remarks = (c) => [...(c.bypassed || []).map((b) => el("p", { class: "bad" }, "Bypass: " + b.what + ", since " + new Date(b.since).toLocaleString())),
-        c.last_fixed ? el("p", { class: "warn" }, "Fixed last: " + c.last_fixed.join("; ")) : null,
-        c.last_reordered ? el("p", { class: "quiet" }, "Reordered last: " + c.last_reordered) : null,
+      const remarks = (c) => [...(c.bypassed || []).map((b) => el("p", { class: "bad" }, t("bypass", b.what, local(b.since)))),
+        c.last_fixed ? el("p", { class: "warn" }, t("fixedLast", c.last_fixed.join("; "))) : null,
+        c.last_reordered ? el("p", { class: "quiet" }, t("reorderedLast", c.last_reordered)) : null,
         c.last_not_kept_or_refused ? el("p", { class: "warn" }, c.last_not_kept_or_refused) : null];
-      show(el("h2", {}, "deepflow-servers behind this server"),
-        table("Servers", ["Address", "State", "Problem"], up.servers.map((s) => [s.address, el("span", { class: s.healthy ? "good" : "bad" }, s.healthy ? "healthy" : "cannot be reached"), s.problem || ""])),
-        el("p", {}, (up.advertise ? "Agents are told to stay at " + up.advertise + "." : "Agents are led to the servers' own address after their first Sync, unless the agent group says otherwise: set upstream.advertise.")
-          + " Reports that a server would fail on: " + up.reports + "."),
-        el("h2", {}, "Clusters"),
-        up.clusters_total > (up.clusters || []).length ? el("p", { class: "quiet" }, (up.clusters || []).length + " of " + up.clusters_total + " are shown, those with trouble first.") : null,
-        table("Clusters behind", ["Cluster", "Server", "Elected", "~Syncs", "~Added ms", "Forwarded", "Fixed", "Reordered", "Refused", "Not kept", "Remark"], (up.clusters || []).map((c) => [
+      show(el("h2", {}, t("behind")),
+        table(t("servers"), [t("address"), t("state"), t("problem")], up.servers.map((s) => [s.address, el("span", { class: s.healthy ? "good" : "bad" }, t(s.healthy ? "healthy" : "unreached")), s.problem || ""])),
+        el("p", {}, (up.advertise ? t("advertised", up.advertise) : t("notAdvertised")) + " " + t("failingReports", up.reports)),
+        el("h2", {}, t("clusters")),
+        up.clusters_total > (up.clusters || []).length ? el("p", { class: "quiet" }, t("someOfClusters", (up.clusters || []).length, up.clusters_total)) : null,
+        table(t("clustersBehind"), [t("cluster"), t("server"), t("elected"), "~" + t("syncs"), "~" + t("addedMs"), t("forwarded"), t("fixed"), t("reordered"), t("refused"), t("notKept"), t("remark")], (up.clusters || []).map((c) => [
           el("a", { href: "#/c/" + enc(c.cluster) + "/tree" }, c.cluster), c.server, who(c.cluster), number(c.syncs), c.added_ms.toFixed(1), number(c.reports_forwarded),
           number(c.reports_fixed), number(c.reports_reordered), number(c.reports_refused), number(c.reports_not_kept), el("div", {}, remarks(c))])));
     } catch (err) {
       if (signal.aborted) return;
-      show(el("h2", {}, "deepflow-servers behind this server"), failure(err));
+      show(el("h2", {}, t("behind")), failure(err));
       if (err.status === 401 || err.status === 403) return;
     }
     await pause(5000, signal);
@@ -212,25 +221,25 @@ async function showTree(id, signal) {
   const pods = new Map(); // workload → Pods
   let workloads = [], namespaces = [], rows = [], selected = kept.selected, found = null, filterText = kept.filter;
 
-  const search = el("input", { type: "search", placeholder: "Search workloads, Pods, addresses", "aria-label": "Search workloads, Pods and addresses" });
-  const only = el("select", { "aria-label": "Namespace" }, el("option", { value: "" }, "all namespaces"));
-  const state = el("select", { "aria-label": "State of Pods" }, el("option", { value: "" }, "all Pods"), el("option", { value: "EXCEPTION" }, "not running"), el("option", { value: "RUNNING" }, "running"));
-  const everything = el("button", { type: "button" }, "Open all");
+  const search = el("input", { type: "search", placeholder: t("searchTree"), "aria-label": t("searchTree") });
+  const only = el("select", { "aria-label": t("namespace") }, el("option", { value: "" }, t("allNamespaces")));
+  const state = el("select", { "aria-label": t("podStates") }, el("option", { value: "" }, t("allPods")), el("option", { value: "EXCEPTION" }, t("notRunning")), el("option", { value: "RUNNING" }, t("running")));
+  const everything = el("button", { type: "button" }, t("openAll"));
   const note = el("p", { class: "quiet", role: "status" });
-  const numbers = el("ul", { class: "numbers", "aria-label": "What deepflow-server would have" });
+  const numbers = el("ul", { class: "numbers", "aria-label": t("counts") });
   const space = el("div", { class: "space" });
-  const tree = el("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": "Namespaces, workloads and Pods" }, space);
+  const tree = el("div", { class: "tree", role: "tree", tabindex: "0", "aria-label": t("treeLabel") }, space);
 
   const load = async () => {
     const [summary, ns, ws] = await Promise.all([get(base, signal), all(base + "/namespaces", signal), all(base + "/workloads", signal)]);
     workloads = ws;
     namespaces = ns.map((n) => n.name);
     const c = summary.counts;
-    numbers.replaceChildren(...[["nodes", c.nodes], ["namespaces", c.namespaces], ["workloads", c.workloads], ["Pods", c.pods], ["services", c.services]]
-      .map(([what, n]) => el("li", {}, el("b", {}, number(n)), " " + what)),
-      el("li", { class: summary.ok ? "good" : "bad" }, summary.ok ? summary.version : "deepflow-server would take nothing over: " + summary.failures.map((f) => f.reason).join(", ")));
+    numbers.replaceChildren(...[["nodesN", c.nodes], ["namespacesN", c.namespaces], ["workloadsN", c.workloads], ["podsN", c.pods], ["servicesN", c.services]]
+      .map(([what, n]) => el("li", {}, el("b", {}, number(n)), " " + t(what))),
+      el("li", { class: summary.ok ? "good" : "bad" }, summary.ok ? summary.version : t("nothingTaken", summary.failures.map((f) => f.reason).join(", "))));
     const before = only.value;
-    only.replaceChildren(el("option", { value: "" }, "all namespaces"), ...namespaces.map((n) => el("option", { value: n }, n)));
+    only.replaceChildren(el("option", { value: "" }, t("allNamespaces")), ...namespaces.map((n) => el("option", { value: n }, n)));
     only.value = before;
     await Promise.all([...open].filter((k) => k.startsWith("w ")).slice(0, 20).map((k) => loadPods(k.slice(2))));
     if (filterText) await find();
@@ -238,7 +247,7 @@ async function showTree(id, signal) {
   };
   const loadPods = async (ref) => {
     pods.set(ref, await all(base + "/pods?workload=" + enc(ref), signal, (items, total) => {
-      if (total > items.length) note.textContent = number(items.length) + " of " + number(total) + " Pods read";
+      if (total > items.length) note.textContent = t("podsRead", number(items.length), number(total));
     }));
     note.textContent = "";
   };
@@ -258,12 +267,12 @@ async function showTree(id, signal) {
       const shown = found ? list.filter((w) => w.name.toLowerCase().includes(text) || found.has(refOf(w))) : list;
       if (found && !shown.length && !ns.toLowerCase().includes(text)) continue;
       const isOpen = found ? true : open.has("n " + ns);
-      rows.push({ level: 1, key: "n " + ns, name: ns, side: number(list.length) + " workloads", open: isOpen, leaf: !list.length, href: mapHref(id, ns) });
+      rows.push({ level: 1, key: "n " + ns, name: ns, side: t("nWorkloads", number(list.length)), open: isOpen, leaf: !list.length, href: mapHref(id, ns) });
       if (!isOpen) continue;
       for (const w of shown) {
         const ref = refOf(w), hit = found && found.get(ref);
         const wOpen = hit ? true : open.has("w " + ref);
-        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, side: w.type + " · " + number(w.pods) + "/" + number(w.replicas) + " Pods", far: w.services.join(", "), open: wOpen, leaf: !w.pods, href: workloadHref(id, w) });
+        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, side: w.type + " · " + t("nPods", number(w.pods), number(w.replicas)), far: w.services.join(", "), open: wOpen, leaf: !w.pods, href: workloadHref(id, w) });
         if (!wOpen) continue;
         for (const p of hit || pods.get(ref) || []) {
           if (state.value && p.state !== state.value) continue;
@@ -286,8 +295,8 @@ async function showTree(id, signal) {
         "aria-setsize": rows.length, "aria-posinset": i + 1,
         onclick: () => { selected = i; tree.focus(); act(r); },
       }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name", title: r.name }, r.name),
-      r.state ? el("span", { class: "state " + tone(r.state) }, r.state) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far", title: r.far }, r.far) : null,
-      r.level < 3 ? el("span", { class: "open", title: "Open (o)", "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); leave(r, i); } }, "↗") : null);
+      r.state ? el("span", { class: "state " + tone(r.state) }, word(r.state)) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far", title: r.far }, r.far) : null,
+      r.level < 3 ? el("span", { class: "open", title: t("openRow"), "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); leave(r, i); } }, "↗") : null);
       e.style.top = i * rowHeight + "px";
       shown.push(e);
     }
@@ -335,7 +344,7 @@ async function showTree(id, signal) {
       if (!found.has(p.workload)) found.set(p.workload, []);
       found.get(p.workload).push(p);
     }
-    note.textContent = number(page.total) + " Pods contain it" + (page.total > page.items.length ? ", the first " + number(page.items.length) + " are shown" : "");
+    note.textContent = t("podsContain", number(page.total)) + (page.total > page.items.length ? t("firstShown", number(page.items.length)) : "");
   };
   let typing = 0;
   search.addEventListener("input", () => {
@@ -353,7 +362,7 @@ async function showTree(id, signal) {
   everything.addEventListener("click", async () => {
     everything.disabled = true;
     try {
-      const list = await all(base + "/pods", signal, (items, total) => { note.textContent = number(items.length) + " of " + number(total) + " Pods read"; });
+      const list = await all(base + "/pods", signal, (items, total) => { note.textContent = t("podsRead", number(items.length), number(total)); });
       pods.clear();
       for (const p of list) {
         if (!pods.has(p.workload)) pods.set(p.workload, []);
@@ -371,7 +380,7 @@ async function showTree(id, signal) {
   state.value = kept.state;
   await load();
   only.value = kept.namespace;
-  show(el("h2", {}, "What deepflow-server would have of " + id), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
+  show(el("h2", {}, t("treeTitle", id)), numbers, el("div", { class: "bar" }, search, only, state, everything), note, tree);
   layout();
   tree.scrollTop = kept.top;
   if (back) tree.focus();
@@ -391,33 +400,33 @@ const boxHref = (id) => (b) => (b.id && b.type ? objectHref(id, b.type, b.namesp
 // plainValue is a value of JSON for people.
 const plainValue = (v) => (Array.isArray(v) && v.every((x) => typeof x !== "object") ? v.join(", ") : typeof v === "object" && v !== null ? JSON.stringify(v) : String(v));
 
-const states = { shown: ["good", "arrives whole"], partly: ["warn", "arrives, but not whole"], dropped: ["bad", "is dropped"] };
+const states = { shown: ["good", "shownWhole"], partly: ["warn", "shownPartly"], dropped: ["bad", "isDropped"] };
 
 // showObject shows everything about one object: rest is its type, namespace, name, and uid where the name does not tell.
 async function showObject(id, signal, [type, namespace, name, uid]) {
   const query = "?type=" + enc(type) + (uid ? "&uid=" + enc(uid) : "&namespace=" + enc(namespace || "") + "&name=" + enc(name || ""));
   const load = async () => {
     const [o, sentence] = await Promise.all([get("/clusters/" + enc(id) + "/object" + query, signal), reasonSentences(id, signal)]);
-    const own = o.graph.boxes.find((b) => b.focus), [mood, verdict] = !o.reported ? ["bad", "is not reported any more"] : own ? states[own.state] : ["quiet", ""];
+    const own = o.graph.boxes.find((b) => b.focus), [mood, verdict] = !o.reported ? ["bad", "notReported"] : own ? states[own.state] : ["quiet", ""];
     const kind = o.type.slice(o.type.lastIndexOf(".") + 1);
     document.title = kind + " " + o.name + " – " + id;
     const text = JSON.stringify(o.object, null, 2);
     const past = o.history.map((h) => el("li", {}, h.before
-      ? el("div", {}, when(h.received_at), changeList(id, h.before, h.version, [{ change: h.change, type: o.type, namespace: o.namespace, name: o.name }], signal, "version " + h.version))
-      : el("p", {}, when(h.received_at), " version " + h.version + ": it is in the oldest version that can be read")));
-    show(el("h2", { id: "object", tabindex: "-1" }, kind + " " + (o.namespace ? o.namespace + "/" : "") + o.name, " ", verdict ? el("span", { class: "chip " + mood }, verdict) : null),
-      el("p", { class: "quiet" }, o.type + (o.uid ? " · uid " + o.uid : "") + " · " + number(o.raw_bytes) + " bytes of JSON, " + number(o.bytes) + " compressed · version " + o.version
-        + (o.others ? " · " + o.others + " other objects of this name are kept" : ""), o.namespace ? " · " : null, o.namespace ? el("a", { href: mapHref(id, o.namespace) }, "Map of " + o.namespace) : null),
+      ? el("div", {}, when(h.received_at), changeList(id, h.before, h.version, [{ change: h.change, type: o.type, namespace: o.namespace, name: o.name }], signal, t("versionN", h.version)))
+      : el("p", {}, when(h.received_at), " ", t("oldestHas", h.version))));
+    show(el("h2", { id: "object", tabindex: "-1" }, kind + " " + (o.namespace ? o.namespace + "/" : "") + o.name, " ", verdict ? el("span", { class: "chip " + mood }, t(verdict)) : null),
+      el("p", { class: "quiet" }, o.type + (o.uid ? " · uid " + o.uid : "") + " · " + t("bytesOf", number(o.raw_bytes), number(o.bytes)) + " · " + t("versionN", o.version)
+        + (o.others ? " · " + t("othersOf", o.others) : ""), o.namespace ? " · " : null, o.namespace ? el("a", { href: mapHref(id, o.namespace) }, t("mapOf", o.namespace)) : null),
       ...o.findings.map((f) => el("section", { class: "card", "aria-label": f.reason + (f.detail ? ": " + f.detail : "") },
-        el("p", {}, el("b", { class: tone(f.scope) }, f.reason), " – " + f.sentence + (f.detail ? " (" + f.detail + ")" : "")), el("p", {}, "What to do: " + f.advice))),
-      o.graph.boxes.length ? el("h2", {}, "Neighbours") : null,
-      o.graph.boxes.length ? picture(o.graph, boxHref(id), sentence, "Neighbours of " + o.name).element : null,
+        el("p", {}, el("b", { class: tone(f.scope) }, f.reason), " – " + f.sentence + (f.detail ? " (" + f.detail + ")" : "")), el("p", {}, t("whatToDo", f.advice)))),
+      o.graph.boxes.length ? el("h2", {}, t("neighbours")) : null,
+      o.graph.boxes.length ? picture(o.graph, boxHref(id), sentence, t("neighboursOf", o.name)).element : null,
       o.graph.boxes.length ? legend() : null,
-      o.graph.grouped ? el("p", { class: "quiet" }, "Pods of one workload and one fate are one box." + (o.graph.omitted ? " " + o.graph.omitted + " boxes are left out." : "")) : null,
-      el("h2", {}, "What deepflow-server understands of it"),
-      o.understood.length ? table("Understood", ["Value of", "Value", "~Read from"], o.understood.map((f) => [f.name.replaceAll("_", " "), plainValue(f.value), f.from])) : el("p", {}, "Nothing: it is not shown."),
-      el("h2", {}, "History within the kept versions"), past.length ? el("ol", { class: "time" }, past) : el("p", { class: "quiet" }, "No kept version changed it."),
-      el("h2", {}, "As stored"), el("details", { open: text.length < 20000 }, el("summary", {}, number(text.length) + " characters"), el("pre", { tabindex: "0" }, text)));
+      o.graph.grouped ? el("p", { class: "quiet" }, t("groupedPods") + (o.graph.omitted ? " " + t("leftOut", o.graph.omitted) : "")) : null,
+      el("h2", {}, t("understood")),
+      o.understood.length ? table(t("understoodShort"), [t("valueOf"), t("value"), "~" + t("readFrom")], o.understood.map((f) => [f.name.replaceAll("_", " "), plainValue(f.value), f.from])) : el("p", {}, t("notUnderstood")),
+      el("h2", {}, t("historyKept")), past.length ? el("ol", { class: "time" }, past) : el("p", { class: "quiet" }, t("unchanged")),
+      el("h2", {}, t("asStored")), el("details", { open: text.length < 20000 }, el("summary", {}, t("characters", number(text.length))), el("pre", { tabindex: "0" }, text)));
   };
   await load();
   byId("object").focus();
@@ -445,30 +454,30 @@ async function showMap(id, signal, wanted) {
     for (const f of items) lost.set(f.namespace, (lost.get(f.namespace) || 0) + 1);
     wanted = spaces.map((n) => n.name).sort((a, b) => (lost.get(b) || 0) - (lost.get(a) || 0))[0];
   }
-  if (!wanted) return show(el("p", {}, "No namespace is reported."));
-  const select = el("select", { "aria-label": "Namespace", onchange: () => { location.hash = mapHref(id, select.value); } },
+  if (!wanted) return show(el("p", {}, t("noNamespace")));
+  const select = el("select", { "aria-label": t("namespace"), onchange: () => { location.hash = mapHref(id, select.value); } },
     [...new Set([...spaces.map((n) => n.name), wanted])].map((n) => el("option", { value: n, selected: n === wanted }, n)));
-  const search = el("input", { type: "search", placeholder: "Search this picture", "aria-label": "Search this picture" });
+  const search = el("input", { type: "search", placeholder: t("searchPicture"), "aria-label": t("searchPicture") });
   const note = el("p", { class: "quiet", role: "status" });
   const place = el("div", {});
   let drawn = null, found = [], at = -1;
   const find = () => {
     found = drawn.search(search.value.trim());
     at = -1;
-    note.textContent = search.value.trim() ? number(found.length) + " found; Enter goes to the next" : rest;
+    note.textContent = search.value.trim() ? t("nFound", number(found.length)) : rest;
   };
   let rest = "";
   const load = async () => {
     const { graph } = await get(base + "/graph?namespace=" + enc(wanted), signal);
-    drawn = picture(graph, boxHref(id), sentence, "Map of namespace " + wanted);
-    rest = number(graph.boxes.length) + " boxes" + (graph.grouped ? ", Pods of one workload and one fate are one box" : "") + (graph.omitted ? "; " + number(graph.omitted) + " more are left out" : "");
+    drawn = picture(graph, boxHref(id), sentence, t("mapTitle", wanted));
+    rest = t("nBoxes", number(graph.boxes.length)) + (graph.grouped ? t("groupedShort") : "") + (graph.omitted ? t("leftOutShort", number(graph.omitted)) : "");
     place.replaceChildren(drawn.element);
     find();
   };
   search.addEventListener("input", find);
   search.addEventListener("keydown", (e) => { if (e.key === "Enter" && found.length) { at = (at + 1) % found.length; drawn.go(found[at]); } });
   await load();
-  show(el("h2", {}, "Namespace " + wanted), el("div", { class: "bar" }, select, search), note, place, legend());
+  show(el("h2", {}, t("namespaceNamed", wanted)), el("div", { class: "bar" }, select, search), note, place, legend());
   onChange = oneAtATime(() => keepFocus(load), (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
@@ -478,22 +487,22 @@ async function showDropped(id, signal, wanted) {
   const group = (r) => {
     const body = el("div", {});
     let token = null;
-    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, "More");
+    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, t("more"));
     const load = async () => {
       try {
         const page = await get(base + "?limit=200&reason=" + enc(r.reason) + (token ? "&continue=" + enc(token) : ""), signal);
-        body.append(table(r.reason, ["~Type", "Namespace", "Name", "Detail"], page.items.map((f) => [
+        body.append(table(r.reason, ["~" + t("type"), t("namespace"), t("name"), t("detail")], page.items.map((f) => [
           f.type, f.namespace, f.name && f.type ? el("a", { href: objectHref(id, f.type, f.namespace, f.name) }, f.name) : "–", f.detail])));
         token = page.continue;
         more.hidden = !token;
       } catch (err) { if (!signal.aborted) body.append(failure(err)); }
     };
     return el("details", { class: "card", open: r.reason === wanted, ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
-      el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, r.scope), " ", el("b", {}, r.reason), " – " + r.sentence),
-      el("p", {}, "What to do: " + r.advice), body, more);
+      el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, word(r.scope)), " ", el("b", {}, r.reason), " – " + r.sentence),
+      el("p", {}, t("whatToDo", r.advice)), body, more);
   };
-  show(el("h2", {}, "What deepflow-server would drop"),
-    ...(reasons.length ? reasons.map(group) : [el("p", { class: "good" }, "Nothing.")]));
+  show(el("h2", {}, t("droppedTitle")),
+    ...(reasons.length ? reasons.map(group) : [el("p", { class: "good" }, t("nothing"))]));
   onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showDropped(id, signal, wanted).catch(() => {}); };
 }
 
@@ -501,16 +510,16 @@ async function showWatcher(id, signal) {
   while (!signal.aborted) {
     try {
       const w = await get("/watchers/" + enc(id), signal);
-      show(el("h2", {}, "Who watches"),
-        el("p", { class: "card" }, el("b", {}, w.state), w.holder ? " – " + w.holder.name + " (" + w.holder.class + "), since " + new Date(w.holder.since).toLocaleString() + ", for " + span(w.holder.expires_in_seconds) + " more unless it Syncs" : "", w.reason ? " – " + w.reason : ""),
-        w.unfulfilled ? el("p", { class: "warn" }, "No agent fulfils a designation; the usual ranking decides.") : null,
-        table("Candidates", ["Rank", "Agent", "Class", "State", "Reason", "~Last answer", "~Seen"], w.candidates.map((a) => [
-          a.rank || "–", a.name, a.class, el("span", { class: tone(a.state) }, a.state), a.reason, a.answer, span(a.seen_seconds_ago) + " ago"])),
-        w.designations.length ? el("h2", {}, "Designations") : null,
-        w.designations.length ? table("Designations", ["Whom", "Source", "Fulfilled by"], w.designations.map((d) => [d.workload || d.agent_group || d.host_pattern || d.agent, d.source, d.fulfilled_by])) : null);
+      show(el("h2", {}, t("whoWatches")),
+        el("p", { class: "card" }, el("b", {}, word(w.state)), w.holder ? t("holderSince", w.holder.name, w.holder.class, local(w.holder.since), span(w.holder.expires_in_seconds)) : "", w.reason ? " – " + w.reason : ""),
+        w.unfulfilled ? el("p", { class: "warn" }, t("unfulfilled")) : null,
+        table(t("candidates"), [t("rank"), t("agent"), t("class"), t("state"), t("reason"), "~" + t("lastAnswer"), "~" + t("seen")], w.candidates.map((a) => [
+          a.rank || "–", a.name, a.class, el("span", { class: tone(a.state) }, word(a.state)), a.reason, a.answer, t("ago", span(a.seen_seconds_ago))])),
+        w.designations.length ? el("h2", {}, t("designations")) : null,
+        w.designations.length ? table(t("designations"), [t("whom"), t("source"), t("fulfilledBy")], w.designations.map((d) => [d.workload || d.agent_group || d.host_pattern || d.agent, d.source, d.fulfilled_by])) : null);
     } catch (err) {
       if (signal.aborted) return;
-      show(el("h2", {}, "Who watches"), err.status === 404 ? el("p", {}, err.message) : failure(err));
+      show(el("h2", {}, t("whoWatches")), err.status === 404 ? el("p", {}, err.message) : failure(err));
       if (err.status === 401) return;
     }
     await pause(5000, signal);
@@ -558,10 +567,10 @@ const changeList = (id, from, to, objects, signal, titled) => el("div", {}, obje
       const page = await get("/clusters/" + enc(id) + "/differences?content=true&from=" + from + "&to=" + to + "&type=" + enc(o.type) + "&namespace=" + enc(o.namespace || "") + "&name=" + enc(o.name), signal);
       const text = (v) => (v ? JSON.stringify(v, null, 2) : "");
       const one = page.objects[0];
-      box.append(one ? lines(text(one.before), text(one.after)) : el("pre", {}, "It does not differ any more."));
+      box.append(one ? lines(text(one.before), text(one.after)) : el("pre", {}, t("sameNow")));
     } catch (err) { if (!signal.aborted) box.append(failure(err)); }
   },
-}, el("summary", {}, el("span", { class: tone(o.change) }, o.change), " " + (titled || o.type + " " + (o.namespace ? o.namespace + "/" : "") + o.name)), titled ? null : el("p", {}, el("a", { href: objectHref(id, o.type, o.namespace, o.name) }, "Open " + o.name)))));
+}, el("summary", {}, el("span", { class: tone(o.change) }, word(o.change)), " " + (titled || o.type + " " + (o.namespace ? o.namespace + "/" : "") + o.name)), titled ? null : el("p", {}, el("a", { href: objectHref(id, o.type, o.namespace, o.name) }, t("openNamed", o.name))))));
 
 const counts = (v) => [el("span", { class: "good" }, "+" + number(v.added)), " ", el("span", { class: "warn" }, "~" + number(v.changed)), " ", el("span", { class: "bad" }, "−" + number(v.removed))];
 
@@ -569,10 +578,10 @@ async function showVersions(id, signal) {
   const { versions } = await get("/clusters/" + enc(id) + "/versions", signal);
   const item = (v, i) => {
     const before = versions[i - 1];
-    if (!before) return el("li", {}, when(v.received_at), " version " + v.version + ", " + number(v.objects) + " objects, the oldest that can be read");
+    if (!before) return el("li", {}, when(v.received_at), " ", t("oldest", v.version, number(v.objects)));
     const body = el("div", {});
     let token = null;
-    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, "More");
+    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, t("more"));
     const load = async () => {
       try {
         const page = await get("/clusters/" + enc(id) + "/differences?limit=200&from=" + before.version + "&to=" + v.version + (token ? "&continue=" + enc(token) : ""), signal);
@@ -582,17 +591,17 @@ async function showVersions(id, signal) {
       } catch (err) { if (!signal.aborted) body.append(failure(err)); }
     };
     return el("li", {}, el("details", { ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
-      el("summary", {}, when(v.received_at), " version " + v.version + ", " + number(v.objects) + " objects: ", counts(v)), body, more));
+      el("summary", {}, when(v.received_at), " ", t("versionHas", v.version, number(v.objects)), " ", counts(v)), body, more));
   };
-  show(el("h2", {}, "Versions"), el("ol", { class: "time" }, versions.map(item).reverse()));
+  show(el("h2", {}, t("versions")), el("ol", { class: "time" }, versions.map(item).reverse()));
   onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showVersions(id, signal).catch(() => {}); };
 }
 
 async function showLive(id, signal) {
-  const draw = () => show(el("h2", {}, "Changes since you opened this cluster"),
-    stream.events.length ? null : el("p", { class: "quiet" }, "Waiting for the next version …"),
-    el("ol", { class: "time" }, stream.events.map((v) => el("li", {}, el("p", {}, when(v.received_at), " version " + v.version + ": ", counts(v)),
-      changeList(id, v.before, v.version, v.objects, signal), v.truncated ? el("p", { class: "quiet" }, "There are more: see Versions.") : null))));
+  const draw = () => show(el("h2", {}, t("liveTitle")),
+    stream.events.length ? null : el("p", { class: "quiet" }, t("waiting")),
+    el("ol", { class: "time" }, stream.events.map((v) => el("li", {}, el("p", {}, when(v.received_at), " ", t("versionIs", v.version), " ", counts(v)),
+      changeList(id, v.before, v.version, v.objects, signal), v.truncated ? el("p", { class: "quiet" }, t("moreInVersions")) : null))));
   draw();
   onChange = draw;
 }
@@ -615,7 +624,7 @@ const oneAtATime = (load, failed) => {
 // the texts of an item's cells, href the address of the item.
 async function longTable(signal, path, caption, head, key, texts, href) {
   let items = [], shown = [];
-  const search = el("input", { type: "search", placeholder: "Search " + caption, "aria-label": "Search " + caption });
+  const search = el("input", { type: "search", placeholder: t("searchIn", caption), "aria-label": t("searchIn", caption) });
   const note = el("p", { class: "quiet", role: "status" });
   const body = el("tbody", {});
   let sorted = -1, falling = false;
@@ -630,7 +639,7 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   const toCSV = el("button", { type: "button", onclick: () => save(caption + ".csv", "text/csv", csv([names, ...shown.map(texts)])) }, "CSV");
   const toJSON = el("button", { type: "button", onclick: () => save(caption + ".json", "application/json", JSON.stringify(shown, null, 2)) }, "JSON");
   const grid = el("table", { "aria-label": caption }, el("thead", {}, titles), body);
-  const box = el("div", { class: "long", role: "region", tabindex: "0", "aria-label": caption + ", scrolls" }, grid);
+  const box = el("div", { class: "long", role: "region", tabindex: "0", "aria-label": t("scrolls", caption) }, grid);
 
   const gap = (rows) => {
     const e = el("tr", { class: "gap", "aria-hidden": true }, el("td", { colspan: head.length }));
@@ -639,7 +648,7 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   };
   const row = (item, i) => el("tr", { "aria-rowindex": i + 2 }, texts(item).map((text, c) => el("td", { class: head[c].startsWith("~") ? "far" : "", title: text },
     c === key ? el("a", { href: href(item) }, text)
-      : head[c] === "State" ? el("span", { class: tone(text) }, text) : text)));
+      : head[c] === t("state") ? el("span", { class: tone(text) }, word(text)) : text)));
   const draw = () => {
     const from = Math.max(0, Math.min(shown.length, Math.floor(box.scrollTop / rowHeight) - 8));
     const to = Math.min(shown.length, Math.ceil((box.scrollTop + box.clientHeight) / rowHeight) + 8);
@@ -650,17 +659,17 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   };
   const filter = () => {
     const text = search.value.trim().toLowerCase();
-    shown = text ? items.filter((item) => texts(item).some((t) => String(t).toLowerCase().includes(text))) : items;
+    shown = text ? items.filter((item) => texts(item).some((cell) => String(cell).toLowerCase().includes(text))) : items;
     if (sorted >= 0) {
       const compare = new Intl.Collator("en", { numeric: true }).compare;
       shown = [...shown].sort((a, b) => compare(texts(a)[sorted], texts(b)[sorted]) * (falling ? -1 : 1));
     }
     grid.setAttribute("aria-rowcount", shown.length + 1);
-    note.textContent = text ? number(shown.length) + " of " + number(items.length) : number(items.length) + " in all";
+    note.textContent = text ? t("someOf", number(shown.length), number(items.length)) : t("inAll", number(items.length));
     draw();
   };
   const load = async () => {
-    items = await all(path, signal, (read, total) => { if (total > read.length) note.textContent = number(read.length) + " of " + number(total) + " read"; });
+    items = await all(path, signal, (read, total) => { if (total > read.length) note.textContent = t("someRead", number(read.length), number(total)); });
     filter();
   };
   search.addEventListener("input", () => { box.scrollTop = 0; filter(); });
@@ -671,13 +680,13 @@ async function longTable(signal, path, caption, head, key, texts, href) {
   onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
 
-const showServices = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/services", "Services",
-  ["Namespace", "Name", "~Type", "~Address", "Ports", "Workloads", "~Ingress"], 1,
+const showServices = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/services", t("services"),
+  [t("namespace"), t("name"), "~" + t("type"), "~" + t("address"), t("ports"), t("workloads"), "~" + t("ingress")], 1,
   (s) => [s.namespace, s.name, s.type, s.cluster_ip, s.ports.map((p) => p.port + "→" + p.target_port + "/" + p.protocol).join(", "), s.workloads.join(", "), s.ingress || ""],
   (s) => objectHref(id, "Service", s.namespace, s.name));
 
-const showNodes = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/nodes", "Nodes",
-  ["Name", "State", "~Role", "Address", "~Pod network", "CPUs", "MiB", "Pods"], 0,
+const showNodes = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/nodes", t("nodes"),
+  [t("name"), t("state"), "~" + t("role"), t("address"), "~" + t("podNetwork"), t("cpus"), t("mib"), t("pods")], 0,
   (n) => [n.name, n.state, n.role, n.address, n.pod_cidr, n.cpus, number(n.memory_mib), number(n.pods)],
   (n) => objectHref(id, "*v1.Node", "", n.name));
 
@@ -698,7 +707,7 @@ async function read(s) {
   while (!signal.aborted) {
     try {
       const resp = await request("/clusters/" + enc(s.id) + "/changes", signal, last ? { "Last-Event-ID": last } : {});
-      byId("live").textContent = "live";
+      byId("live").textContent = t("live");
       const reader = resp.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (;;) {
@@ -720,7 +729,7 @@ async function read(s) {
         return;
       }
     }
-    byId("live").textContent = "connecting again …";
+    byId("live").textContent = t("connecting");
     await pause(2000, signal);
   }
 }
@@ -730,12 +739,12 @@ function happened(s, event, data) {
   if (event === "version") {
     s.events.unshift(data);
     s.events.length = Math.min(s.events.length, maxEvents);
-    byId("live").textContent = "live: version " + data.version + " (+" + data.added + " ~" + data.changed + " −" + data.removed + ")";
+    byId("live").textContent = t("liveVersion", data.version, data.added, data.changed, data.removed);
   } else if (event === "gone") {
-    byId("live").textContent = "the cluster was forgotten";
+    byId("live").textContent = t("forgotten");
     return;
   } else if (event === "cluster") {
-    if (data.error_msg) byId("live").textContent = "the cluster reports an error";
+    if (data.error_msg) byId("live").textContent = t("clusterError");
     return;
   }
   // A burst of versions is shown once.
