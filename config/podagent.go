@@ -23,6 +23,8 @@ type PodAgent struct {
 	NetworkSource string `mapstructure:"network_source" oneof:"cni definitions" usage:"cni: ask the meta plugin; definitions: use NetworkAttachmentDefinitions"`
 	// StateDir keeps the records.
 	StateDir string `mapstructure:"state_dir" needed:"true" usage:"folder of the records"`
+	// NodeRoot is where the node's root file system is mounted.
+	NodeRoot string `mapstructure:"node_root" usage:"folder under which the node's root file system is mounted (empty: the program runs in it)"`
 	// CNI says where the node's plugins are.
 	CNI PodAgentCNI `mapstructure:"cni"`
 	// CRI says where the container runtime listens.

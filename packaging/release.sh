@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a release in dist/, from sources alone and without a container builder:
 #
-#   release.sh tarballs   for each platform both programs, their bills of materials, and what packaging/contents lists
+#   release.sh tarballs   for each platform the programs, their bills of materials, and what packaging/contents lists
 #   release.sh images     for each program an image of all platforms; PUSH=registry.example/observability/ pushes it too
 #
 # The same sources and Go release give the same bytes, wherever and whenever it runs. VERSION and REVISION are stamped into
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 source=${SOURCE:-https://$(go list -m)}
 out=$PWD/${OUT:-dist}
 platforms=${PLATFORMS:-linux/amd64 linux/arm64}
-programs='pseudo-agent pseudo-server'
+programs='pseudo-agent pseudo-server pod-agent'
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export CGO_ENABLED=0 GOFLAGS=-mod=readonly GOAMD64=v1 GOARM64=v8.0 LC_ALL=C TZ=UTC
 
@@ -58,5 +58,5 @@ images() {
 
 for what in "$@"; do "$what"; done
 cd "$out"
-sha256sum pseudo-*-"$VERSION"-*.tar* >SHA256SUMS
+sha256sum *-"$VERSION"-*.tar* >SHA256SUMS
 cat SHA256SUMS

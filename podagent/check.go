@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/operate"
 )
@@ -53,7 +54,7 @@ func check(ctx context.Context, c *config.PodAgent, build operate.Build, out io.
 }
 
 func checkRuntime(ctx context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
-	client, err := openRuntime(c.CRI.Socket)
+	client, err := openRuntime(c)
 	if err != nil {
 		return "", err
 	}
@@ -64,7 +65,11 @@ func checkRuntime(ctx context.Context, c *config.PodAgent, _ operate.Build) (str
 func checkPlugins(_ context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
 	count := 0
 	for _, dir := range c.CNI.BinDirs {
-		entries, err := os.ReadDir(dir)
+		at, err := noderoot.Root(c.NodeRoot).Follow(dir)
+		if err != nil {
+			return "", fmt.Errorf("cni.bin_dirs: %w", err)
+		}
+		entries, err := os.ReadDir(at)
 		if err != nil {
 			return "", fmt.Errorf("cni.bin_dirs: %w", err)
 		}
@@ -80,7 +85,7 @@ func checkConfiguration(_ context.Context, c *config.PodAgent, _ operate.Build) 
 	if c.NetworkSource != sourceCNI {
 		return "each network's definition is used", nil
 	}
-	if _, err := cni.NodeConfig(c.CNI.ConfigDir); err != nil {
+	if _, err := cni.NodeConfig(noderoot.Root(c.NodeRoot), c.CNI.ConfigDir); err != nil {
 		return "", err //nolint:wrapcheck // it names key and folder
 	}
 	return "the node's default network in " + c.CNI.ConfigDir, nil

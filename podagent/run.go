@@ -20,6 +20,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/attachments"
 	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
 	"github.com/pseudo-agent/pseudo-agent/attachments/cri"
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 	"github.com/pseudo-agent/pseudo-agent/attachments/pods"
 	"github.com/pseudo-agent/pseudo-agent/attachments/reconcile"
 	"github.com/pseudo-agent/pseudo-agent/config"
@@ -115,7 +116,7 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 	if err != nil {
 		return fmt.Errorf("access to the apiserver: %w", err)
 	}
-	if d.runtime, err = openRuntime(d.cfg.CRI.Socket); err != nil {
+	if d.runtime, err = openRuntime(d.cfg); err != nil {
 		return err
 	}
 	if d.store, err = attachments.Open(filepath.Join(d.cfg.StateDir, "records")); err != nil {
@@ -124,7 +125,9 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 	d.plugins = newPlugins(d.cfg)
 	o := reconcile.Options{Store: d.store, Plugins: d.plugins}
 	if d.cfg.NetworkSource == sourceCNI {
-		o.NodeConfig = func() (json.RawMessage, error) { return cni.NodeConfig(d.cfg.CNI.ConfigDir) }
+		o.NodeConfig = func() (json.RawMessage, error) {
+			return cni.NodeConfig(noderoot.Root(d.cfg.NodeRoot), d.cfg.CNI.ConfigDir)
+		}
 	}
 	r, damaged, err := reconcile.New(o)
 	if err != nil {
@@ -139,7 +142,7 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 		Annotations: attachments.Annotations{Networks: d.cfg.Annotations.Networks, List: d.cfg.Annotations.List},
 		Limits:      attachments.Limits{Bytes: d.cfg.Limits.AnnotationSize, Networks: d.cfg.Limits.Networks},
 		Reconciler:  r, Sandbox: d.runtime.Sandbox, Workers: d.cfg.Work.Parallel, MinRetry: d.cfg.Work.MinRetry, MaxRetry: d.cfg.Work.MaxRetry,
-		TellStatus: d.cfg.Report.NetworkStatus, Log: d.log, Registerer: registry,
+		DamagedRecords: len(damaged), TellStatus: d.cfg.Report.NetworkStatus, Log: d.log, Registerer: registry,
 	}
 	if d.cfg.NetworkSource != sourceCNI {
 		if d.definitions, err = newDefinitions(client); err != nil {
@@ -158,7 +161,7 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 }
 
 func newPlugins(c *config.PodAgent) *cni.Plugins {
-	return cni.New(cni.Options{Dirs: c.CNI.BinDirs, CacheDir: filepath.Join(c.StateDir, "cni"), Timeout: c.CNI.Timeout})
+	return cni.New(cni.Options{Root: noderoot.Root(c.NodeRoot), Dirs: c.CNI.BinDirs, CacheDir: filepath.Join(c.StateDir, "cni"), Timeout: c.CNI.Timeout})
 }
 
 func (d *daemon) close() error {
@@ -172,14 +175,15 @@ func (d *daemon) close() error {
 	return errors.Join(errs...)
 }
 
-func openRuntime(socket string) (*cri.Client, error) {
+func openRuntime(c *config.PodAgent) (*cri.Client, error) {
+	root, socket := noderoot.Root(c.NodeRoot), c.CRI.Socket
 	if socket == "" {
 		var err error
-		if socket, err = cri.FindSocket(); err != nil {
+		if socket, err = cri.FindSocket(root); err != nil {
 			return nil, err //nolint:wrapcheck // it names the places
 		}
 	}
-	return cri.New(socket) //nolint:wrapcheck // it names the key
+	return cri.New(root, socket) //nolint:wrapcheck // it names the key
 }
 
 // restConfig is the access to the apiserver.

@@ -25,10 +25,14 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments"
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 )
 
 // Options of Plugins.
 type Options struct {
+	// Root is where the node's root file system is mounted. Plugins run with it as theirs; all other paths but CacheDir are
+	// the node's.
+	Root noderoot.Root
 	// Dirs are searched for plugins, in their order.
 	Dirs []string
 	// CacheDir is libcni's cache of results, which CHECK and DEL hand to the plugins.
@@ -42,6 +46,7 @@ const DefaultTimeout = time.Minute
 
 // Plugins runs CNI plugins. Its methods may be called at once for different Pods.
 type Plugins struct {
+	root    noderoot.Root
 	timeout time.Duration
 	cache   string
 	lib     *libcni.CNIConfig
@@ -53,8 +58,8 @@ func New(o Options) *Plugins {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
-	run := &runner{}
-	return &Plugins{timeout: o.Timeout, lib: libcni.NewCNIConfigWithCacheDir(o.Dirs, o.CacheDir, run), run: run, cache: o.CacheDir}
+	run := &runner{root: o.Root}
+	return &Plugins{root: o.Root, timeout: o.Timeout, lib: libcni.NewCNIConfigWithCacheDir(o.Dirs, o.CacheDir, run), run: run, cache: o.CacheDir}
 }
 
 // ErrStillRunning is the error of Claim when plugins that an earlier process started have not ended in time.
@@ -112,7 +117,7 @@ func (p *Plugins) Del(ctx context.Context, a attachments.Attachment) error {
 	if err != nil {
 		return err
 	}
-	if !namespaceExists(rt.NetNS) {
+	if at, err := p.root.Path(rt.NetNS); err != nil || !namespaceExists(at) {
 		rt.NetNS = ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
@@ -139,7 +144,11 @@ func (p *Plugins) Check(ctx context.Context, a attachments.Attachment) error {
 
 // Interfaces returns the interfaces in a network namespace, by name.
 func (p *Plugins) Interfaces(netns string) (map[string]attachments.Interface, error) {
-	return interfaces(netns)
+	at, err := p.root.Path(netns)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // it names the path
+	}
+	return interfaces(at)
 }
 
 // Error is a plugin's failure.
@@ -176,7 +185,11 @@ const maxConfig = 256 << 10
 
 // NodeConfig returns the node's default network: the first configuration file of the folder in the order of names, as
 // container runtimes choose it.
-func NodeConfig(dir string) (json.RawMessage, error) {
+func NodeConfig(root noderoot.Root, dir string) (json.RawMessage, error) {
+	dir, err := root.Follow(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cni.config_dir: %w", err)
+	}
 	files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
 	if err != nil {
 		return nil, fmt.Errorf("cni.config_dir: %w", err)
@@ -185,7 +198,11 @@ func NodeConfig(dir string) (json.RawMessage, error) {
 	if len(files) == 0 {
 		return nil, fmt.Errorf("cni.config_dir %s holds no network configuration: is the node's network plugin installed?", dir)
 	}
-	f, err := os.Open(files[0])
+	first, err := root.Follow(root.Inside(files[0]))
+	if err != nil {
+		return nil, fmt.Errorf("cni.config_dir: %w", err)
+	}
+	f, err := os.Open(first) //nolint:gosec // the operator names the folder
 	if err != nil {
 		return nil, fmt.Errorf("cni.config_dir: %w", err)
 	}
@@ -254,11 +271,25 @@ const maxOutput = 1 << 20
 // runner runs one plugin, in a process group of its own.
 type runner struct {
 	version.PluginDecoder
+	root noderoot.Root
 	held *os.File // whose lock lasts until the last plugin and its children have ended
 }
 
-func (*runner) FindInPath(plugin string, paths []string) (string, error) {
-	return invoke.FindInPath(plugin, paths) //nolint:wrapcheck // it names plugin and folders
+// FindInPath returns the plugin's path from the node's root.
+func (r *runner) FindInPath(plugin string, paths []string) (string, error) {
+	here := make([]string, 0, len(paths))
+	for _, p := range paths {
+		at, err := r.root.Follow(p)
+		if err != nil {
+			return "", err //nolint:wrapcheck // it names the path
+		}
+		here = append(here, at)
+	}
+	found, err := invoke.FindInPath(plugin, here)
+	if err != nil {
+		return "", err //nolint:wrapcheck // it names plugin and folders
+	}
+	return r.root.Inside(found), nil
 }
 
 // outputGrace is how long the output of a plugin that was ended is waited for.
@@ -273,7 +304,7 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envi
 	if r.held != nil {
 		cmd.ExtraFiles = []*os.File{r.held}
 	}
-	err := runBound(cmd)
+	err := runBound(cmd, r.root)
 	if err == nil && stdout.over {
 		return nil, fmt.Errorf("plugin %s: wrote more than %d bytes", filepath.Base(path), maxOutput)
 	}

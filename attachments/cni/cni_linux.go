@@ -11,11 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments"
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 )
 
 // runBound runs a plugin that ends with this process, and whose children end with it.
-func runBound(cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+func runBound(cmd *exec.Cmd, root noderoot.Root) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Chroot: string(root)}
+	if root != "" {
+		cmd.Dir = "/" // the child's own folder would be outside of its root
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// The signal is sent at the end of the thread that started the process.
 	runtime.LockOSThread()

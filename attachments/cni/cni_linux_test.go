@@ -107,7 +107,7 @@ echo '{"cniVersion":"1.0.0"}'`, 20*time.Second)
 
 func TestNodeConfig(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := NodeConfig(dir); err == nil || !strings.Contains(err.Error(), "holds no network configuration") {
+	if _, err := NodeConfig("", dir); err == nil || !strings.Contains(err.Error(), "holds no network configuration") {
 		t.Errorf("an empty folder: got %v", err)
 	}
 	for name, text := range map[string]string{"20-b.conflist": `{"name":"b","cniVersion":"1.0.0","plugins":[{"type":"x"}]}`, "10-a.conf": `{"cniVersion":"0.4.0","type":"meta"}`, "00-readme": "none"} {
@@ -115,7 +115,7 @@ func TestNodeConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := NodeConfig(dir)
+	got, err := NodeConfig("", dir)
 	if err != nil {
 		t.Fatal(err)
 	}

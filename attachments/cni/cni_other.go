@@ -8,11 +8,12 @@ import (
 	"os/exec"
 
 	"github.com/pseudo-agent/pseudo-agent/attachments"
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 )
 
 var errNotLinux = errors.New("network namespaces exist on Linux only")
 
-func runBound(*exec.Cmd) error { return errNotLinux }
+func runBound(*exec.Cmd, noderoot.Root) error { return errNotLinux }
 
 func tryLock(*os.File) bool { return true }
 

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 	"github.com/pseudo-agent/pseudo-agent/attachments/reconcile"
 )
 
@@ -27,10 +28,14 @@ var Sockets = []string{
 	"/run/containerd/containerd.sock", "/run/k3s/containerd/containerd.sock", "/run/crio/crio.sock", "/run/cri-dockerd.sock",
 }
 
-// FindSocket returns the first of Sockets that exists.
-func FindSocket() (string, error) {
+// FindSocket returns the first of Sockets that exists on the node.
+func FindSocket(root noderoot.Root) (string, error) {
 	for _, s := range Sockets {
-		info, err := os.Stat(s)
+		at, err := root.Follow(s)
+		if err != nil {
+			continue
+		}
+		info, err := os.Stat(at)
 		if err == nil && info.Mode()&fs.ModeSocket != 0 {
 			return s, nil
 		}
@@ -54,13 +59,17 @@ type Client struct {
 	proc string
 }
 
-// New returns a Client of the socket, a path with or without unix://.
-func New(socket string) (*Client, error) {
+// New returns a Client of the socket, a path of the node with or without unix://.
+func New(root noderoot.Root, socket string) (*Client, error) {
 	socket = strings.TrimPrefix(socket, "unix://")
 	if !filepath.IsAbs(socket) {
 		return nil, fmt.Errorf("cri.socket %q is no absolute path", socket)
 	}
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	at, err := root.Follow(socket)
+	if err != nil {
+		return nil, fmt.Errorf("cri.socket: %w", err)
+	}
+	conn, err := grpc.NewClient("unix://"+at, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, fmt.Errorf("cri.socket %s: %w", socket, err)

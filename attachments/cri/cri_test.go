@@ -38,7 +38,7 @@ func client(t *testing.T, a *answers) *Client {
 	runtime.RegisterRuntimeServiceServer(server, a)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
-	c, err := New("unix://" + socket)
+	c, err := New("", "unix://"+socket)
 	if err != nil {
 		t.Fatal(err)
 	}

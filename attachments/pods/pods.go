@@ -56,8 +56,10 @@ type Options struct {
 	Workers int
 	// MinRetry and MaxRetry are the first and the longest pause after a failure.
 	MinRetry, MaxRetry time.Duration
-	Log                *slog.Logger
-	Registerer         prometheus.Registerer
+	// DamagedRecords is how many records could not be read, for the metrics.
+	DamagedRecords int
+	Log            *slog.Logger
+	Registerer     prometheus.Registerer
 }
 
 // Problem is a Pod, or one of its networks, that is not as wanted.

@@ -205,11 +205,12 @@ var (
 	attachmentsDesc = prometheus.NewDesc("pod_agent_attachments", "Recorded attachments by state.", []string{"state"}, nil)
 	podsDesc        = prometheus.NewDesc("pod_agent_pods", "Pods of the node that are kept.", nil, nil)
 	syncedDesc      = prometheus.NewDesc("pod_agent_synced", "1 once all Pods of the node have been listed.", nil, nil)
+	damagedDesc     = prometheus.NewDesc("pod_agent_damaged_records", "Records that could not be read at the start.", nil, nil)
 	wrongDesc       = prometheus.NewDesc("pod_agent_not_as_wanted", "Pods and networks that are not as the annotations say.", nil, nil)
 )
 
 func (s *state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{attachmentsDesc, podsDesc, syncedDesc, wrongDesc} {
+	for _, d := range []*prometheus.Desc{attachmentsDesc, podsDesc, syncedDesc, damagedDesc, wrongDesc} {
 		ch <- d
 	}
 }
@@ -230,5 +231,6 @@ func (s *state) Collect(ch chan<- prometheus.Metric) {
 	pods := len(s.c.pods)
 	s.c.mu.Unlock()
 	gauge(podsDesc, float64(pods))
+	gauge(damagedDesc, float64(s.c.o.DamagedRecords))
 	gauge(wrongDesc, float64(len(s.c.Problems())))
 }

@@ -131,6 +131,18 @@ func (n *node) agree(what string, pods ...reconcile.Pod) {
 				n.t.Errorf("%s: %s has %v, want %s with MAC %q", what, pod.Name, found, w.Interface, w.MAC)
 			}
 		}
+		told, err := records.Status(pod)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, s := range told {
+			if seen := found[s.Interface]; seen.MAC != s.Seen.MAC || !slices.Equal(seen.IPs, s.Seen.IPs) || len(seen.IPs) != 1 {
+				n.t.Errorf("%s: %s is told of as %+v, the namespace has %+v", what, pod.Name, s, seen)
+			}
+		}
+		if len(told) != len(pod.Wanted) {
+			n.t.Errorf("%s: %d networks of %s are told of, want %d", what, len(told), pod.Name, len(pod.Wanted))
+		}
 		if len(found) != 2+len(pod.Wanted) {
 			n.t.Errorf("%s: %s has %v, want lo, eth0 and %v", what, pod.Name, found, want)
 		}

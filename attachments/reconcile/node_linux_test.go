@@ -3,6 +3,7 @@ package reconcile_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/attachments"
 	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
+	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 	"github.com/pseudo-agent/pseudo-agent/attachments/reconcile"
 )
 
@@ -264,8 +266,63 @@ func expect(t *testing.T, what string, got, want []string) {
 }
 
 // TestRealPlugins attaches, changes and detaches networks of a running Pod with the real bridge, macvlan and host-local.
-func TestRealPlugins(t *testing.T) {
+func TestRealPlugins(t *testing.T) { testRealPlugins(t, newNode(t)) }
+
+// TestNodeRoot does the same where the node's root file system is mounted elsewhere, as in a container.
+func TestNodeRoot(t *testing.T) {
 	n := newNode(t)
+	root := filepath.Join(n.dir, "host")
+	err := os.Mkdir(root, 0o700)
+	for _, m := range []struct {
+		source, target string
+		flags          uintptr
+	}{{"", "/", unix.MS_REC | unix.MS_PRIVATE}, {"", "/", unix.MS_REC | unix.MS_SHARED}, {"/", root, unix.MS_REC | unix.MS_BIND}} {
+		if err == nil {
+			err = unix.Mount(m.source, m.target, "", m.flags, "")
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := errors.Join(unix.Mount("", root, "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Unmount(root, unix.MNT_DETACH)); err != nil {
+			t.Error(err)
+		}
+	}()
+	// What is found by the process's own root is not the node's.
+	dirs := filepath.Join(n.dir, "plugins")
+	if err := os.Symlink(os.Getenv(inside), dirs); err != nil {
+		t.Fatal(err)
+	}
+	n.plugins = cni.New(cni.Options{Root: noderoot.Root(root), Dirs: []string{dirs}, CacheDir: filepath.Join(n.dir, "cache"), Timeout: 30 * time.Second})
+	testRealPlugins(t, n)
+}
+
+// TestPluginsRoot: a plugin has the node's root for its own.
+func TestPluginsRoot(t *testing.T) {
+	n := newNode(t)
+	program, err := os.ReadFile(filepath.Join(os.Getenv(inside), "host-local"))
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(n.dir, "opt/bin"), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(n.dir, "opt/bin/host-local"), program, 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugins := cni.New(cni.Options{Root: noderoot.Root(n.dir), Dirs: []string{"/opt/bin"}, CacheDir: filepath.Join(n.dir, "cache"), Timeout: 30 * time.Second})
+	if _, err := plugins.Add(t.Context(), attachments.Attachment{
+		Network: attachments.Network{Namespace: "shop", Name: "green", Interface: "net0"}, Sandbox: "sandbox1", NetNS: "/none",
+		Config: json.RawMessage(`{"cniVersion":"1.0.0","name":"green","plugins":[{"type":"host-local","ipam":{"type":"host-local","dataDir":"/addresses","ranges":[[{"subnet":"10.2.0.0/24"}]]}}]}`),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "addresses", n.addresses(), []string{"green/10.2.0.2"})
+}
+
+func testRealPlugins(t *testing.T, n *node) {
+	t.Helper()
 	s := n.sandbox("sandbox1")
 	n.configs["green"] = n.bridge("green", 2, "")
 	n.configs["red"] = n.bridge("red", 3, `,"isGateway":true`)

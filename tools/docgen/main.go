@@ -18,6 +18,7 @@ var generated = []struct {
 	{"charts/pseudo-agent/files/catalogue.yaml", chartCatalogue},
 	{"charts/pseudo-agent/README.md", chartReadme("charts/pseudo-agent")},
 	{"charts/pseudo-server/README.md", chartReadme("charts/pseudo-server")},
+	{"charts/pod-agent/README.md", chartReadme("charts/pod-agent")},
 	{"docs/metrics.md", metricsDocument},
 	{"docs/openapi.yaml", openAPI},
 }

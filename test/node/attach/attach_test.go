@@ -167,7 +167,7 @@ func inventory(t *testing.T, address string) {
 		if err := d.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		defer d.Kill()
+		t.Cleanup(d.Kill)
 	}
 	var pods []struct {
 		Name     string
