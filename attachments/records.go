@@ -107,8 +107,16 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir, lock: lock}, nil
 }
 
+// Peek returns a Store of a folder that another process may be using, and that is only to be read.
+func Peek(dir string) *Store { return &Store{dir: dir} }
+
 // Close lets others use the folder.
-func (s *Store) Close() error { return s.lock.Close() } //nolint:wrapcheck // it names the file
+func (s *Store) Close() error {
+	if s.lock == nil {
+		return nil
+	}
+	return s.lock.Close() //nolint:wrapcheck // it names the file
+}
 
 const suffix = ".json"
 
@@ -121,7 +129,7 @@ func (s *Store) Load() (records []*Record, wrong []error, err error) {
 	for _, entry := range names {
 		id, ours := strings.CutSuffix(entry.Name(), suffix)
 		if !ours || !entry.Type().IsRegular() {
-			if strings.HasSuffix(entry.Name(), temporary) { // of a process that ended while it wrote
+			if s.lock != nil && strings.HasSuffix(entry.Name(), temporary) { // of a process that ended while it wrote
 				_ = os.Remove(filepath.Join(s.dir, entry.Name())) // tried again at the next start
 			}
 			continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/pseudo-agent/pseudo-agent/attachments"
 	"github.com/pseudo-agent/pseudo-agent/attachments/cni"
 	"github.com/pseudo-agent/pseudo-agent/attachments/noderoot"
 	"github.com/pseudo-agent/pseudo-agent/config"
@@ -36,6 +38,7 @@ func check(ctx context.Context, c *config.PodAgent, build operate.Build, out io.
 		{"network configuration", checkConfiguration},
 		{"state_dir", checkState},
 		{"apiserver", checkPods},
+		{"attached", checkAttached},
 	} {
 		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 		found, err := look.at(ctx, c, build)
@@ -108,6 +111,34 @@ func checkState(_ context.Context, c *config.PodAgent, _ operate.Build) (string,
 		dir = filepath.Dir(dir)
 	}
 	return dir, nil
+}
+
+// checkAttached asks the plugins whether what they have attached is still as they made it (CNI CHECK).
+func checkAttached(ctx context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
+	records, wrong, err := attachments.Peek(recordsDir(c)).Load()
+	if errors.Is(err, fs.ErrNotExist) {
+		return "nothing yet", nil
+	}
+	if err != nil {
+		return "", err //nolint:wrapcheck // it names the folder
+	}
+	plugins := newPlugins(c)
+	checked := 0
+	for _, r := range records {
+		for _, a := range r.Attachments {
+			if a.State != attachments.Attached || len(a.Result) == 0 {
+				continue // under way, or made by the meta plugin, whose result is not known
+			}
+			checked++
+			if err := plugins.Check(ctx, a); err != nil {
+				wrong = append(wrong, fmt.Errorf("Pod %s/%s, network %s: %w", r.Namespace, r.Name, a.Path(), err)) //nolint:staticcheck // a Pod is called so
+			}
+		}
+	}
+	if len(wrong) > 0 {
+		return "", errors.Join(wrong...)
+	}
+	return fmt.Sprintf("%d networks are as their plugins made them", checked), nil
 }
 
 func checkPods(ctx context.Context, c *config.PodAgent, build operate.Build) (string, error) {

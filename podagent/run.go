@@ -119,7 +119,7 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 	if d.runtime, err = openRuntime(d.cfg); err != nil {
 		return err
 	}
-	if d.store, err = attachments.Open(filepath.Join(d.cfg.StateDir, "records")); err != nil {
+	if d.store, err = attachments.Open(recordsDir(d.cfg)); err != nil {
 		return err //nolint:wrapcheck // it names the folder
 	}
 	d.plugins = newPlugins(d.cfg)
@@ -159,6 +159,8 @@ func (d *daemon) open(build operate.Build, registry *prometheus.Registry) error 
 	d.controller = pods.New(po)
 	return nil
 }
+
+func recordsDir(c *config.PodAgent) string { return filepath.Join(c.StateDir, "records") }
 
 func newPlugins(c *config.PodAgent) *cni.Plugins {
 	return cni.New(cni.Options{Root: noderoot.Root(c.NodeRoot), Dirs: c.CNI.BinDirs, CacheDir: filepath.Join(c.StateDir, "cni"), Timeout: c.CNI.Timeout})

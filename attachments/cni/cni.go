@@ -128,7 +128,11 @@ func (p *Plugins) Del(ctx context.Context, a attachments.Attachment) error {
 	return nil
 }
 
-// Check asks the plugins whether an attachment that Add made is still as they made it.
+// checkVersion is the first version of CNI that has CHECK.
+const checkVersion = "0.4.0"
+
+// Check asks the plugins whether an attachment that Add made is still as they made it. Of configurations of older versions
+// they cannot tell.
 func (p *Plugins) Check(ctx context.Context, a attachments.Attachment) error {
 	list, rt, err := prepare(a)
 	if err != nil {
@@ -136,6 +140,9 @@ func (p *Plugins) Check(ctx context.Context, a attachments.Attachment) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
+	if gtet, err := version.GreaterThanOrEqualTo(list.CNIVersion, checkVersion); err != nil || !gtet {
+		return nil // has no CHECK
+	}
 	if err := p.lib.CheckNetworkList(ctx, list, rt); err != nil {
 		return p.explain(ctx, "CHECK", err)
 	}

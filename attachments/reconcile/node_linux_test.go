@@ -345,6 +345,11 @@ func testRealPlugins(t *testing.T, n *node) {
 	}
 	expect(t, "addresses", n.addresses(), []string{"data/10.4.0.2", "default/10.1.0.2", "green/10.2.0.2", "red/10.3.0.2"})
 	expect(t, "default routes", defaultRoutes(t, s), routes)
+	for _, a := range r.Attachments(pod.UID) {
+		if err := n.plugins.Check(t.Context(), a); err != nil {
+			t.Errorf("CHECK of %s: %v", a.Name, err)
+		}
+	}
 	expect(t, "nothing to do", reconcilePod(t, r, pod), []string{})
 
 	// A restart changes nothing.

@@ -45,7 +45,7 @@ func TestPodAgent(t *testing.T) {
 	})
 	kubectl(t, "-n", networksNamespace, "rollout", "status", "daemonset/pod-agent", "--timeout=2m")
 	checkOwnCapabilities(t, pod(t, networksNamespace, "pod-agent"))
-	if out := kubectl(t, "-n", networksNamespace, "exec", "daemonset/pod-agent", "--", "/pod-agent", "check", "--config", "/etc/pod-agent/config.yaml"); strings.Contains(out, "LACKING") || strings.Count(out, "ok ") != 5 {
+	if out := kubectl(t, "-n", networksNamespace, "exec", "daemonset/pod-agent", "--", "/pod-agent", "check", "--config", "/etc/pod-agent/config.yaml"); strings.Contains(out, "LACKING") || strings.Count(out, "ok ") != 6 {
 		t.Errorf("check says\n%s", out)
 	}
 
@@ -77,6 +77,9 @@ func TestPodAgent(t *testing.T) {
 		}
 		return nil
 	})
+	if out := kubectl(t, "-n", networksNamespace, "exec", "daemonset/pod-agent", "--", "/pod-agent", "check", "--config", "/etc/pod-agent/config.yaml"); !strings.Contains(out, "1 networks are as their plugins made them") {
+		t.Errorf("check says\n%s", out)
+	}
 	if out := kubectl(t, "-n", networksNamespace, "get", "events", "--field-selector=involvedObject.name=web,reason=Attached"); !strings.Contains(out, "networks/green") {
 		t.Errorf("got Events\n%s", out)
 	}
