@@ -83,9 +83,13 @@ func anchors(t *testing.T, file string) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
 	for _, m := range heading.FindAllStringSubmatch(text(t, file), -1) {
-		found[strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+		found[anchorOf(m[1])] = true
 	}
 	return found
+}
+
+func anchorOf(title string) string {
+	return strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(title), ""), " ", "-")
 }
 
 func text(t *testing.T, file string) string {
