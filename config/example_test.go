@@ -122,7 +122,7 @@ func commentsOf(n *yaml.Node, path string, out map[string]string) {
 func TestExamplesInComments(t *testing.T) {
 	t.Setenv("PSEUDO_AGENT_SERVER_ADDRESSES", "deepflow-server.deepflow:20035")
 	t.Run("agent", func(t *testing.T) { commentedLists(t, agentProgram, "../config.example.yaml", 1) })
-	t.Run("server", func(t *testing.T) { commentedLists(t, serverProgram, "../config.server.example.yaml", 3) })
+	t.Run("server", func(t *testing.T) { commentedLists(t, serverProgram, "../config.server.example.yaml", 4) })
 }
 
 var commentedList = regexp.MustCompile(`(?m)^ *# Example:\n((?: *#   .*\n)+)( *)(\w+): \[\]$`)
@@ -147,7 +147,7 @@ func commentedLists[T any](t *testing.T, p *program[T], file string, want int) {
 	if count != want {
 		t.Fatalf("%s has %d commented lists, want %d", file, count, want)
 	}
-	uncommented = strings.ReplaceAll(uncommented, "[agent.example]", "[]")
+	uncommented = strings.NewReplacer("[agent.example]", "[]", "enroll: open", "enroll: token").Replace(uncommented)
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("uncommented.yaml", []byte(uncommented), 0o600); err != nil {
 		t.Fatal(err)

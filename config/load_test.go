@@ -252,6 +252,51 @@ func TestDefaultsAreValid(t *testing.T) {
 	reload(t, serverProgram, &server)
 }
 
+// Who gets what without a token follows from the address, unless it is given.
+func TestAnonymousRole(t *testing.T) {
+	for _, c := range []struct{ listen, anonymous, want string }{
+		{"127.0.0.1:1", "auto", "read"},
+		{"127.1.2.3:1", "auto", "read"},
+		{"[::1]:1", "auto", "read"},
+		{"localhost:1", "auto", "read"},
+		{"[::ffff:127.0.0.1]:1", "auto", "read"},
+		{":1", "auto", "none"},
+		{"0.0.0.0:1", "auto", "none"},
+		{"[::]:1", "auto", "none"},
+		{"10.0.0.1:1", "auto", "none"},
+		{"localhost.example:1", "auto", "none"},
+		{"", "auto", "none"},
+		{":1", "read", "read"},
+		{":1", "administer", "administer"},
+		{"127.0.0.1:1", "none", "none"},
+	} {
+		s := Server{Listen: ServerListen{HTTP: c.listen}, Access: ServerAccess{Anonymous: c.anonymous}}
+		if got := s.AnonymousRole(); got != c.want {
+			t.Errorf("listen.http %q, access.anonymous %s: got %s, want %s", c.listen, c.anonymous, got, c.want)
+		}
+	}
+}
+
+// What cannot let in the clusters that it is meant for is refused.
+func TestEnrollMistakes(t *testing.T) {
+	const token = "{name: a, token_file: /a}"
+	for text, want := range map[string]string{
+		"access: {enroll: token}":                                                                   "access.enroll: \"token\" lets no new cluster in, because access.enroll_tokens is empty",
+		"access: {enroll_tokens: [" + token + "]}":                                                  "access.enroll_tokens: have no effect",
+		"access: {enroll: token, enroll_tokens: [" + token + ", " + token + "]}":                    "access.enroll_tokens[1].name: \"a\" is given twice",
+		"access: {enroll: closed, only_bound: true, clusters: [{cluster_id: d-a, token_file: /a}]}": "access.enroll: \"closed\" has no effect",
+		"access: {enroll: never}":                                                                   "allowed: open, token, closed",
+		"access: {enroll: token, enroll_tokens: [" + token + "]}":                                   "",
+		"access: {enroll: closed}":                                                                  "",
+	} {
+		write(t, map[string]string{"own.yaml": text + "\n"})
+		_, err := LoadServer(flagsOf(t, serverProgram, "--config=own.yaml"))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}
+
 // The words of a mistake stand in its fields too, for programs.
 func TestMistakeFields(t *testing.T) {
 	write(t, map[string]string{"own.yaml": "server:\n  addresses: [a:1]\nlog:\n  levle: info\n"})

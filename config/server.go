@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"net"
+	"net/netip"
+	"time"
+)
 
 // Server is the whole configuration of pseudo-server. config.server.example.yaml explains each key to operators. The
 // tags are those of Agent; secret keeps a value out of messages.
@@ -152,8 +156,14 @@ type ServerAccess struct {
 	Clusters []ClusterAccess `mapstructure:"clusters" usage:"clusters bound to certificates or tokens, as a YAML list"`
 	// OnlyBound refuses clusters that Clusters does not name.
 	OnlyBound bool `mapstructure:"only_bound" usage:"refuse clusters that access.clusters does not name"`
-	// Anonymous is what the API grants without a token: none, read or administer.
-	Anonymous string `mapstructure:"anonymous" oneof:"none read administer" usage:"what the API grants without a token"`
+	// Enroll says which clusters may report that neither Clusters nor the store has: open (all), token (who shows one of
+	// EnrollTokens, by which the cluster is bound from then on) or closed (none).
+	Enroll string `mapstructure:"enroll" oneof:"open token closed" usage:"which new clusters may report: open, token or closed"`
+	// EnrollTokens let new clusters in.
+	EnrollTokens []EnrollToken `mapstructure:"enroll_tokens" usage:"tokens that let new clusters in, as a YAML list"`
+	// Anonymous is what the API, the metrics and the status grant without a token: none, read, administer, or auto: read if
+	// listen.http is a loopback address, else none.
+	Anonymous string `mapstructure:"anonymous" oneof:"auto none read administer" usage:"what API, metrics and status grant without a token"`
 	// Tokens are the API's users.
 	Tokens []TokenAccess `mapstructure:"tokens" usage:"users of the API, as a YAML list"`
 	// AuditFile gets a line of JSON for each refusal and each act of administration. Empty: the log.
@@ -168,6 +178,36 @@ type ClusterAccess struct {
 	CertificateNames []string `mapstructure:"certificate_names"`
 	// TokenFile holds the token that a client sends as gRPC metadata "authorization: Bearer …".
 	TokenFile string `mapstructure:"token_file"`
+}
+
+// EnrollToken lets new clusters in, and binds them to its holders.
+type EnrollToken struct {
+	// Name is what a cluster's binding refers to: the token may change, the name may not.
+	Name string `mapstructure:"name" needed:"true"`
+	// TokenFile holds the token that a client sends as gRPC metadata "authorization: Bearer …".
+	TokenFile string `mapstructure:"token_file" needed:"true"`
+}
+
+// AnonymousRole is what readers without a token get: none, read or administer.
+func (s *Server) AnonymousRole() string {
+	switch {
+	case s.Access.Anonymous != "auto":
+		return s.Access.Anonymous
+	case isLoopback(s.Listen.HTTP):
+		return "read"
+	default:
+		return "none"
+	}
+}
+
+// isLoopback tells whether only programs of this machine reach an address of the form host:port.
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // TokenAccess is one user of the API.
@@ -244,7 +284,7 @@ func DefaultServer() Server {
 			RequestTimeout: time.Minute, MinReceiveRate: 65536,
 		},
 		Validation: ServerValidation{Suspicion: ServerSuspicion{OtherCluster: true, MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
-		Access:     ServerAccess{Anonymous: "read"},
+		Access:     ServerAccess{Enroll: "open", Anonymous: "auto"},
 		Plugins:    ServerPlugins{Timeout: 5 * time.Second, MaxMemory: 64 << 20},
 		Elector:    ServerElector{TTL: 10 * time.Minute, Grace: 10 * time.Minute},
 		Upstream:   ServerUpstream{Reports: "mend"},

@@ -123,6 +123,23 @@ func (c *serverCheck) access(a ServerAccess, t ServerTLS) {
 	if a.OnlyBound && len(a.Clusters) == 0 {
 		c.fail("access.only_bound", "true", "refuses every cluster, because access.clusters is empty", "with access.clusters, or false")
 	}
+	if a.Enroll != "open" && a.OnlyBound {
+		c.fail("access.enroll", a.Enroll, "has no effect, because access.only_bound refuses every cluster that access.clusters does not name",
+			"open, or access.only_bound: false")
+	}
+	if a.Enroll == "token" && len(a.EnrollTokens) == 0 {
+		c.fail("access.enroll", a.Enroll, "lets no new cluster in, because access.enroll_tokens is empty", "closed, or with access.enroll_tokens")
+	}
+	if a.Enroll == "open" && len(a.EnrollTokens) > 0 {
+		c.fail("access.enroll_tokens", "", "have no effect, because access.enroll is open", "with access.enroll: token")
+	}
+	enroll := map[string]bool{}
+	for i, t := range a.EnrollTokens {
+		if enroll[t.Name] {
+			c.fail(fmt.Sprintf("access.enroll_tokens[%d].name", i), t.Name, "is given twice; each token has a name of its own", "")
+		}
+		enroll[t.Name] = true
+	}
 	names := map[string]bool{}
 	for i, u := range a.Tokens {
 		if names[u.Name] {

@@ -99,10 +99,11 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		return err
 	}
 	defer audit.close()
-	who, err := access(cfg.Access, d.log)
+	who, err := access(cfg, d.log)
 	if err != nil {
 		return err
 	}
+	d.tellAccess(ctx, &who)
 	who.Hosts = cfg.HTTP.AllowedHosts
 	if name, _, err := net.SplitHostPort(cfg.Listen.HTTP); err == nil && name != "" {
 		who.Hosts = append(slices.Clip(who.Hosts), name)
@@ -244,11 +245,12 @@ func listenHTTP(ctx context.Context, address string, cfg config.ServerTLS, log *
 }
 
 // access reads the files that the configuration names. All mistakes are told at once.
-func access(cfg config.ServerAccess, log *slog.Logger) (receiver.Access, error) {
+func access(server *config.Server, log *slog.Logger) (receiver.Access, error) {
+	cfg := server.Access
 	a := receiver.Access{Teams: cfg.TeamIDs, OnlyBound: cfg.OnlyBound, Clusters: map[string]receiver.Binding{}}
 	var errs []error
 	var err error
-	if a.Anonymous, err = receiver.ParseRole(cfg.Anonymous); err != nil {
+	if a.Anonymous, err = receiver.ParseRole(server.AnonymousRole()); err != nil {
 		errs = append(errs, fmt.Errorf("access.anonymous: %w", err))
 	}
 	for i, c := range cfg.Clusters {
@@ -259,6 +261,16 @@ func access(cfg config.ServerAccess, log *slog.Logger) (receiver.Access, error) 
 			}
 		}
 		a.Clusters[c.ClusterID] = b
+	}
+	if a.Enroll, err = receiver.ParseEnroll(cfg.Enroll); err != nil {
+		errs = append(errs, fmt.Errorf("access.enroll: %w", err))
+	}
+	for i, t := range cfg.EnrollTokens {
+		named := receiver.NamedToken{Name: t.Name}
+		if named.Token, err = receiver.NewToken(log, t.TokenFile); err != nil {
+			errs = append(errs, fmt.Errorf("access.enroll_tokens[%d]: %w", i, err))
+		}
+		a.EnrollTokens = append(a.EnrollTokens, named)
 	}
 	for i, t := range cfg.Tokens {
 		u := receiver.APIUser{Name: t.Name, Clusters: t.Clusters}
@@ -271,6 +283,19 @@ func access(cfg config.ServerAccess, log *slog.Logger) (receiver.Access, error) 
 		a.Users = append(a.Users, u)
 	}
 	return a, errors.Join(errs...)
+}
+
+// tellAccess says what those without a token get where that follows from the address only, and what to set for another choice.
+func (d *daemon) tellAccess(ctx context.Context, who *receiver.Access) {
+	if d.cfg.Access.Anonymous != "auto" || who.Anonymous != receiver.RoleNone {
+		return
+	}
+	level, advice := slog.LevelInfo, "give out tokens (access.tokens), or set access.anonymous: read to let everybody read who reaches listen.http"
+	if len(who.Users) == 0 {
+		level, advice = slog.LevelWarn, "nobody can use them now: set access.tokens, or access.anonymous: read to let everybody read who reaches listen.http"
+	}
+	d.log.Log(ctx, level, "API, metrics and status need a token, because listen.http is no loopback address and access.anonymous is auto",
+		"listen_http", d.cfg.Listen.HTTP, "users", len(who.Users), "advice", advice)
 }
 
 // audit is where refusals and administration are recorded.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +37,7 @@ import (
 type logLines struct {
 	mu    sync.Mutex
 	lines []map[string]any
+	all   []map[string]any
 	came  chan struct{}
 }
 
@@ -46,7 +48,7 @@ func (l *logLines) Write(p []byte) (int, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lines = append(l.lines, line)
+	l.lines, l.all = append(l.lines, line), append(l.all, line)
 	close(l.came)
 	l.came = make(chan struct{})
 	return len(p), nil
@@ -73,6 +75,16 @@ func (l *logLines) wait(t *testing.T, msg string) map[string]any {
 			t.Fatalf("no log line %q", msg)
 		}
 	}
+}
+
+// find returns the first line with a message that there has been, nil if there is none.
+func (l *logLines) find(msg string) map[string]any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.IndexFunc(l.all, func(line map[string]any) bool { return line["msg"] == msg }); i >= 0 {
+		return l.all[i]
+	}
+	return nil
 }
 
 // start runs the daemon with a configuration; stop ends it and waits.
@@ -199,8 +211,10 @@ func TestDaemon(t *testing.T) {
 		{"/api/v1/clusters", "a-token-for-the-test", 200, `"version":7`},
 		{"/healthz/ready", "", 200, "storage"},
 		{"/healthz/live", "", 200, ""},
-		{"/metrics", "", 200, "pseudo_server_refusals_total"},
-		{"/status", "", 200, `"clusters": 1`},
+		{"/metrics", "", 401, "--token-file"},
+		{"/metrics", "a-token-for-the-test", 200, "pseudo_server_refusals_total"},
+		{"/status", "", 401, "access.anonymous"},
+		{"/status", "a-token-for-the-test", 200, `"clusters": 1`},
 	} {
 		code, body := ask(c.path, c.secret)
 		if code != c.code || !strings.Contains(body, c.contains) {
@@ -211,6 +225,61 @@ func TestDaemon(t *testing.T) {
 	audit, err := os.ReadFile(cfg.Access.AuditFile)
 	if err != nil || !strings.Contains(string(audit), `"status":401`) {
 		t.Errorf("audit log: got %q, %v, want the refusal", audit, err)
+	}
+}
+
+// TestAnonymous: whoever has no token gets nothing of a server that listens on other than a loopback address, unless the operator
+// says so; the log says what to set.
+func TestAnonymous(t *testing.T) {
+	none := func(ctx context.Context) { <-ctx.Done() }
+	for _, c := range []struct {
+		name, listen, anonymous string
+		users                   int
+		code                    int
+		level                   string // of the line in the log; empty: there is none
+	}{
+		{"loopback", "127.0.0.1:0", "auto", 0, 200, ""},
+		{"all addresses", ":0", "auto", 0, 401, "WARN"},
+		{"all addresses, with a user", "0.0.0.0:0", "auto", 1, 401, "INFO"},
+		{"all addresses, as before", ":0", "read", 0, 200, ""},
+		{"loopback, none", "127.0.0.1:0", "none", 0, 401, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := testConfig(t)
+			cfg.Listen.HTTP, cfg.Access.Anonymous, cfg.HTTP.PProf = c.listen, c.anonymous, true
+			file := filepath.Join(t.TempDir(), "token")
+			if err := os.WriteFile(file, []byte("a-token-for-the-test"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for range c.users {
+				cfg.Access.Tokens = append(cfg.Access.Tokens, config.TokenAccess{Name: "me", Role: "read", TokenFile: file})
+			}
+			log, _, stop := start(t, cfg, none)
+			defer stop()
+			line := log.wait(t, "pseudo-server runs")
+			_, port, err := net.SplitHostPort(text(line["http"]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			for path, want := range map[string]int{
+				"/api/v1/clusters": c.code, "/api/v1/events": c.code, "/metrics": c.code, "/status": c.code, "/debug/pprof/": c.code,
+				"/healthz/live": 200, "/healthz/ready": 200, "/": 200,
+			} {
+				resp, err := client.Get("http://127.0.0.1:" + port + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Errorf("GET %s: got %d, want %d", path, resp.StatusCode, want)
+				}
+			}
+			told := log.find("API, metrics and status need a token, because listen.http is no loopback address and access.anonymous is auto")
+			if text(told["level"]) != c.level || c.level != "" && !strings.Contains(text(told["advice"]), "access.anonymous: read") {
+				t.Errorf("the log says %v, want level %q", told, c.level)
+			}
+		})
 	}
 }
 

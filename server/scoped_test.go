@@ -29,7 +29,7 @@ func TestScopedTokens(t *testing.T) {
 	cfg := config.DefaultServer()
 	cfg.Access.Tokens = []config.TokenAccess{{Name: "alice", Role: "administer", TokenFile: file, Clusters: []string{"d-mine"}}}
 	log := slog.New(slog.DiscardHandler)
-	who, err := access(cfg.Access, log)
+	who, err := access(&cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,6 +46,10 @@ type Access struct {
 	Clusters map[string]Binding
 	// OnlyBound refuses clusters that Clusters does not name.
 	OnlyBound bool
+	// Enroll says which clusters may report that neither Clusters nor the store has.
+	Enroll Enroll
+	// EnrollTokens let new clusters in with EnrollToken.
+	EnrollTokens []NamedToken
 	// Anonymous is what the API grants to those without a token.
 	Anonymous Role
 	// Users of the API.
@@ -161,14 +165,14 @@ func (a *Access) admit(p *Peer) error {
 }
 
 // mayReport refuses a peer that may not speak for a cluster.
-func (r *Receiver) mayReport(p *Peer, cluster string) error {
+func (r *Receiver) mayReport(ctx context.Context, p *Peer, cluster string) error {
 	p.cluster = clip(cluster)
 	b, bound := r.opts.Access.Clusters[cluster]
 	switch {
 	case !bound && r.opts.Access.OnlyBound:
 		return denied(p, fmt.Sprintf("cluster %s is not bound to any sender", clip(cluster)))
 	case !bound:
-		return nil
+		return r.mayEnroll(ctx, p, cluster)
 	}
 	identity, ok := b.admits(p)
 	if !ok {
@@ -204,6 +208,10 @@ func denied(p *Peer, what string) *refusal {
 	return ref
 }
 
+// needsToken is what those are told who showed no token.
+const needsToken = "send the header Authorization: Bearer TOKEN (commands: --token-file); access.tokens of pseudo-server has the users, " +
+	"access.anonymous says what needs no token"
+
 // authorise tells who sent a request of the API, and refuses it if that one may not do it.
 func (a *Access) authorise(req *http.Request, need Role) (APIUser, *APIError) {
 	u := APIUser{Name: "anonymous", Role: a.Anonymous}
@@ -226,7 +234,7 @@ func (a *Access) authorise(req *http.Request, need Role) (APIUser, *APIError) {
 	case u.Role >= need:
 		return u, nil
 	case req.Header.Get("Authorization") == "":
-		return u, &APIError{Status: http.StatusUnauthorized, Message: "this needs a token", Advice: "send the header Authorization: Bearer TOKEN"}
+		return u, &APIError{Status: http.StatusUnauthorized, Message: "this needs a token", Advice: needsToken}
 	default:
 		return u, &APIError{
 			Status: http.StatusForbidden, Message: fmt.Sprintf("user %s may read but not administer", u.Name),

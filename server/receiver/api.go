@@ -105,6 +105,8 @@ type ClusterInfo struct {
 	UnknownTypes []string         `json:"unknown_types,omitempty"`
 	Retained     store.Count      `json:"retained"` // entries of all kept versions
 	Suspicion    *store.Suspicion `json:"suspicion,omitempty"`
+	// Enrolled is the enrolment token whose holders the cluster is bound to.
+	Enrolled *store.Enrolled `json:"enrolled,omitempty"`
 }
 
 func (r *Receiver) info(st store.State) ClusterInfo {
@@ -113,7 +115,7 @@ func (r *Receiver) info(st store.State) ClusterInfo {
 		ID: st.ID, Version: st.Latest.Version, State: "ok", Stale: age > r.opts.Retention.StaleAfter,
 		FirstReport: st.FirstReport, LastReport: st.LastReport, AgeSeconds: age.Seconds(), ChangedAt: st.Latest.ReceivedAt,
 		ErrorMsg: st.ErrorMsg, ErrorSince: st.ErrorSince, Reporter: st.Reporter, Objects: st.Latest.Objects,
-		Bytes: st.Latest.Bytes, RawBytes: st.Latest.RawBytes, Types: st.Latest.Types, UnknownTypes: unknownTypes(st.Latest.Types), Retained: st.Retained, Suspicion: st.Suspicion,
+		Bytes: st.Latest.Bytes, RawBytes: st.Latest.RawBytes, Types: st.Latest.Types, UnknownTypes: unknownTypes(st.Latest.Types), Retained: st.Retained, Suspicion: st.Suspicion, Enrolled: st.Enrolled,
 	}
 	switch {
 	case info.Stale:

@@ -43,12 +43,20 @@ func hostOnly(host string) string {
 	return host
 }
 
-// Guard refuses requests whose Host is not one of this server's names; for pages outside the API that anybody may read.
+// Guard refuses requests for pages outside the API, which show all clusters, as routes of the API that need the role read are
+// refused.
 func (r *Receiver) Guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if err := r.opts.Access.mayName(req); err != nil {
+		user, err := r.opts.Access.authorise(req, RoleRead)
+		if err == nil {
+			err = user.within(&Route{Path: req.URL.Path}, "")
+		}
+		if err != nil {
 			r.metrics.refusals.WithLabelValues(string(ruleAPI)).Inc()
-			r.audit.refusedAPI(APIUser{Name: "anonymous"}, req, err)
+			r.audit.refusedAPI(user, req, err)
+			if err.Status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="pseudo-server"`)
+			}
 			http.Error(w, err.Message+"; "+err.Advice, err.Status)
 			return
 		}

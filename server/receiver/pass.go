@@ -52,7 +52,7 @@ const keepPatience = 5 * time.Second
 // Admit tells whether the sender of a call may speak for a cluster, as an agent of a team. The error is a gRPC status.
 func (r *Receiver) Admit(ctx context.Context, req *agent.SyncRequest) error {
 	p := peerOf(ctx)
-	if err := r.mayReport(p, req.GetKubernetesClusterId()); err != nil {
+	if err := r.mayReport(ctx, p, req.GetKubernetesClusterId()); err != nil {
 		return r.refuse(ctx, p, err)
 	}
 	if ref := r.opts.Access.team(req.GetTeamId()); ref != nil {
@@ -94,7 +94,7 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 		return Passed{}, r.refuse(ctx, p, ref)
 	}
 	passed := Passed{Cluster: clip(req.clusterID), Version: req.version}
-	err = r.header(p, req)
+	err = r.header(ctx, p, req)
 	if err == nil {
 		if e := r.opts.Elector.Reported(ctx, req.clusterID, req.agentID, req.sourceIP, p.Address); e != nil {
 			err = &refusal{
@@ -131,7 +131,7 @@ func (r *Receiver) unless(ctx context.Context, p *Peer, passed Passed, mode stri
 	}
 	switch {
 	case ref.rule == ruleCapacity || ref.rule == ruleBusy:
-	case mode == PassForward && ref.code != codes.PermissionDenied && ref.code != codes.ResourceExhausted && ref.code != codes.Unauthenticated:
+	case mode == PassForward && ref.rule != ruleEnroll && ref.code != codes.PermissionDenied && ref.code != codes.ResourceExhausted && ref.code != codes.Unauthenticated:
 	default:
 		return Passed{}, r.refuse(ctx, p, err)
 	}

@@ -156,6 +156,8 @@ type Receiver struct {
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter
+	// enrolled are clusters that the store has, as a short memory of what enrollment found there.
+	enrolled map[string]seenEnrolled
 	storage  storageState
 	clusters int // stored
 	retained int // entries stored, of all versions
@@ -195,8 +197,8 @@ func New(opts Options) *Receiver {
 		medium:   newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16),
 		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16*3),
 		lenient:  map[string]bool{},
-		limiters: map[string]*rate.Limiter{},
-		audit:    newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
+		limiters: map[string]*rate.Limiter{}, enrolled: map[string]seenEnrolled{},
+		audit: newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
 	}
 	if m := opts.Limits.Memory; m > 0 {
 		// Growing by appending, a buffer and the next one exist together.

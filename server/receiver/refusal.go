@@ -30,6 +30,7 @@ const (
 	ruleContent      rule = "content"
 	ruleSuspicion    rule = "suspicion"
 	ruleAccess       rule = "access"
+	ruleEnroll       rule = "enroll"
 	ruleRate         rule = "rate"
 	ruleBusy         rule = "busy"
 	ruleMessageSize  rule = "message_size"
@@ -48,7 +49,7 @@ const (
 var rules = []rule{
 	ruleProtobuf, ruleClusterID, ruleVersion, ruleTeamID, ruleEntries, ruleType, ruleZlib, ruleEntrySize, ruleSnapshotSize,
 	ruleUTF8, ruleJSON, ruleObject, ruleMetadata, ruleVersionInfo, ruleDuplicate, ruleContent, ruleSuspicion, ruleAccess,
-	ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleCanceled, ruleCapacity, ruleStorage, ruleElection, ruleTLS,
+	ruleEnroll, ruleRate, ruleBusy, ruleMessageSize, ruleTimeout, ruleCanceled, ruleCapacity, ruleStorage, ruleElection, ruleTLS,
 	ruleConnections, ruleAPI,
 }
 

@@ -46,7 +46,7 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 	if m.gate != nil {
 		req.work = m.gate.work
 	}
-	if err := r.header(p, req); err != nil {
+	if err := r.header(ctx, p, req); err != nil {
 		return nil, err
 	}
 	if err := r.opts.Elector.Reported(ctx, req.clusterID, req.agentID, req.sourceIP, p.Address); err != nil {
@@ -86,12 +86,12 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 }
 
 // header checks and cleans everything but the entries.
-func (r *Receiver) header(p *Peer, req *request) error {
+func (r *Receiver) header(ctx context.Context, p *Peer, req *request) error {
 	if !clusterIDPattern.MatchString(req.clusterID) {
 		return invalid(ruleClusterID, "configure the cluster's id in the sender, for example d-rrcmIdbEph, or ask GetKubernetesClusterID",
 			"cluster_id %q does not match %s", clip(req.clusterID), clusterIDPattern)
 	}
-	if err := r.mayReport(p, req.clusterID); err != nil {
+	if err := r.mayReport(ctx, p, req.clusterID); err != nil {
 		return err
 	}
 	if ref := r.opts.Access.team(req.teamID); ref != nil {
@@ -157,8 +157,12 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 		return "", 0, err
 	}
 	defer tx.Close()
+	enrolled, err := r.enroll(p, &tx.View().State)
+	if err != nil {
+		return "", 0, err
+	}
 	stored := tx.View().State.Latest.Version
-	touch := store.Touch{ErrorMsg: req.errorMsg, Reporter: store.Reporter{
+	touch := store.Touch{Enrolled: enrolled, ErrorMsg: req.errorMsg, Reporter: store.Reporter{
 		AgentID: req.agentID, SourceIP: req.sourceIP, TeamID: req.teamID, Peer: p.Address, Identity: p.Identity,
 	}, Origin: p.quotaKey()}
 	switch {

@@ -265,7 +265,7 @@ func (r *Receiver) sync(ctx context.Context, p *Peer, service string, m *message
 		return nil, invalidMessage(err)
 	}
 	if id := req.GetKubernetesClusterId(); id != "" {
-		if err := r.mayReport(p, id); err != nil {
+		if err := r.mayReport(ctx, p, id); err != nil {
 			return nil, err
 		}
 	}

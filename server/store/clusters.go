@@ -156,6 +156,25 @@ func (s *Store) View(ctx context.Context, id string) (*View, error) {
 	return tx.View(), nil
 }
 
+// State returns the state of a cluster without reading its index, or ErrNotFound.
+func (s *Store) State(ctx context.Context, id string) (State, error) {
+	if !s.backend.Shared() {
+		s.mu.Lock()
+		c := s.clusters[id]
+		s.mu.Unlock()
+		if c != nil {
+			if v := c.view.Load(); v != nil {
+				return v.State, nil
+			}
+		}
+	}
+	st, err := s.state(ctx, id)
+	if err != nil {
+		return State{}, fmt.Errorf("read cluster %s: %w", id, err)
+	}
+	return st, nil
+}
+
 // Payloads returns the payloads of entries of a cluster, compressed with zlib; nil where one was dropped meanwhile.
 func (s *Store) Payloads(ctx context.Context, id string, entries []*Entry) ([][]byte, error) {
 	rows := make([]uint64, len(entries))
@@ -400,7 +419,8 @@ func share(intern map[string]string, s string) string {
 type Touch struct {
 	Reporter Reporter
 	ErrorMsg string
-	Origin   string // kept of a cluster's first report
+	Origin   string    // kept of a cluster's first report
+	Enrolled *Enrolled // kept of the first request that has it
 }
 
 func (tx *Tx) touched(t Touch) State {
@@ -415,6 +435,9 @@ func (tx *Tx) touched(t Touch) State {
 	st.Revision++
 	st.LastReport = now
 	st.Reporter = t.Reporter
+	if st.Enrolled == nil && t.Enrolled != nil {
+		st.Enrolled = &Enrolled{Token: t.Enrolled.Token, At: now}
+	}
 	switch {
 	case t.ErrorMsg == "":
 		st.ErrorSince = time.Time{}

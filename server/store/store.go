@@ -158,8 +158,16 @@ type State struct {
 	Suspicion *Suspicion `json:"suspicion,omitempty"`
 	// Origin is where the cluster's first report came from, as Touch has it.
 	Origin string `json:"origin,omitempty"`
+	// Enrolled is by what the cluster was let in and to whom it is bound since; nil: it was there before, or anybody may enroll.
+	Enrolled *Enrolled `json:"enrolled,omitempty"`
 	// NodeOrder is the order in which the latest report had its Nodes, for View.Nodes; empty: not known.
 	NodeOrder []byte `json:"node_order,omitempty"`
+}
+
+// Enrolled binds a cluster to the holders of the token by which it was let in.
+type Enrolled struct {
+	Token string    `json:"token"` // its name
+	At    time.Time `json:"at"`
 }
 
 // Suspicion is a report that was refused because it would remove too much, or is another cluster's.

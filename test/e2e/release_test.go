@@ -31,11 +31,13 @@ func inCluster(t *testing.T, stdin, program string, args ...string) (string, err
 	return string(out), err
 }
 
-func mustRun(t *testing.T, stdin, program string, args ...string) {
+func mustRun(t *testing.T, stdin, program string, args ...string) string {
 	t.Helper()
-	if out, err := inCluster(t, stdin, program, args...); err != nil {
+	out, err := inCluster(t, stdin, program, args...)
+	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, out)
 	}
+	return out
 }
 
 // rolesOf are the roles and bindings of all namespaces that pseudo-agent made, one "kind namespace/name" each.
@@ -111,6 +113,48 @@ func TestReleasesSideBySide(t *testing.T) {
 			mustRun(t, "", bin, "upgrade", "pseudo-server", filepath.Join(chartsDir, "pseudo-server"), "-n", sideNamespace)
 			mustRun(t, "", bin, "uninstall", "pseudo-server", "-n", sideNamespace)
 		})
+	}
+}
+
+// TestServerTokens: the chart of pseudo-server makes its tokens once; what is only rendered has no random ones.
+func TestServerTokens(t *testing.T) {
+	bin, err := buildHelm()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart := filepath.Join(chartsDir, "pseudo-server")
+	makeNamespaces(t, sideNamespace)
+	read := func() (map[string][]byte, string) {
+		s, err := cluster.Client.CoreV1().Secrets(sideNamespace).Get(t.Context(), "pseudo-server-tokens", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Data, s.ResourceVersion
+	}
+	if said := mustRun(t, "", bin, "install", "pseudo-server", chart, "-n", sideNamespace); !strings.Contains(said, "get secret pseudo-server-tokens") || strings.Contains(said, "create secret") {
+		t.Errorf("the notes do not say how to read the token:\n%s", said)
+	}
+	first, revision := read()
+	if len(first) != 2 || len(first["read"]) < 32 || len(first["administer"]) < 32 || string(first["read"]) == string(first["administer"]) {
+		t.Errorf("got %d tokens of %d and %d bytes, want two of at least 32", len(first), len(first["read"]), len(first["administer"]))
+	}
+	mustRun(t, "", bin, "upgrade", "pseudo-server", chart, "-n", sideNamespace, "--set", "podLabels.a=b")
+	if again, now := read(); now != revision || string(again["read"]) != string(first["read"]) {
+		t.Error("an upgrade changed the tokens")
+	}
+	mustRun(t, "", bin, "uninstall", "pseudo-server", "-n", sideNamespace)
+
+	for _, more := range [][]string{nil, {"--set", "tokens.existingSecret=mine"}, {"--set", "tokens.create=false"}} {
+		render := func() string {
+			return mustRun(t, "", bin, append([]string{"template", "pseudo-server", chart, "-n", sideNamespace}, more...)...)
+		}
+		text := render()
+		if text != render() {
+			t.Errorf("%v: two renderings differ", more)
+		}
+		if strings.Contains(text, "kind: Secret\n") || strings.Contains(text, "token_file") != (len(more) == 0 || more[1] != "tokens.create=false") {
+			t.Errorf("%v: got\n%s\nwant no Secret, and the tokens' files unless there are none", more, text)
+		}
 	}
 }
 

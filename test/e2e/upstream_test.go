@@ -7,6 +7,8 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -205,8 +207,18 @@ func (b *book) runServer(release string) *harness.Server {
 		b.t.Fatal(err)
 	}
 	dir := b.t.TempDir()
+	secret, err := cluster.Client.CoreV1().Secrets(releaseNamespace).Get(b.t.Context(), release+"-tokens", metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for key, token := range secret.Data {
+		if err := os.WriteFile(filepath.Join(dir, key), token, 0o600); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	text := strings.NewReplacer("/var/lib/pseudo-server", dir, "/etc/pseudo-server-tokens", dir).Replace(m.Data["config.yaml"])
 	var config map[string]map[string]any
-	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(m.Data["config.yaml"], "/var/lib/pseudo-server", dir)), &config); err != nil {
+	if err := yaml.Unmarshal([]byte(text), &config); err != nil {
 		b.t.Fatal(err)
 	}
 	settings := harness.Settings{}

@@ -169,12 +169,30 @@ func pod(t *testing.T, namespace, release string) corev1.Pod {
 }
 
 // fetch gets a page of at most 64 MiB.
-func fetch(ctx context.Context, url string) (string, error) {
+func fetch(ctx context.Context, url string) (string, error) { return fetchAs(ctx, url, "") }
+
+// askServer asks the API of the pseudo-server of a namespace through its Service, with the token that the chart made.
+func askServer(ctx context.Context, namespace, path string) (string, error) {
+	service, err := cluster.Client.CoreV1().Services(namespace).Get(ctx, "pseudo-server", metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	secret, err := cluster.Client.CoreV1().Secrets(namespace).Get(ctx, "pseudo-server-tokens", metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	return fetchAs(ctx, "http://"+service.Spec.ClusterIP+":"+strconv.Itoa(serverPort)+"/api/v1"+path, string(secret.Data["read"]))
+}
+
+func fetchAs(ctx context.Context, url, token string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -221,11 +239,7 @@ type report struct {
 
 // reports asks the server, through its Service, what it has got.
 func reports(ctx context.Context) (map[string]report, error) {
-	service, err := cluster.Client.CoreV1().Services(namespace).Get(ctx, "pseudo-server", metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	text, err := fetch(ctx, "http://"+service.Spec.ClusterIP+":"+strconv.Itoa(serverPort)+"/api/v1/clusters")
+	text, err := askServer(ctx, namespace, "/clusters")
 	if err != nil {
 		return nil, err
 	}

@@ -117,11 +117,7 @@ func makeChange(t *testing.T) string {
 func holds(ctx context.Context, id, name string) error { return holdsAt(ctx, namespace, id, name) }
 
 func holdsAt(ctx context.Context, namespace, id, name string) error {
-	service, err := cluster.Client.CoreV1().Services(namespace).Get(ctx, "pseudo-server", metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	text, err := fetch(ctx, fmt.Sprintf("http://%s:%d/api/v1/clusters/%s/objects?type=*v1.Service&limit=500", service.Spec.ClusterIP, serverPort, id))
+	text, err := askServer(ctx, namespace, "/clusters/"+id+"/objects?type=*v1.Service&limit=500")
 	if err == nil && !strings.Contains(text, `"`+name+`"`) {
 		err = fmt.Errorf("the server does not hold %s", name)
 	}

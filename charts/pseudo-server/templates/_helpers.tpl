@@ -54,6 +54,15 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- end -}}
 {{- end -}}
 
+{{- /* The Secret with the API's tokens; empty: there is none. */ -}}
+{{- define "pseudo-server.tokensSecret" -}}
+{{- if .Values.tokens.existingSecret -}}
+{{- .Values.tokens.existingSecret -}}
+{{- else if .Values.tokens.create -}}
+{{- printf "%s-tokens" (include "pseudo-server.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* The configuration file: config, and what follows from other values. */ -}}
 {{- define "pseudo-server.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -95,6 +104,15 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- $upstream = mergeOverwrite $upstream (default dict $config.upstream) -}}
 {{- if and $upstream (not $upstream.addresses) -}}{{- fail "upstream.addresses is needed: the deepflow-servers as host:port" -}}{{- end -}}
 {{- if $upstream -}}{{- $_ := set $config "upstream" $upstream -}}{{- end -}}
+{{- end -}}
+{{- if include "pseudo-server.tokensSecret" . -}}
+{{- $access := deepCopy (default dict $config.access) -}}
+{{- $tokens := default list $access.tokens -}}
+{{- range list "read" "administer" -}}
+{{- $tokens = append $tokens (dict "name" (printf "chart-%s" .) "role" . "token_file" (printf "/etc/pseudo-server-tokens/%s" .)) -}}
+{{- end -}}
+{{- $_ := set $access "tokens" $tokens -}}
+{{- $_ := set $config "access" $access -}}
 {{- end -}}
 {{- /* The Service's short name; its longer ones are always allowed. */ -}}
 {{- $http := deepCopy (default dict $config.http) -}}
