@@ -58,6 +58,11 @@ histories: ROUNDS = 20000
 histories: ## plays 20,000 random histories of the watcher election, in about three minutes: make histories ROUNDS=300000
 	PSEUDO_TEST_ROUNDS=$(ROUNDS) go test ./server/elector -count=1 -timeout 0 -run '^TestSimulation$$'
 
+.PHONY: explore
+explore: DEPTH = 7
+explore: ## tries every order of events up to a depth, in reporter, elector and store (docs/simulation.md): make explore DEPTH=9
+	PSEUDO_TEST_DEPTH=$(DEPTH) go test ./reporter ./server/elector ./server/store -count=1 -timeout 0 -v -run '^TestExplore'
+
 # Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
 E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
 E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
