@@ -253,6 +253,8 @@ type election struct {
 	// vacantSince is when the role was seen to be free, or the cluster for the first time.
 	vacantSince instant
 	known       bool
+
+	tenures []tenure // who had the role, the latest last
 }
 
 func newElection(r rules) election {
@@ -268,6 +270,7 @@ func (e *election) adopt(now instant, rec Record) {
 		rec.Lease = &lease
 	}
 	e.noteTold(now, rec)
+	e.noteTenure(rec)
 	if !e.known || rec.Renewals != old.Renewals {
 		e.renewed = now
 	}

@@ -468,7 +468,7 @@ func (c *cluster) unlock() { <-c.lock }
 
 // What a cluster and an agent take in bytes, at most.
 const (
-	clusterBytes = 2 << 10
+	clusterBytes = 5 << 10 // with its tenures
 	agentBytes   = 2300
 )
 

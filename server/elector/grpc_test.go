@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -579,5 +580,47 @@ func TestRestartKeepsHolder(t *testing.T) {
 	}
 	if got := r.round(b); got != "watcher" {
 		t.Errorf("got watcher %q after the TTL, want watcher", got)
+	}
+}
+
+// The API says who had the role when, and how each lost it: by a goodbye, by silence; after a restart the last one is known.
+func TestHistoryOfTheRole(t *testing.T) {
+	backend := store.NewMemory()
+	r := newRig(t, backend, elector.Options{})
+	a, b := r.client("node-1", "10.0.0.1", normal), r.client("node-2", "10.0.0.2", normal)
+	told := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, h := range r.call(http.MethodGet, "/watchers/"+cluster, "", http.StatusOK).History {
+			got = append(got, strings.Fields(h.Name)[0]+" "+h.How)
+			if h.How == "" != h.Until.IsZero() {
+				t.Errorf("got %+v, want how it ended if and only if it has", h)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("got history %q, want %q", got, want)
+		}
+	}
+	r.round(a)
+	told("node-1 ")
+	a.goodbye()
+	r.round(b)
+	told("node-2 ", "node-1 goodbye")
+	c := r.client("node-3", "10.0.0.3", normal)
+	for range 12 { // node-2 is silent
+		r.round(c)
+	}
+	told("node-3 ", "node-2 expired", "node-1 goodbye")
+	r = newRig(t, backend, elector.Options{})
+	told("node-3 ", "node-2 expired")
+	for i := range 20 {
+		next := r.client(fmt.Sprintf("next-%d", i), fmt.Sprintf("10.0.1.%d", i), normal)
+		for range 12 {
+			r.round(next)
+		}
+		next.goodbye()
+	}
+	if n := len(r.call(http.MethodGet, "/watchers/"+cluster, "", http.StatusOK).History); n != 12 {
+		t.Errorf("got %d tenures after 20 changes, want the last 12", n)
 	}
 }

@@ -162,6 +162,8 @@ type ClusterInfo struct {
 	Reason        string      `json:"reason,omitempty"` // why there is no candidate
 	Term          uint64      `json:"term"`
 	Last          *Vacated    `json:"last,omitempty"` // the lease before this one
+	// History is who had the role since this process began, and the last one before; the latest first, twelve at most.
+	History []Tenure `json:"history"`
 	// Candidates are those that Sync with this replica, best first, the excluded ones last.
 	Candidates   []CandidateInfo   `json:"candidates"`
 	Designations []DesignationInfo `json:"designations"`
@@ -211,7 +213,7 @@ type DesignationInfo struct {
 func (e *Elector) info(c *cluster) ClusterInfo {
 	now := e.opts.Elapsed()
 	info := ClusterInfo{
-		Cluster: c.id, State: "waiting", Term: c.rec.Term, Last: c.rec.Vacated, Unfulfilled: e.unfulfilled(c, now), ElectionOpen: c.rec.Election,
+		Cluster: c.id, State: "waiting", Term: c.rec.Term, Last: c.rec.Vacated, History: c.history(), Unfulfilled: e.unfulfilled(c, now), ElectionOpen: c.rec.Election,
 		Candidates: []CandidateInfo{}, Designations: []DesignationInfo{},
 	}
 	if c.foreign != nil && now-c.foreign.at <= c.ttl {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -170,7 +171,32 @@ func (r *Receiver) apiVersions(req *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"cluster": view.State.ID, "versions": view.Snapshots}, nil
+	versions := make([]Version, len(view.Snapshots))
+	for i, s := range view.Snapshots {
+		versions[i] = Version{Snapshot: s, LagSeconds: lagOf(s)}
+	}
+	return map[string]any{"cluster": view.State.ID, "versions": versions}, nil
+}
+
+// Version is a version that can be read.
+type Version struct {
+	store.Snapshot
+	// LagSeconds is how long after the moment that the version names, in Unix microseconds, the report was received; absent if the
+	// version is no such moment.
+	LagSeconds *float64 `json:"lag_seconds,omitempty"`
+}
+
+// lagOf is how long a report was under way, by the two clocks; nil if the version is not a time within a day of its arrival.
+func lagOf(s store.Snapshot) *float64 {
+	if s.Version > math.MaxInt64 {
+		return nil
+	}
+	lag := s.ReceivedAt.Sub(time.UnixMicro(int64(s.Version)))
+	if lag.Abs() > 24*time.Hour {
+		return nil
+	}
+	seconds := max(lag, 0).Seconds()
+	return &seconds
 }
 
 // Object is an object as the API shows it.

@@ -35,5 +35,14 @@ func Handlers() map[string]http.Handler {
 		h.Set("Cache-Control", "no-cache")
 		served.ServeHTTP(w, req)
 	})
-	return map[string]http.Handler{"GET /{$}": page, "GET /page.js": page, "GET /graph.js": page, "GET /texts.js": page, "GET /overview.js": page, "GET /page.css": page, "GET /icon.svg": page}
+	handlers := map[string]http.Handler{"GET /{$}": page}
+	names, err := fs.Glob(sub, "*.*")
+	if err != nil {
+		panic(err) // as above
+	}
+	for _, name := range names {
+		handlers["GET /"+name] = page
+	}
+	delete(handlers, "GET /index.html")
+	return handlers
 }

@@ -171,8 +171,9 @@ func TestPage(t *testing.T) {
 	}
 	b.do("click the tree", chromedp.Click(`#tabs a[href$="/tree"]`, chromedp.ByQuery))
 	b.until("the tree", `document.querySelectorAll('[role=treeitem]').length > 0`)
-	b.do("open the first namespace by the keyboard", chromedp.Focus("[role=tree]", chromedp.ByQuery), chromedp.KeyEvent(kb.End), chromedp.KeyEvent(kb.Home))
-	b.until("the first row selected and closed", `document.querySelector('[role=treeitem][aria-selected=true][aria-expanded=false]')?.id === "row-0"`)
+	b.until("it is opened where objects are lost", `document.querySelector('[role=treeitem][aria-level="1"][aria-expanded=true] .state.bad') !== null`)
+	b.do("go through it by the keyboard", chromedp.Focus("[role=tree]", chromedp.ByQuery), chromedp.KeyEvent(kb.End), chromedp.KeyEvent(kb.Home))
+	b.until("the first row selected", `document.querySelector('[role=treeitem][aria-selected=true]')?.id === "row-0"`)
 	b.do("open everything", chromedp.Click(`//button[text()="Open all"]`, chromedp.BySearch))
 	b.until("Pods in the tree", `document.querySelectorAll('[role=treeitem][aria-level="3"]').length > 0`)
 	for _, s := range []struct {
@@ -332,7 +333,9 @@ func (p *pair) keyboard(b *browser) {
 	press("Escape goes back to what was found", `document.querySelector(".found a") !== null`, kb.Escape)
 	b.do("focus the tab of the tree", chromedp.Focus(`#tabs a[href$="/tree"]`, chromedp.ByQuery))
 	press("Enter opens the tree", `document.querySelector('[role=treeitem]') !== null`, kb.Enter)
+	b.until("it is opened where objects are lost", `document.querySelector('[role=treeitem][aria-level="1"][aria-expanded=true] .state.bad') !== null`)
 	b.do("focus the tree", chromedp.Focus("[role=tree]", chromedp.ByQuery))
+	press("← closes the first namespace", selected+`?.getAttribute("aria-expanded") === "false"`, kb.Home, kb.ArrowLeft)
 	press("→ opens the first namespace with workloads", selected+`?.getAttribute("aria-level") === "2"`, kb.Home, kb.ArrowRight, kb.ArrowRight)
 	press("→ opens a workload", selected+`?.nextElementSibling?.getAttribute("aria-level") === "3"`, kb.ArrowRight)
 	press("→ goes to its first Pod", selected+`?.getAttribute("aria-level") === "3"`, kb.ArrowRight)

@@ -32,7 +32,7 @@ type (
 	}
 	versionList struct {
 		Cluster  string           `json:"cluster"`
-		Versions []store.Snapshot `json:"versions"`
+		Versions []receiver.Version `json:"versions"`
 	}
 	eventList struct {
 		Events []receiver.Event `json:"events"`

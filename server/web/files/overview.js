@@ -7,7 +7,7 @@ function strip(id, versions) {
   const width = 900, height = 90, most = Math.max(1, ...versions.map((v) => v.objects)), step = width / Math.max(versions.length, 12);
   const changed = (v) => v.added + v.changed + v.removed;
   const busiest = Math.max(1, ...versions.slice(1).map(changed));
-  return draw("svg", { class: "strip", viewBox: "0 0 " + width + " " + height, role: "group", "aria-label": t("objectsOfVersions") },
+  return draw("svg", { class: "strip", viewBox: "0 0 " + width + " " + height, preserveAspectRatio: "none", role: "group", "aria-label": t("objectsOfVersions") },
     versions.map((v, i) => {
       const high = Math.max(2, Math.round(60 * v.objects / most)), low = i ? Math.round(22 * changed(v) / busiest) : 0;
       const what = i ? t("stripVersion", local(v.received_at), number(v.objects), v.added, v.changed, v.removed, v.version) : t("stripOldest", local(v.received_at), number(v.objects), v.version);
@@ -16,6 +16,17 @@ function strip(id, versions) {
         draw("rect", { x: i * step + 1, y: 62 - high, width: Math.max(1, step - 2), height: high, class: "objects" }),
         low ? draw("rect", { x: i * step + 1, y: 66, width: Math.max(1, step - 2), height: Math.max(2, low), class: v.removed ? "removed" : v.added ? "added" : "changed" }) : null);
     }));
+}
+
+// lagPicture draws how long each kept report was under way.
+function lagPicture(versions) {
+  const known = versions.filter((v) => v.lag_seconds !== undefined);
+  if (!known.length) return el("p", { class: "quiet" }, t("lagNone"));
+  const width = 900, height = 70, step = width / Math.max(known.length, 12), most = Math.max(...known.map((v) => v.lag_seconds), 0.001);
+  return [draw("svg", { class: "strip lag-strip", viewBox: "0 0 " + width + " " + height, preserveAspectRatio: "none", role: "img", "aria-label": t("lagTitle") }, known.map((v, i) => {
+    const high = Math.max(2, Math.round((height - 4) * v.lag_seconds / most)), what = t("lagOf", local(v.received_at), short(v.lag_seconds), number(v.objects));
+    return draw("g", {}, draw("title", {}, what), draw("rect", { x: i * step, y: 0, width: step, height, class: "area" }), draw("rect", { x: i * step + 1, y: height - high, width: Math.max(1, step - 2), height: high, class: v.lag_seconds > 60 ? "changed" : "objects" }));
+  })), el("p", { class: "quiet" }, t("lagMost", short(most), short(known[known.length - 1].lag_seconds)))];
 }
 
 // bars shows counts by name, each as long as it is large, and as a link.
@@ -45,7 +56,7 @@ async function showOverview(id, signal) {
       : ["good", t("vWorks", number(info.objects), span(info.age_seconds))];
     const where = el("div", {}, before);
     const c = summary ? summary.counts : null;
-    show(el("h2", {}, t("clusterNamed", id)), el("p", { class: "card verdict edge-" + mood, role: "status" }, el("b", { class: mood }, verdict)),
+    show(el("h2", {}, t("clusterNamed", id), copyButton(id)), el("p", { class: "card verdict edge-" + mood, role: "status" }, el("b", { class: mood }, verdict)),
       c ? el("ul", { class: "numbers", "aria-label": t("counts") }, [["nodesN", c.nodes, "nodes"], ["namespacesN", c.namespaces, "map"], ["workloadsN", c.workloads, "tree"], ["podsN", c.pods, "tree"], ["servicesN", c.services, "services"], ["ingressesN", c.ingresses, "map"]]
         .map(([what, n, tab]) => el("li", {}, el("a", { href: of + "/" + tab }, el("b", {}, number(n)), " " + t(what))))) : null,
       el("div", { class: "panels" },
@@ -54,6 +65,7 @@ async function showOverview(id, signal) {
           : el("p", {}, t("noneAsks", info.reporter.source_ip || info.reporter.peer || "–"))),
         el("section", { class: "card", "aria-label": t("overTime") }, el("h3", {}, t("overTime")), versions.length ? strip(id, versions) : null,
           el("p", { class: "quiet" }, t("versionsKept", versions.length), " ", el("a", { href: of + "/versions" }, t("versions")))),
+        el("section", { class: "card", "aria-label": t("lagTitle") }, el("h3", {}, t("lagTitle")), lagPicture(versions)),
         el("section", { class: "card", "aria-label": t("lost") }, el("h3", {}, t("lostTitle")), lost && lost.reasons.length
           ? bars(t("reasons"), lost.reasons.map((r) => ({ name: r.reason, count: r.count, href: of + "/dropped/" + enc(r.reason), mood: r.scope === "relation" ? "warn" : "bad", title: r.sentence + " " + r.advice })))
           : el("p", { class: "good" }, t("nothing"))),
@@ -118,16 +130,6 @@ addEventListener("keydown", (e) => {
   everywhere.focus();
   everywhere.select();
 });
-
-// save offers a text as a file.
-function save(name, type, text) {
-  const a = el("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
-  a.click();
-  setTimeout(() => URL.revokeObjectURL(a.href), 10000);
-}
-
-// csv is rows of texts; what a spreadsheet would take for a formula is kept a text.
-const csv = (rows) => rows.map((r) => r.map((c) => '"' + String(c).replace(/^([=+\-@\t\r])/, "'$1").replaceAll('"', '""') + '"').join(",")).join("\r\n") + "\r\n";
 
 // Everything is there: begin.
 addEventListener("hashchange", route);

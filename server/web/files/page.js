@@ -16,7 +16,16 @@ const el = (tag, attrs, ...children) => {
 };
 const byId = (id) => document.getElementById(id);
 const main = byId("main");
-const show = (...children) => main.replaceChildren(...children.flat().filter((c) => c));
+
+// show shows elements, and gives the focus back to what takes the place of the element that had it.
+function show(...children) {
+  const had = main.contains(document.activeElement) && document.activeElement !== main ? document.activeElement : null;
+  const key = (e) => [e.tagName, e.getAttribute("href"), e.getAttribute("aria-label"), e.textContent].join(" ");
+  const was = had && key(had);
+  main.replaceChildren(...children.flat().filter((c) => c));
+  const now = was && [...main.querySelectorAll(had.tagName)].find((e) => key(e) === was);
+  if (now) now.focus({ preventScroll: true });
+}
 const enc = encodeURIComponent;
 const number = (n) => Number(n).toLocaleString("en");
 const local = (time) => new Date(time).toLocaleString(t("locale"));
@@ -71,11 +80,9 @@ const span = (seconds) => {
   if (s < 172800) return t("hours", Math.round(s / 3600));
   return t("days", Math.round(s / 86400));
 };
+const short = (seconds) => (seconds < 1 ? t("millis", Math.round(seconds * 1000)) : span(seconds));
 const when = (text) => el("time", { datetime: text }, text ? local(text) : "–");
 const tone = (state) => ({ ok: "good", RUNNING: "good", NORMAL: "good", added: "good", holder: "good", stale: "warn", EXCEPTION: "warn", changed: "warn", error: "bad", removed: "bad", crash: "bad", cluster: "bad", excluded: "bad", object: "warn" })[state] || "";
-const table = (caption, head, rows) => el("div", { class: "scroll" }, el("table", { "aria-label": caption },
-  el("thead", {}, el("tr", {}, head.map((h) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, h.replace("~", ""))))),
-  el("tbody", {}, rows.map((r) => el("tr", {}, r.map((c, i) => el("td", { class: head[i].startsWith("~") ? "far" : "" }, c)))))));
 const failure = (err) => el("p", { class: "card bad", role: "alert" }, err.message);
 
 // A view owns what it started: when the address changes, its signal ends everything.
@@ -112,7 +119,7 @@ function route() {
   for (const key of tabs) {
     nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, t("tab." + key)));
   }
-  const views = { overview: showOverview, find: (of, signal) => showFound(of, signal, rest[0] || ""), tree: showTree, map: (of, signal) => showMap(of, signal, rest[0]), object: (of, signal) => showObject(of, signal, rest), dropped: (of, signal) => showDropped(of, signal, rest[0]), watcher: showWatcher, versions: showVersions, changes: showLive, services: showServices, nodes: showNodes };
+  const views = { overview: showOverview, find: (of, signal) => showFound(of, signal, rest[0] || ""), tree: showTree, map: (of, signal) => showMap(of, signal, rest[0]), object: (of, signal) => showObject(of, signal, rest), dropped: (of, signal) => showDropped(of, signal, rest[0]), watcher: showWatcher, versions: (rest[0] ? (of, signal) => showCompare(of, signal, rest[0], rest[1]) : showVersions), changes: showLive, services: showServices, nodes: showNodes };
   run((signal) => (views[tab] || showOverview)(id, signal));
 }
 
@@ -219,6 +226,7 @@ async function showTree(id, signal) {
   treeStates.set(id, kept);
   const open = kept.open; // keys of opened nodes
   const pods = new Map(); // workload → Pods
+  const lost = new Map(); // namespace → number of its objects that are dropped
   let workloads = [], namespaces = [], rows = [], selected = kept.selected, found = null, filterText = kept.filter;
 
   const search = el("input", { type: "search", placeholder: t("searchTree"), "aria-label": t("searchTree") });
@@ -251,6 +259,20 @@ async function showTree(id, signal) {
     }));
     note.textContent = "";
   };
+  // openTrouble opens what is in trouble, unless somebody was faster: namespaces that lose objects, workloads that lack Pods.
+  const openTrouble = async () => {
+    const { items } = await get("/clusters/" + enc(id) + "/dropped?scope=object&limit=1000", signal);
+    for (const f of items) if (f.namespace) lost.set(f.namespace, (lost.get(f.namespace) || 0) + 1);
+    const short = workloads.filter((w) => w.pods < w.replicas).slice(0, 5);
+    const spaces = [...new Set([...[...lost.keys()].filter((n) => namespaces.includes(n)).sort((a, b) => lost.get(b) - lost.get(a)), ...short.map((w) => w.namespace)])].slice(0, 3);
+    if (!open.size && !filterText && spaces.length) {
+      for (const n of spaces) open.add("n " + n);
+      for (const w of short) if (spaces.includes(w.namespace) && w.pods) { open.add("w " + refOf(w)); await loadPods(refOf(w)); }
+      layout();
+      move(Math.max(0, rows.findIndex((r) => r.key === "n " + spaces[0])));
+      note.textContent = t("troubleOpened");
+    } else draw();
+  };
   const refOf = (w) => w.type + "/" + w.namespace + "/" + w.name;
 
   // layout makes the list of visible rows of what is open.
@@ -267,12 +289,12 @@ async function showTree(id, signal) {
       const shown = found ? list.filter((w) => w.name.toLowerCase().includes(text) || found.has(refOf(w))) : list;
       if (found && !shown.length && !ns.toLowerCase().includes(text)) continue;
       const isOpen = found ? true : open.has("n " + ns);
-      rows.push({ level: 1, key: "n " + ns, name: ns, side: t("nWorkloads", number(list.length)), open: isOpen, leaf: !list.length, href: mapHref(id, ns) });
+      rows.push({ level: 1, key: "n " + ns, name: ns, side: t("nWorkloads", number(list.length)), lost: lost.get(ns), open: isOpen, leaf: !list.length, href: mapHref(id, ns) });
       if (!isOpen) continue;
       for (const w of shown) {
         const ref = refOf(w), hit = found && found.get(ref);
         const wOpen = hit ? true : open.has("w " + ref);
-        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, side: w.type + " · " + t("nPods", number(w.pods), number(w.replicas)), far: w.services.join(", "), open: wOpen, leaf: !w.pods, href: workloadHref(id, w) });
+        rows.push({ level: 2, key: "w " + ref, ref, name: w.name, short: w.pods < w.replicas, side: w.type + " · " + t("nPods", number(w.pods), number(w.replicas)), far: w.services.join(", "), open: wOpen, leaf: !w.pods, href: workloadHref(id, w) });
         if (!wOpen) continue;
         for (const p of hit || pods.get(ref) || []) {
           if (state.value && p.state !== state.value) continue;
@@ -295,7 +317,7 @@ async function showTree(id, signal) {
         "aria-setsize": rows.length, "aria-posinset": i + 1,
         onclick: () => { selected = i; tree.focus(); act(r); },
       }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name", title: r.name }, r.name),
-      r.state ? el("span", { class: "state " + tone(r.state) }, word(r.state)) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far", title: r.far }, r.far) : null,
+      r.lost ? el("span", { class: "state bad" }, t("nLost", number(r.lost))) : r.short ? el("span", { class: "state warn" }, "!") : null, r.state ? el("span", { class: "state " + tone(r.state) }, word(r.state)) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far", title: r.far }, r.far) : null,
       r.level < 3 ? el("span", { class: "open", title: t("openRow"), "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); leave(r, i); } }, "↗") : null);
       e.style.top = i * rowHeight + "px";
       shown.push(e);
@@ -329,6 +351,7 @@ async function showTree(id, signal) {
     else if (!r) return;
     else if (e.key === "Enter" || e.key === " ") { if (!e.repeat) act(r); }
     else if (e.key === "o") leave(r, selected);
+    else if (e.key === "c" && !e.ctrlKey && !e.metaKey) copy(r.name);
     else if (e.key === "ArrowRight") { if (!r.leaf && !r.open) act(r); else move(selected + 1); }
     else if (e.key === "ArrowLeft") {
       if (!r.leaf && r.open) act(r);
@@ -384,6 +407,7 @@ async function showTree(id, signal) {
   layout();
   tree.scrollTop = kept.top;
   if (back) tree.focus();
+  else openTrouble().catch((err) => { if (!signal.aborted) note.textContent = err.message; });
   signal.addEventListener("abort", () => Object.assign(kept, { selected, top: kept.top, filter: filterText, namespace: only.value, state: state.value }), { once: true });
   onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
 }
@@ -414,7 +438,7 @@ async function showObject(id, signal, [type, namespace, name, uid]) {
     const past = o.history.map((h) => el("li", {}, h.before
       ? el("div", {}, when(h.received_at), changeList(id, h.before, h.version, [{ change: h.change, type: o.type, namespace: o.namespace, name: o.name }], signal, t("versionN", h.version)))
       : el("p", {}, when(h.received_at), " ", t("oldestHas", h.version))));
-    show(el("h2", { id: "object", tabindex: "-1" }, kind + " " + (o.namespace ? o.namespace + "/" : "") + o.name, " ", verdict ? el("span", { class: "chip " + mood }, t(verdict)) : null),
+    show(el("h2", { id: "object", tabindex: "-1" }, kind + " " + (o.namespace ? o.namespace + "/" : "") + o.name, copyButton(o.name), " ", verdict ? el("span", { class: "chip " + mood }, t(verdict)) : null),
       el("p", { class: "quiet" }, o.type + (o.uid ? " · uid " + o.uid : "") + " · " + t("bytesOf", number(o.raw_bytes), number(o.bytes)) + " · " + t("versionN", o.version)
         + (o.others ? " · " + t("othersOf", o.others) : ""), o.namespace ? " · " : null, o.namespace ? el("a", { href: mapHref(id, o.namespace) }, t("mapOf", o.namespace)) : null),
       ...o.findings.map((f) => el("section", { class: "card", "aria-label": f.reason + (f.detail ? ": " + f.detail : "") },
@@ -506,106 +530,6 @@ async function showDropped(id, signal, wanted) {
   onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showDropped(id, signal, wanted).catch(() => {}); };
 }
 
-async function showWatcher(id, signal) {
-  while (!signal.aborted) {
-    try {
-      const w = await get("/watchers/" + enc(id), signal);
-      show(el("h2", {}, t("whoWatches")),
-        el("p", { class: "card" }, el("b", {}, word(w.state)), w.holder ? t("holderSince", w.holder.name, w.holder.class, local(w.holder.since), span(w.holder.expires_in_seconds)) : "", w.reason ? " – " + w.reason : ""),
-        w.unfulfilled ? el("p", { class: "warn" }, t("unfulfilled")) : null,
-        table(t("candidates"), [t("rank"), t("agent"), t("class"), t("state"), t("reason"), "~" + t("lastAnswer"), "~" + t("seen")], w.candidates.map((a) => [
-          a.rank || "–", a.name, a.class, el("span", { class: tone(a.state) }, word(a.state)), a.reason, a.answer, t("ago", span(a.seen_seconds_ago))])),
-        w.designations.length ? el("h2", {}, t("designations")) : null,
-        w.designations.length ? table(t("designations"), [t("whom"), t("source"), t("fulfilledBy")], w.designations.map((d) => [d.workload || d.agent_group || d.host_pattern || d.agent, d.source, d.fulfilled_by])) : null);
-    } catch (err) {
-      if (signal.aborted) return;
-      show(el("h2", {}, t("whoWatches")), err.status === 404 ? el("p", {}, err.message) : failure(err));
-      if (err.status === 401) return;
-    }
-    await pause(5000, signal);
-  }
-}
-
-// lines compares two texts line by line by their longest common subsequence.
-function lines(before, after) {
-  let a = before ? before.split("\n") : [], b = after ? after.split("\n") : [];
-  const out = [];
-  let head = 0;
-  while (head < a.length && head < b.length && a[head] === b[head]) head++;
-  let tail = 0;
-  while (tail < a.length - head && tail < b.length - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
-  const context = 3;
-  a.slice(Math.max(0, head - context), head).forEach((l) => out.push([" ", l]));
-  const end = a.slice(a.length - tail, a.length - tail + context);
-  a = a.slice(head, a.length - tail);
-  b = b.slice(head, b.length - tail);
-  if (a.length * b.length > 4e6) {
-    a.forEach((l) => out.push(["-", l]));
-    b.forEach((l) => out.push(["+", l]));
-  } else {
-    const width = b.length + 1, best = new Uint32Array((a.length + 1) * width);
-    for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--) {
-      best[i * width + j] = a[i] === b[j] ? best[(i + 1) * width + j + 1] + 1 : Math.max(best[(i + 1) * width + j], best[i * width + j + 1]);
-    }
-    let i = 0, j = 0;
-    while (i < a.length || j < b.length) {
-      if (i < a.length && j < b.length && a[i] === b[j]) { out.push([" ", a[i]]); i++; j++; }
-      else if (j >= b.length || i < a.length && best[(i + 1) * width + j] >= best[i * width + j + 1]) out.push(["-", a[i++]]);
-      else out.push(["+", b[j++]]);
-    }
-  }
-  end.forEach((l) => out.push([" ", l]));
-  return el("pre", { class: "diff" }, out.map(([sign, l]) => el("span", { class: sign === "+" ? "plus" : sign === "-" ? "minus" : "" }, sign + " " + l + "\n")));
-}
-
-// changeList shows objects that differ; each opens to what differs in it.
-const changeList = (id, from, to, objects, signal, titled) => el("div", {}, objects.map((o) => el("details", {
-  ontoggle: async (e) => {
-    const box = e.target;
-    if (!box.open || box.querySelector("pre")) return;
-    try {
-      const page = await get("/clusters/" + enc(id) + "/differences?content=true&from=" + from + "&to=" + to + "&type=" + enc(o.type) + "&namespace=" + enc(o.namespace || "") + "&name=" + enc(o.name), signal);
-      const text = (v) => (v ? JSON.stringify(v, null, 2) : "");
-      const one = page.objects[0];
-      box.append(one ? lines(text(one.before), text(one.after)) : el("pre", {}, t("sameNow")));
-    } catch (err) { if (!signal.aborted) box.append(failure(err)); }
-  },
-}, el("summary", {}, el("span", { class: tone(o.change) }, word(o.change)), " " + (titled || o.type + " " + (o.namespace ? o.namespace + "/" : "") + o.name)), titled ? null : el("p", {}, el("a", { href: objectHref(id, o.type, o.namespace, o.name) }, t("openNamed", o.name))))));
-
-const counts = (v) => [el("span", { class: "good" }, "+" + number(v.added)), " ", el("span", { class: "warn" }, "~" + number(v.changed)), " ", el("span", { class: "bad" }, "−" + number(v.removed))];
-
-async function showVersions(id, signal) {
-  const { versions } = await get("/clusters/" + enc(id) + "/versions", signal);
-  const item = (v, i) => {
-    const before = versions[i - 1];
-    if (!before) return el("li", {}, when(v.received_at), " ", t("oldest", v.version, number(v.objects)));
-    const body = el("div", {});
-    let token = null;
-    const more = el("button", { type: "button", hidden: true, onclick: () => load() }, t("more"));
-    const load = async () => {
-      try {
-        const page = await get("/clusters/" + enc(id) + "/differences?limit=200&from=" + before.version + "&to=" + v.version + (token ? "&continue=" + enc(token) : ""), signal);
-        body.append(changeList(id, before.version, v.version, page.objects, signal));
-        token = page.continue;
-        more.hidden = !token;
-      } catch (err) { if (!signal.aborted) body.append(failure(err)); }
-    };
-    return el("li", {}, el("details", { ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
-      el("summary", {}, when(v.received_at), " ", t("versionHas", v.version, number(v.objects)), " ", counts(v)), body, more));
-  };
-  show(el("h2", {}, t("versions")), el("ol", { class: "time" }, versions.map(item).reverse()));
-  onChange = () => { if (![...main.querySelectorAll("details")].some((d) => d.open)) showVersions(id, signal).catch(() => {}); };
-}
-
-async function showLive(id, signal) {
-  const draw = () => show(el("h2", {}, t("liveTitle")),
-    stream.events.length ? null : el("p", { class: "quiet" }, t("waiting")),
-    el("ol", { class: "time" }, stream.events.map((v) => el("li", {}, el("p", {}, when(v.received_at), " ", t("versionIs", v.version), " ", counts(v)),
-      changeList(id, v.before, v.version, v.objects, signal), v.truncated ? el("p", { class: "quiet" }, t("moreInVersions")) : null))));
-  draw();
-  onChange = draw;
-}
-
 // oneAtATime returns a function that calls load, and once more if it was called meanwhile.
 const oneAtATime = (load, failed) => {
   let running = false, again = false;
@@ -619,66 +543,6 @@ const oneAtATime = (load, failed) => {
     running = false;
   };
 };
-
-// longTable shows a list of any length that can be searched. Only the rows on the screen exist as elements. texts gives
-// the texts of an item's cells, href the address of the item.
-async function longTable(signal, path, caption, head, key, texts, href) {
-  let items = [], shown = [];
-  const search = el("input", { type: "search", placeholder: t("searchIn", caption), "aria-label": t("searchIn", caption) });
-  const note = el("p", { class: "quiet", role: "status" });
-  const body = el("tbody", {});
-  let sorted = -1, falling = false;
-  const cells = head.map((h, c) => el("th", { scope: "col", class: h.startsWith("~") ? "far" : "" }, el("button", { type: "button", onclick: () => {
-    falling = sorted === c && !falling;
-    sorted = c;
-    cells.forEach((cell, i) => { if (i === c) cell.setAttribute("aria-sort", falling ? "descending" : "ascending"); else cell.removeAttribute("aria-sort"); });
-    filter();
-  } }, h.replace("~", ""))));
-  const titles = el("tr", { "aria-rowindex": 1 }, cells);
-  const names = head.map((h) => h.replace("~", ""));
-  const toCSV = el("button", { type: "button", onclick: () => save(caption + ".csv", "text/csv", csv([names, ...shown.map(texts)])) }, "CSV");
-  const toJSON = el("button", { type: "button", onclick: () => save(caption + ".json", "application/json", JSON.stringify(shown, null, 2)) }, "JSON");
-  const grid = el("table", { "aria-label": caption }, el("thead", {}, titles), body);
-  const box = el("div", { class: "long", role: "region", tabindex: "0", "aria-label": t("scrolls", caption) }, grid);
-
-  const gap = (rows) => {
-    const e = el("tr", { class: "gap", "aria-hidden": true }, el("td", { colspan: head.length }));
-    e.style.height = rows * rowHeight + "px";
-    return e;
-  };
-  const row = (item, i) => el("tr", { "aria-rowindex": i + 2 }, texts(item).map((text, c) => el("td", { class: head[c].startsWith("~") ? "far" : "", title: text },
-    c === key ? el("a", { href: href(item) }, text)
-      : head[c] === t("state") ? el("span", { class: tone(text) }, word(text)) : text)));
-  const draw = () => {
-    const from = Math.max(0, Math.min(shown.length, Math.floor(box.scrollTop / rowHeight) - 8));
-    const to = Math.min(shown.length, Math.ceil((box.scrollTop + box.clientHeight) / rowHeight) + 8);
-    // The row with the focus is made again, too.
-    const focused = body.contains(document.activeElement) ? document.activeElement.closest("tr").getAttribute("aria-rowindex") : null;
-    body.replaceChildren(gap(from), ...shown.slice(from, to).map((item, i) => row(item, from + i)), gap(shown.length - to));
-    if (focused) (body.querySelector('tr[aria-rowindex="' + focused + '"] a') || box).focus({ preventScroll: true });
-  };
-  const filter = () => {
-    const text = search.value.trim().toLowerCase();
-    shown = text ? items.filter((item) => texts(item).some((cell) => String(cell).toLowerCase().includes(text))) : items;
-    if (sorted >= 0) {
-      const compare = new Intl.Collator("en", { numeric: true }).compare;
-      shown = [...shown].sort((a, b) => compare(texts(a)[sorted], texts(b)[sorted]) * (falling ? -1 : 1));
-    }
-    grid.setAttribute("aria-rowcount", shown.length + 1);
-    note.textContent = text ? t("someOf", number(shown.length), number(items.length)) : t("inAll", number(items.length));
-    draw();
-  };
-  const load = async () => {
-    items = await all(path, signal, (read, total) => { if (total > read.length) note.textContent = t("someRead", number(read.length), number(total)); });
-    filter();
-  };
-  search.addEventListener("input", () => { box.scrollTop = 0; filter(); });
-  box.addEventListener("scroll", () => requestAnimationFrame(draw));
-
-  show(el("h2", {}, caption), el("div", { class: "bar" }, search, toCSV, toJSON), note, box);
-  await load();
-  onChange = oneAtATime(load, (err) => { if (!signal.aborted) note.textContent = err.message; });
-}
 
 const showServices = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/inventory/services", t("services"),
   [t("namespace"), t("name"), "~" + t("type"), "~" + t("address"), t("ports"), t("workloads"), "~" + t("ingress")], 1,
