@@ -17,7 +17,7 @@ var (
 	comment = regexp.MustCompile(` +#[^#]*$`)
 	item    = regexp.MustCompile(`^(?:[-*]|\d+\.) `)
 	// identifier is an alert, a metric or a key that stands outside of a code span.
-	identifier = regexp.MustCompile(`\b(?:Pseudo(?:Agent|Server)[A-Z]\w+|pseudo_(?:agent|server)_\w+|[a-z]+(?:_[a-z]+)+)\b`)
+	identifier = regexp.MustCompile(`\b(?:(?:PseudoAgent|PseudoServer|PodAgent)[A-Z]\w+|(?:pseudo_agent|pseudo_server|pod_agent)_\w+|[a-z]+(?:_[a-z]+)+)\b`)
 	number     = regexp.MustCompile(`\d+(?:[.,]\d+)*`)
 )
 
