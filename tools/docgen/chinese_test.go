@@ -21,6 +21,11 @@ var (
 	number     = regexp.MustCompile(`\d+(?:[.,]\d+)*`)
 )
 
+// otherLanguage is where each first page leads to the same page in the other language.
+var otherLanguage = map[string]string{
+	"README.md": "README.zh.md", "README.zh.md": "README.md", "docs/README.md": "zh/README.md", "docs/zh/README.md": "../README.md",
+}
+
 // A section of a page is what both languages have alike, from one heading to the next.
 type section struct {
 	level        int
@@ -160,6 +165,9 @@ func titles(got, want []section) string {
 func (s section) links(file string, pairs map[string]string) map[string]bool {
 	out := map[string]bool{}
 	for target := range s.targets {
+		if otherLanguage[file] == target {
+			continue
+		}
 		if strings.Contains(target, "://") {
 			out[target] = true
 			continue
@@ -231,10 +239,7 @@ func (s *section) prose(line string) {
 	}
 	line = codeSpan.ReplaceAllString(line, "")
 	for _, m := range link.FindAllStringSubmatch(line, -1) {
-		// Each language leads to the other one's first page.
-		if target := m[1]; target != "README.zh.md" && target != "README.md" {
-			s.targets[target] = true
-		}
+		s.targets[m[1]] = true
 	}
 	line = link.ReplaceAllString(line, "]")
 	for _, name := range identifier.FindAllString(line, -1) {
