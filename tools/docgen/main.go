@@ -21,6 +21,9 @@ var generated = []struct {
 	{"charts/pod-agent/README.md", chartReadme("charts/pod-agent")},
 	{"docs/metrics.md", metricsDocument},
 	{"docs/openapi.yaml", openAPI},
+	{"docs/img/architecture.svg", architecturePicture},
+	{"docs/img/election.svg", electionPicture},
+	{"docs/img/states.svg", statesPicture},
 }
 
 func main() {
