@@ -113,7 +113,8 @@ func checkState(_ context.Context, c *config.PodAgent, _ operate.Build) (string,
 	return dir, nil
 }
 
-// checkAttached asks the plugins whether what they have attached is still as they made it (CNI CHECK).
+// checkAttached asks the plugins whether what they have attached is still as they made it (CNI CHECK). Of a meta plugin it
+// looks for the interfaces: kactus has no CHECK.
 func checkAttached(ctx context.Context, c *config.PodAgent, _ operate.Build) (string, error) {
 	records, wrong, err := attachments.Peek(recordsDir(c)).Load()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -126,11 +127,15 @@ func checkAttached(ctx context.Context, c *config.PodAgent, _ operate.Build) (st
 	checked := 0
 	for _, r := range records {
 		for _, a := range r.Attachments {
-			if a.State != attachments.Attached || len(a.Result) == 0 {
-				continue // under way, or made by the meta plugin, whose result is not known
+			if a.State != attachments.Attached {
+				continue // under way
 			}
 			checked++
-			if err := plugins.Check(ctx, a); err != nil {
+			look := plugins.Look
+			if c.NetworkSource != sourceCNI && len(a.Result) > 0 {
+				look = plugins.Check
+			}
+			if err := look(ctx, a); err != nil {
 				wrong = append(wrong, fmt.Errorf("Pod %s/%s, network %s: %w", r.Namespace, r.Name, a.Path(), err)) //nolint:staticcheck // a Pod is called so
 			}
 		}
@@ -138,7 +143,7 @@ func checkAttached(ctx context.Context, c *config.PodAgent, _ operate.Build) (st
 	if len(wrong) > 0 {
 		return "", errors.Join(wrong...)
 	}
-	return fmt.Sprintf("%d networks are as their plugins made them", checked), nil
+	return fmt.Sprintf("%d networks are as they were attached", checked), nil
 }
 
 func checkPods(ctx context.Context, c *config.PodAgent, build operate.Build) (string, error) {

@@ -149,6 +149,22 @@ func (p *Plugins) Check(ctx context.Context, a attachments.Attachment) error {
 	return nil
 }
 
+// Look tells whether the interface of an attachment is there, with the MAC that was asked for.
+func (p *Plugins) Look(_ context.Context, a attachments.Attachment) error {
+	found, err := p.Interfaces(a.NetNS)
+	if err != nil {
+		return err
+	}
+	seen, there := found[a.Interface]
+	switch {
+	case !there:
+		return fmt.Errorf("the Pod has no interface %s", a.Interface)
+	case a.MAC != "" && seen.MAC != a.MAC:
+		return fmt.Errorf("interface %s has the MAC %s instead of %s", a.Interface, seen.MAC, a.MAC)
+	}
+	return nil
+}
+
 // Interfaces returns the interfaces in a network namespace, by name.
 func (p *Plugins) Interfaces(netns string) (map[string]attachments.Interface, error) {
 	at, err := p.root.Path(netns)

@@ -349,6 +349,17 @@ func testRealPlugins(t *testing.T, n *node) {
 		if err := n.plugins.Check(t.Context(), a); err != nil {
 			t.Errorf("CHECK of %s: %v", a.Name, err)
 		}
+		if err := n.plugins.Look(t.Context(), a); err != nil {
+			t.Errorf("a look at %s: %v", a.Name, err)
+		}
+		a.MAC = "02:00:00:00:00:99"
+		if err := n.plugins.Look(t.Context(), a); err == nil || !strings.Contains(err.Error(), "instead of") {
+			t.Errorf("a look for another MAC: got %v", err)
+		}
+		a.Interface = "none"
+		if err := n.plugins.Look(t.Context(), a); err == nil || !strings.Contains(err.Error(), "no interface") {
+			t.Errorf("a look for another interface: got %v", err)
+		}
 	}
 	expect(t, "nothing to do", reconcilePod(t, r, pod), []string{})
 

@@ -338,7 +338,7 @@ func (r *Reconciler) verify(a attachments.Attachment) error {
 	seen, there := found[a.Interface]
 	switch {
 	case !there:
-		return fmt.Errorf("CNI ADD succeeded, but the Pod has no interface %s: does the node's network plugin know K8S_POD_NETWORK? If not, set network_source: definitions", a.Interface)
+		return fmt.Errorf("CNI ADD succeeded, but the Pod has no interface %s: does the node's network plugin know K8S_POD_NETWORK, and take the interface's name? (kactus gives its own: leave @interface out.) If not, set network_source: definitions", a.Interface)
 	case a.MAC != "" && seen.MAC != a.MAC:
 		return fmt.Errorf("interface %s has the MAC %s instead of %s: the plugin cannot set one", a.Interface, seen.MAC, a.MAC)
 	}

@@ -77,7 +77,7 @@ func TestPodAgent(t *testing.T) {
 		}
 		return nil
 	})
-	if out := kubectl(t, "-n", networksNamespace, "exec", "daemonset/pod-agent", "--", "/pod-agent", "check", "--config", "/etc/pod-agent/config.yaml"); !strings.Contains(out, "1 networks are as their plugins made them") {
+	if out := kubectl(t, "-n", networksNamespace, "exec", "daemonset/pod-agent", "--", "/pod-agent", "check", "--config", "/etc/pod-agent/config.yaml"); !strings.Contains(out, "1 networks are as they were attached") {
 		t.Errorf("check says\n%s", out)
 	}
 	if out := kubectl(t, "-n", networksNamespace, "get", "events", "--field-selector=involvedObject.name=web,reason=Attached"); !strings.Contains(out, "networks/green") {
