@@ -374,9 +374,10 @@ func TestHostilePage(t *testing.T) {
 	control := fmt.Sprintf(`{"metadata":{"uid":"control","name":"control","namespace":%q,"annotations":{"large":%q,"control":"\u0000\u0007\u001b[31m\u202e"},"ownerReferences":[{"kind":"StatefulSet","name":"a","uid":"w0"}]}}`,
 		"team-00"+hostile, strings.Repeat("x", 1<<20))
 	reportObjects(t, s, "d-hostile", 2, hostile, append(workloads(4, hostile), entry("*v1.Pod", control)))
+	syncAs(t, s, "d-hostile", "node-1"+hostile, 1)
 	b.do("open an address that is none", chromedp.Navigate(s.HTTP+"/#/%"))
 	b.until("the error message as text", `document.querySelector("main").textContent.includes("<script>window.hacked=1</script>")`)
-	for _, tab := range []string{"overview", "tree", "dropped", "versions", "services", "nodes", "changes", "find/img"} {
+	for _, tab := range []string{"overview", "tree", "dropped", "watcher", "versions", "versions/1/2", "services", "nodes", "changes", "find/img"} {
 		b.do("view "+tab, chromedp.Evaluate(fmt.Sprintf(`location.hash="#/c/d-hostile/%s"`, tab), nil))
 		b.until(tab, `document.querySelector("main h2") !== null`)
 		if tab == "tree" {
@@ -391,6 +392,8 @@ func TestHostilePage(t *testing.T) {
 		b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(200*time.Millisecond))
 		b.inside("object " + o[2])
 	}
+	b.do("upstream", chromedp.Evaluate(`location.hash = "#/upstream"`, nil))
+	b.until("upstream", `document.querySelector("main table") !== null`)
 	b.do("map", chromedp.Evaluate(fmt.Sprintf(`location.hash = "#/c/d-hostile/map/" + encodeURIComponent(%q)`, "team-00"+hostile), nil))
 	b.until("the map", `document.querySelectorAll(".picture .box").length > 3`)
 	b.inside("map")
