@@ -73,5 +73,5 @@ func walkMap(b *strings.Builder, path string, v reflect.Value, replace func(stri
 // Get reads a value that may be in an unexported field. It must be of type T and addressable, as all is that is reached
 // through a pointer.
 func Get[T any](v reflect.Value) T {
-	return *(*T)(unsafe.Pointer(v.UnsafeAddr())) //nolint:gosec // read only, and of the very type
+	return *(*T)(unsafe.Pointer(v.UnsafeAddr()))
 }
