@@ -64,6 +64,11 @@ explore: DEPTH = 7
 explore: ## tries every order of events up to a depth, in reporter, elector and store (docs/simulation.md): make explore DEPTH=9
 	PSEUDO_TEST_DEPTH=$(DEPTH) go test ./reporter ./server/elector ./server/store -count=1 -timeout 0 -v -run '^TestExplore'
 
+.PHONY: mutants
+mutants: MUTANTS = .
+mutants: ## breaks one rule of the code after the other and tells which test notices: make mutants MUTANTS=^elector
+	go run ./tools/mutants -run '$(MUTANTS)'
+
 # Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
 E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
 E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
