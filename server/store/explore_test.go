@@ -18,7 +18,7 @@ import (
 // standby takes over. What any of them reads is what the database holds, whole, and each version has the content that it was
 // stored with. Invariant 2 of docs/design.md.
 func TestExploreStore(t *testing.T) {
-	depth := 7
+	depth := 5
 	if testing.Short() {
 		depth--
 	}
