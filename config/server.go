@@ -27,6 +27,8 @@ type Server struct {
 	Access ServerAccess `mapstructure:"access"`
 	// Plugins bounds the Lua plugins.
 	Plugins ServerPlugins `mapstructure:"plugins"`
+	// Viewer holds the inventories.
+	Viewer ServerViewer `mapstructure:"viewer"`
 	// Elector elects each cluster's watcher.
 	Elector ServerElector `mapstructure:"elector"`
 	// Upstream makes pseudo-server stand between the agents and deepflow-servers.
@@ -230,6 +232,12 @@ type ServerPlugins struct {
 	MaxMemory int64 `mapstructure:"max_memory" min:"8388608" max:"1073741824" usage:"most memory of one plugin, in bytes"`
 }
 
+// ServerViewer holds the inventories.
+type ServerViewer struct {
+	// Memory is how many bytes the inventories of clusters that nobody looks at may take, 0: not bounded.
+	Memory int64 `mapstructure:"memory" min:"0" max:"1099511627776" usage:"bytes of inventories kept for clusters that nobody looks at, 0: not bounded"`
+}
+
 // ServerElector elects each cluster's watcher.
 type ServerElector struct {
 	// TTL is how long a silent holder keeps the role.
@@ -286,6 +294,7 @@ func DefaultServer() Server {
 		Validation: ServerValidation{Suspicion: ServerSuspicion{OtherCluster: true, MaxRemovedShare: 0.5, ConfirmAfter: 10 * time.Minute}},
 		Access:     ServerAccess{Enroll: "open", Anonymous: "auto"},
 		Plugins:    ServerPlugins{Timeout: 5 * time.Second, MaxMemory: 64 << 20},
+		Viewer:     ServerViewer{Memory: 256 << 20},
 		Elector:    ServerElector{TTL: 10 * time.Minute, Grace: 10 * time.Minute},
 		Upstream:   ServerUpstream{Reports: "mend"},
 		Log:        Log{Level: "info", Format: "json"},

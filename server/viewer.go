@@ -26,7 +26,7 @@ func newViewer(ctx context.Context, cfg *config.Server, kept *store.Store, log *
 	if err != nil {
 		return nil, nil, fmt.Errorf("plugins: %w", err)
 	}
-	return viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Registerer: reg, Beat: beat}), plugins, nil
+	return viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Registerer: reg, Beat: beat, Memory: cfg.Viewer.Memory}), plugins, nil
 }
 
 // handlers are the API and the page.

@@ -22,20 +22,29 @@ type cluster struct {
 	lock chan struct{}             // held while catching up
 	made atomic.Pointer[published] // nil: there is no inventory
 
+	checked     atomic.Pointer[checked] // nil: nothing was
+	used        atomic.Int64            // when somebody looked last, in Unix nanoseconds; 0: nobody did
+	todo, ready atomic.Int64            // objects that the inventory being made has, and has already
+	held        atomic.Int64            // bytes of the inventory
+	total       *atomic.Int64           // of all inventories
+
 	use   *semaphore.Weighted  // each reader holds 1; all are held while inv is between two versions
 	inv   *inventory.Inventory // nil: not made yet
 	state store.State          // of which inv is the inventory
 	asked uint64               // Viewer.answers when the plugins were asked
 
 	// Only the holder of lock uses these.
-	entries []*store.Entry
-	uids    map[store.Key]string
-	room    *budget.Account      // what the inventory takes beyond what the store counts for it
-	growing *inventory.Inventory // that asks for room
-	counted int64                // bytes that the store counts for it
-	uidRoom int64                // of uids
-	gone    bool                 // it is no longer stored
-	lacking bool                 // the log says that there is no room
+	entries      []*store.Entry
+	uids         map[store.Key]string
+	room         *budget.Account      // what the inventory takes beyond what the store counts for it
+	growing      *inventory.Inventory // that asks for room
+	counted      int64                // bytes that the store counts for it
+	uidRoom      int64                // of uids
+	check        *inventory.Check     // nil: there is none
+	checkEntries []*store.Entry       // of which it is
+	checkBorn    string
+	gone         bool // it is no longer stored
+	lacking      bool // the log says that there is no room
 
 	lack atomic.Pointer[lack] // nil: there was room
 }
@@ -89,10 +98,15 @@ type published struct {
 func (c *cluster) publish() {
 	if c.inv == nil {
 		c.made.Store(nil)
+		c.holds(0)
 		return
 	}
+	c.holds(c.inv.Bytes() + c.uidRoom)
 	c.made.Store(&published{version: versionOf(c.state), asked: c.asked, summary: c.inv.Summary()})
 }
+
+// holds tells that the inventory takes n bytes now.
+func (c *cluster) holds(n int64) { c.total.Add(n - c.held.Swap(n)) }
 
 // version identifies the content of a cluster.
 type version struct {
@@ -198,6 +212,7 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 	defer c.use.Release(readers)
 	defer c.publish()
 	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
+	c.forgetCheck()
 	return nil
 }
 
@@ -308,6 +323,9 @@ func (v *Viewer) apply(ctx context.Context, c *cluster, inv *inventory.Inventory
 		}
 	}
 	inv.Apply(gone)
+	c.todo.Store(int64(len(differences)))
+	c.ready.Store(0)
+	defer c.todo.Store(0)
 	var batch []*store.Entry
 	size := 0
 	flush := func() error {
@@ -329,6 +347,7 @@ func (v *Viewer) apply(ctx context.Context, c *cluster, inv *inventory.Inventory
 		}
 		// What was asked for is the most; this is what it came to, less than that.
 		_ = c.room.Set(min(c.room.Held(), max(0, inv.Bytes()+c.uidRoom-c.counted)))
+		c.ready.Add(int64(len(batch)))
 		batch, size = batch[:0], 0
 		return nil
 	}

@@ -192,11 +192,26 @@ func (v *Viewer) reading(ctx context.Context, id string, f func(c *cluster) erro
 	err := v.upToDate(ctx, id, f)
 	if err != nil && ctx.Err() != nil {
 		return &receiver.APIError{
-			Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being computed, or the storage does not answer", clip(id)),
+			Status: http.StatusServiceUnavailable, Message: fmt.Sprintf("the inventory of cluster %s is being computed%s, or the storage does not answer", clip(id), v.progress(id)),
 			Advice: "try again in some seconds; /status says whether the storage works",
 		}
 	}
 	return err
+}
+
+// progress says how far an inventory is that is being made, as " (30 %)"; empty if none is.
+func (v *Viewer) progress(id string) string {
+	v.mu.Lock()
+	c := v.clusters[id]
+	v.mu.Unlock()
+	if c == nil {
+		return ""
+	}
+	todo := c.todo.Load()
+	if todo == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d %% of %d objects)", min(100, 100*c.ready.Load()/todo), todo)
 }
 
 func (v *Viewer) upToDate(ctx context.Context, id string, f func(c *cluster) error) error {
@@ -208,6 +223,7 @@ func (v *Viewer) upToDate(ctx context.Context, id string, f func(c *cluster) err
 		return &receiver.APIError{Status: http.StatusNotFound, Message: fmt.Sprintf("cluster %s has not reported any objects yet", id)}
 	}
 	c := v.cluster(id)
+	c.used.Store(time.Now().UnixNano())
 	if !c.isAt(view.State) || !c.hasAsked(v.answers.Load()) {
 		if err := v.refresh(ctx, c); err != nil {
 			return err
@@ -240,6 +256,7 @@ func (v *Viewer) refresh(ctx context.Context, c *cluster) error {
 		if err == nil {
 			err = v.again(ctx, c, unheard)
 		}
+		v.evict(v.ending, c) //nolint:contextcheck // it is no longer the reader's work
 		done <- err
 	}()
 	select {

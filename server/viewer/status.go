@@ -14,7 +14,9 @@ import (
 type Status struct {
 	State    string          `json:"state"` // "ok" or "failing"
 	Reason   string          `json:"reason,omitempty"`
-	Clusters int             `json:"clusters"`
+	Clusters int             `json:"clusters"` // that have an inventory
+	Checked  int             `json:"checked"`  // that have a light check instead, because nobody looks at them
+	Bytes    int64           `json:"bytes"`    // about what the inventories take
 	Streams  int             `json:"streams"`
 	NoRoom   []string        `json:"no_room,omitempty"` // clusters without room for their inventory, not more than 20
 	Refused  []Refused       `json:"refused,omitempty"` // not more than 20
@@ -34,20 +36,24 @@ const refusedNames = 20
 
 // Status returns the present state.
 func (v *Viewer) Status() Status {
-	s := Status{State: "ok", Streams: len(v.streams), Plugins: v.opts.Plugins.Status()}
+	s := Status{State: "ok", Streams: len(v.streams), Bytes: v.held.Load(), Plugins: v.opts.Plugins.Status()}
 	clusters := v.all()
 	slices.SortFunc(clusters, func(a, b *cluster) int { return strings.Compare(a.id, b.id) })
 	for _, c := range clusters {
 		if c.lack.Load() != nil && len(s.NoRoom) < refusedNames {
 			s.NoRoom = append(s.NoRoom, c.id)
 		}
-		summary, ok := c.summary()
+		failures, ok := c.failures()
 		if !ok {
 			continue
 		}
-		s.Clusters++
-		if len(summary.Failures) > 0 && len(s.Refused) < refusedNames {
-			f := summary.Failures[0]
+		if c.made.Load() != nil {
+			s.Clusters++
+		} else {
+			s.Checked++
+		}
+		if len(failures) > 0 && len(s.Refused) < refusedNames {
+			f := failures[0]
 			s.Refused = append(s.Refused, Refused{
 				Cluster: c.id, Reason: f.Reason, Detail: strings.TrimSpace(strings.Join([]string{f.Sentence, f.Type, f.Namespace, f.Name, f.Detail}, " ")),
 				Advice: f.Advice,
@@ -76,18 +82,19 @@ func (v *Viewer) measure() {
 	found := map[inventory.Reason]int{}
 	failing := 0
 	for _, c := range v.all() {
+		if failures, _ := c.failures(); len(failures) > 0 {
+			failing++
+		}
 		summary, ok := c.summary()
 		if !ok {
 			continue
-		}
-		if len(summary.Failures) > 0 {
-			failing++
 		}
 		for reason, n := range summary.Dropped {
 			found[reason] += n
 		}
 	}
 	v.metrics.failing.Set(float64(failing))
+	v.metrics.bytes.Set(float64(v.held.Load()))
 	for _, r := range inventory.Reasons() {
 		v.metrics.findings.WithLabelValues(string(r.Reason)).Set(float64(found[r.Reason]))
 	}

@@ -1,7 +1,8 @@
 // Package viewer is what people look at: the API over what deepflow-server would make of each cluster, over what
 // differs between versions, and over plugins.
 //
-// It holds an inventory of every stored cluster. It relies on store for the reports, which it looks for in regular
+// It holds inventories of stored clusters: of all of them as long as they fit into Options.Memory, beyond that of those that
+// somebody looks at; of the others it knows what would crash, freeze or empty a deepflow-server. It relies on store for the reports, which it looks for in regular
 // intervals, on inventory for the rules and on plugin for the scripts. It promises that an answer belongs to one
 // version, which it names; that a new version costs in proportion to what changed; and that neither lists nor streams
 // grow without bound, whatever is asked for.
@@ -36,6 +37,9 @@ type Options struct {
 	Poll time.Duration
 	// Beat is called on every turn of Run's loop, and between its steps; nil: nobody wants to know.
 	Beat func()
+	// Memory is how many bytes of inventories are held for clusters that nobody looks at; 0: those of all clusters. Of the others a
+	// light check is made, and an inventory when somebody looks.
+	Memory int64
 	// MaxStreams is how many change streams there may be at once; 0 is 64.
 	MaxStreams int
 }
@@ -46,6 +50,8 @@ type Viewer struct {
 	log     *slog.Logger
 	metrics *metrics
 	streams chan struct{}
+	// held is about what all inventories take, in bytes.
+	held atomic.Int64
 	// answers counts how often the answers of the plugins may have changed.
 	answers atomic.Uint64
 	// ending ends with Run's context: then streams and catching up end, too.
@@ -142,9 +148,9 @@ func (v *Viewer) follow(ctx context.Context) {
 		if seen := (mark{st.Born, st.Revision}); c.seen != seen {
 			c.seen, news = seen, true
 		}
-		if !c.isAt(st) {
+		if !c.isAt(st) && !c.isChecked(st) {
 			// For those without room others speak: Status, and the store's list of unloaded clusters.
-			if err := v.catchUp(ctx, c, v.opts.Beat); !errors.Is(err, budget.ErrFull) {
+			if err := v.bring(ctx, c, st); !errors.Is(err, budget.ErrFull) {
 				v.note(ctx, err)
 			}
 		}
@@ -167,6 +173,7 @@ func (v *Viewer) follow(ctx context.Context) {
 		if wait(ctx, c.lock, "the inventory of cluster "+c.id) == nil {
 			c.gone = true
 			c.makeRoom(nil)
+			c.holds(0)
 			<-c.lock
 		}
 	}
@@ -230,7 +237,7 @@ func (v *Viewer) cluster(id string) *cluster {
 	c := v.clusters[id]
 	if c == nil {
 		c = &cluster{
-			id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers), room: v.opts.Store.Budget().Account(id),
+			id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers), total: &v.held, room: v.opts.Store.Budget().Account(id),
 		}
 		v.clusters[id] = c
 	}
