@@ -301,6 +301,17 @@ func (x *exploredStore) readAll() {
 		if _, _, err := x.db.Load(context.Background(), exploredCluster, store.Since{}, func(*store.Entry) error { rows++; return nil }); err != nil {
 			x.fail("load: %v", err)
 		}
+		var numbers []uint64
+		for row := uint64(1); row < v.State.NextRow; row++ {
+			numbers = append(numbers, row)
+		}
+		payloads, err := x.db.Payloads(context.Background(), exploredCluster, numbers)
+		if err != nil {
+			x.fail("payloads: %v", err)
+		}
+		if kept := len(payloads) - len(slices.DeleteFunc(numbers, func(row uint64) bool { return payloads[row-1] != nil })); kept != rows {
+			x.fail("the database has the payloads of %d rows, and %d rows", kept, rows)
+		}
 		if rows != v.State.Retained.Objects {
 			x.fail("the database has %d rows, the state counts %d", rows, v.State.Retained.Objects)
 		}
