@@ -78,6 +78,21 @@ func (b *Budget) Used() int64 {
 	return b.used
 }
 
+// The bounds of a page of an answer, in bytes.
+const (
+	largestPage  = 8 << 20
+	smallestPage = 1 << 20
+	pageShare    = 64 // of the limit: some pages are made and sent at once, and to make one takes several times as much
+)
+
+// Page is how many bytes of JSON a page of an answer has at most; one that would be larger ends early, but has at least one row.
+func (b *Budget) Page() int {
+	if b == nil {
+		return largestPage
+	}
+	return int(min(largestPage, max(smallestPage, b.limit/pageShare)))
+}
+
 // share is what one of the clusters that have n bytes together may have: three quarters, so that one leaves room for others.
 func share(n int64) int64 { return n / 4 * 3 }
 

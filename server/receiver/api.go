@@ -219,10 +219,9 @@ type ObjectList struct {
 
 // Bounds of a page.
 const (
-	defaultPage  = 100
-	maxPage      = 5000
-	maxPageBytes = 8 << 20 // JSON; a page ends early rather than being larger, but has at least one object
-	maxLooked    = 20000   // objects whose labels are looked at for one page
+	defaultPage = 100
+	maxPage     = 5000
+	maxLooked   = 20000 // objects whose labels are looked at for one page
 )
 
 func (r *Receiver) apiObjects(req *http.Request) (any, error) {
@@ -257,7 +256,7 @@ func (r *Receiver) apiObjects(req *http.Request) (any, error) {
 	list := &ObjectList{Cluster: view.State.ID, Version: snap.Version, Total: len(matching), Objects: []Object{}}
 	to := min(offset, len(matching))
 	for size, looked := 0, 0; to < len(matching) && len(list.Objects) < limit && looked < maxLooked; {
-		batch := portion(matching[to:], max(limit-len(list.Objects), len(labels)*100), maxPageBytes-size, len(list.Objects) == 0)
+		batch := portion(matching[to:], max(limit-len(list.Objects), len(labels)*100), r.store.Budget().Page()-size, len(list.Objects) == 0)
 		if len(batch) == 0 {
 			break
 		}

@@ -12,8 +12,16 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
-// maxAPIRequests is how many API requests are answered at once; each holds at most a page.
+// maxAPIRequests is how many API requests are answered at once; each holds at most a page, as values and as JSON. An answer that was
+// made is sent beside them, as slowly as its reader takes it.
 const maxAPIRequests = 8
+
+// What answers that are being sent may hold together, in bytes.
+const (
+	sendingShare   = 16        // of Limits.Memory
+	sendingDefault = 256 << 20 // if the memory is not bounded
+	smallAnswer    = 64 << 10  // up to which an answer is not counted
+)
 
 // How long an API request may take. Whoever looks is told soon that the storage hangs; changes may take longer.
 const (
@@ -60,14 +68,60 @@ func (r *Receiver) route(route Route, slots chan struct{}) http.Handler {
 			r.answer(w, route.Path, nil, err)
 			return
 		}
-		v, answerErr := r.called(w, req, route, slots, user)
-		if stream, ok := v.(Stream); ok && answerErr == nil {
+		stream, code, body := r.made(w, req, route, slots, user)
+		if stream != nil {
 			r.metrics.api.WithLabelValues(route.Path, strconv.Itoa(http.StatusOK)).Inc()
 			r.whileAllowed(req, route.Role, func(req *http.Request) { stream(w, req) })
 			return
 		}
-		r.answer(w, route.Path, v, answerErr)
+		defer r.endSending(len(body))
+		r.send(w, route.Path, code, body)
 	})
+}
+
+// made makes an answer, or a Stream, within the bounds of number and bytes. Without a Stream, endSending must be called.
+func (r *Receiver) made(w http.ResponseWriter, req *http.Request, route Route, slots chan struct{}, user APIUser) (stream Stream, code int, body []byte) {
+	tooMany := &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"}
+	select {
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		code, body = r.encode(route.Path, nil, tooMany)
+		return nil, code, body
+	}
+	v, err := r.called(req, route, user)
+	if stream, ok := v.(Stream); ok && err == nil {
+		return stream, 0, nil
+	}
+	code, body = r.encode(route.Path, v, err)
+	if !r.beginSending(len(body)) {
+		code, body = r.encode(route.Path, nil, tooMany)
+	}
+	return nil, code, body
+}
+
+// beginSending tells whether an answer of so many bytes may be sent beside those that are being sent. With true, endSending must be
+// called with the same. One alone may always.
+func (r *Receiver) beginSending(bytes int) bool {
+	if bytes <= smallAnswer {
+		return true
+	}
+	most := int64(sendingDefault)
+	if m := r.opts.Limits.Memory; m > 0 {
+		most = m / sendingShare
+	}
+	if sum := r.sending.Add(int64(bytes)); sum > most && sum > int64(bytes) {
+		r.sending.Add(-int64(bytes))
+		return false
+	}
+	return true
+}
+
+func (r *Receiver) endSending(bytes int) {
+	if bytes > smallAnswer {
+		r.sending.Add(-int64(bytes))
+	}
 }
 
 // askAgain is how often the right to read a stream is looked at again.
@@ -105,15 +159,8 @@ func (r *Receiver) whileAllowed(req *http.Request, need Role, stream func(*http.
 // neither among the requests answered at once nor has it their timeout. It must end with the request's context.
 type Stream func(w http.ResponseWriter, req *http.Request)
 
-// called calls a route's Answer within the bounds of time and number.
-func (r *Receiver) called(w http.ResponseWriter, req *http.Request, route Route, slots chan struct{}, user APIUser) (any, error) {
-	select {
-	case slots <- struct{}{}:
-		defer func() { <-slots }()
-	default:
-		w.Header().Set("Retry-After", "1")
-		return nil, &APIError{Status: http.StatusServiceUnavailable, Message: "too many requests at once", Advice: "try again"}
-	}
+// called calls a route's Answer within the bounds of time.
+func (r *Receiver) called(req *http.Request, route Route, user APIUser) (any, error) {
 	limit := changeTimeout
 	if route.Role == RoleRead {
 		limit = readTimeout
@@ -132,9 +179,15 @@ func (r *Receiver) called(w http.ResponseWriter, req *http.Request, route Route,
 	return v, err
 }
 
-// answer sends v, or the error, as JSON.
+// answer sends v, which is small, or the error, as JSON.
 func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) {
-	code := http.StatusOK
+	code, body := r.encode(path, v, err)
+	r.send(w, path, code, body)
+}
+
+// encode makes v, or the error, JSON.
+func (r *Receiver) encode(path string, v any, err error) (code int, body []byte) {
+	code = http.StatusOK
 	if err != nil {
 		var apiErr *APIError
 		var full *budget.FullError
@@ -157,12 +210,15 @@ func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) 
 		}
 		code, v = apiErr.Status, apiErr
 	}
-	r.metrics.api.WithLabelValues(path, strconv.Itoa(code)).Inc()
-	body, err := json.Marshal(v)
-	if err != nil {
+	if body, err = json.Marshal(v); err != nil {
 		r.log.Error("API answer cannot be encoded", "path", path, "error", err)
-		code, body = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+		return http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
 	}
+	return code, body
+}
+
+func (r *Receiver) send(w http.ResponseWriter, path string, code int, body []byte) {
+	r.metrics.api.WithLabelValues(path, strconv.Itoa(code)).Inc()
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
@@ -172,5 +228,6 @@ func (r *Receiver) answer(w http.ResponseWriter, path string, v any, err error) 
 	}
 	w.WriteHeader(code)
 	// Whoever went away gets nothing; there is nobody left to tell.
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body)
+	_, _ = w.Write([]byte{'\n'})
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -153,6 +154,7 @@ type Receiver struct {
 	listening time.Time
 	// toldUnloaded are the clusters of which the log says that they are not in memory; only Run uses it.
 	toldUnloaded map[string]bool
+	sending      atomic.Int64 // bytes of larger answers that are being sent
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter

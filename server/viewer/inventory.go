@@ -133,13 +133,13 @@ func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.
 	out := List{}
 	err = v.reading(req.Context(), req.PathValue("cluster"), func(c *cluster) error {
 		out.Cluster, out.Version = c.id, c.state.Latest.Version
-		all = v.listed(c, query, func() []row { return collect(c.inv, q) })
-		return nil
+		all, err = v.listed(req.Context(), c, query, func() []row { return collect(c.inv, q) })
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	p, err := paged(all, token, limit)
+	p, err := paged(all, token, limit, v.opts.Store.Budget().Page())
 	out.Total, out.Items, out.Continue = p.total, p.items, p.next
 	return out, err
 }

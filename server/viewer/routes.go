@@ -114,14 +114,22 @@ type listing struct {
 // keepListing is how long a listing is kept after it was used.
 const keepListing = 10 * time.Second
 
-// listed returns the rows of a list in order, made by collect unless they are those that were asked for last. The caller
-// reads the cluster.
-func (v *Viewer) listed(c *cluster, query string, collect func() []row) []row {
+// listed returns the rows of a list in order, made by collect unless they are those that were asked for last. Only one list is
+// made at a time: that of a large cluster takes much memory. The caller reads the cluster.
+func (v *Viewer) listed(ctx context.Context, c *cluster, query string, collect func() []row) ([]row, error) {
+	if err := wait(ctx, v.collecting, "lists that are being made"); err != nil {
+		return nil, err
+	}
+	defer func() { <-v.collecting }()
 	wanted := listing{cluster: c, version: versionOf(c.state), asked: c.asked, query: query}
 	v.mu.Lock()
 	last := v.last
+	same := last != nil && last.cluster == c && last.version == wanted.version && last.asked == wanted.asked && last.query == query
+	if !same {
+		v.last = nil // so that no two are held
+	}
 	v.mu.Unlock()
-	if last != nil && last.cluster == c && last.version == wanted.version && last.asked == wanted.asked && last.query == query {
+	if same {
 		wanted.rows = last.rows
 	} else {
 		wanted.rows = collect()
@@ -131,7 +139,7 @@ func (v *Viewer) listed(c *cluster, query string, collect func() []row) []row {
 	v.mu.Lock()
 	v.last = &wanted
 	v.mu.Unlock()
-	return wanted.rows
+	return wanted.rows, nil
 }
 
 // forgetListing gives the memory of a listing back that nobody reads any more.
@@ -143,9 +151,9 @@ func (v *Viewer) forgetListing() {
 	}
 }
 
-// paged returns the rows, which are sorted, that follow a token, which an earlier page gave. A list may change between two
-// pages: what is there all the time comes exactly once.
-func paged(rows []row, token string, limit int) (page, error) {
+// paged returns the rows, which are sorted, that follow a token, which an earlier page gave: at most limit rows, and fewer where they
+// have more than so many bytes as JSON. A list may change between two pages: what is there all the time comes exactly once.
+func paged(rows []row, token string, limit, bytes int) (page, error) {
 	p := page{total: len(rows), items: []any{}}
 	from := 0
 	if token != "" {
@@ -164,13 +172,20 @@ func paged(rows []row, token string, limit int) (page, error) {
 			return -1
 		})
 	}
-	to := min(from+limit, len(rows))
-	// Rows of one key, such as objects of two types with the same uid, are on one page: the token cannot tell them apart.
-	for to > from && to < len(rows) && slices.Equal(rows[to].key, rows[to-1].key) {
+	to := from
+	for to < len(rows) {
+		// Rows of one key, such as objects of two types with the same uid, are on one page: the token cannot tell them apart.
+		alike := to > from && slices.Equal(rows[to].key, rows[to-1].key)
+		if (to-from >= limit || bytes <= 0) && !alike {
+			break
+		}
+		text, err := json.Marshal(rows[to].value)
+		if err != nil {
+			return p, fmt.Errorf("make a page: %w", err)
+		}
+		p.items = append(p.items, json.RawMessage(text))
+		bytes -= len(text)
 		to++
-	}
-	for _, r := range rows[from:to] {
-		p.items = append(p.items, r.value)
 	}
 	if to < len(rows) {
 		text, err := json.Marshal(rows[to-1].key)

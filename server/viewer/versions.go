@@ -44,9 +44,6 @@ type DifferenceList struct {
 	Continue string `json:"continue,omitempty"`
 }
 
-// maxContent bounds the bytes of a page with the objects' JSON; it has at least one object.
-const maxContent = 8 << 20
-
 func (v *Viewer) apiDifferences(req *http.Request) (any, error) {
 	q := req.URL.Query()
 	limit, err := limitOf(q)
@@ -72,7 +69,7 @@ func (v *Viewer) apiDifferences(req *http.Request) (any, error) {
 	list = selected(list, q)
 	out := &DifferenceList{Cluster: view.State.ID, From: from, To: to, counts: countOf(list), Total: len(list), Objects: []ObjectChange{}}
 	at, size := min(offset, len(list)), 0
-	for ; at < len(list) && len(out.Objects) < limit && (size == 0 || size < maxContent); at++ {
+	for ; at < len(list) && len(out.Objects) < limit && (size == 0 || size < v.opts.Store.Budget().Page()); at++ {
 		c := change(list[at])
 		if content == "true" {
 			if err := v.fill(req, view.State.ID, list[at], &c); err != nil {

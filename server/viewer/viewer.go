@@ -52,6 +52,8 @@ type Viewer struct {
 	streams chan struct{}
 	// held is about what all inventories take, in bytes.
 	held atomic.Int64
+	// collecting is held by who makes a list.
+	collecting chan struct{}
 	// answers counts how often the answers of the plugins may have changed.
 	answers atomic.Uint64
 	// ending ends with Run's context: then streams and catching up end, too.
@@ -75,7 +77,7 @@ func New(opts Options) *Viewer {
 		opts.Beat = func() {}
 	}
 	v := &Viewer{
-		opts: opts, log: opts.Logger, metrics: newMetrics(opts.Registerer), streams: make(chan struct{}, opts.MaxStreams),
+		opts: opts, log: opts.Logger, metrics: newMetrics(opts.Registerer), streams: make(chan struct{}, opts.MaxStreams), collecting: make(chan struct{}, 1),
 		clusters: map[string]*cluster{}, changed: make(chan struct{}),
 	}
 	v.ending, v.end = context.WithCancel(context.Background())
