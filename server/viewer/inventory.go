@@ -131,9 +131,10 @@ func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.
 	query := req.URL.Path + "?" + q.Encode()
 	var all []row
 	out := List{}
-	err = v.reading(req.Context(), req.PathValue("cluster"), func(c *cluster) error {
+	ctx := req.Context()
+	err = v.reading(ctx, req.PathValue("cluster"), func(c *cluster) error {
 		out.Cluster, out.Version = c.id, c.state.Latest.Version
-		all, err = v.listed(req.Context(), c, query, func() []row { return collect(c.inv, q) })
+		all, err = v.listed(ctx, c, query, func() []row { return collect(c.inv, q) })
 		return err
 	})
 	if err != nil {
