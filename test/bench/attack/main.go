@@ -33,10 +33,11 @@ func main() {
 
 // options are the flags.
 type options struct {
-	minutes float64
-	server  string
-	slowest time.Duration
-	only    string
+	minutes  float64
+	server   string
+	slowest  time.Duration
+	only     string
+	profiles string
 }
 
 func command(ctx context.Context) error {
@@ -46,6 +47,7 @@ func command(ctx context.Context) error {
 	flag.StringVar(&o.server, "server", "", "pseudo-server to attack; by default it is built")
 	flag.DurationVar(&o.slowest, "slowest", time.Second, "what 99 % of the good clients' requests may take")
 	flag.StringVar(&o.only, "only", "", "the only attacks to play, by their names with commas between")
+	flag.StringVar(&o.profiles, "profiles", "", "a folder for heap profiles of the moments with the most memory")
 	attackers := flag.String("attackers", "", "used by the program itself: play the attackers of the server at these addresses (grpc,http)")
 	flag.Parse()
 	if *attackers != "" {
@@ -115,6 +117,10 @@ func run(ctx context.Context, o options, dir string, limit int64) error {
 		return err
 	}
 	done := make(chan struct{})
+	go func() {
+		defer func() { done <- struct{}{} }()
+		s.watch(ctx, o.profiles)
+	}()
 	for _, c := range good {
 		go func() {
 			defer func() { done <- struct{}{} }()
@@ -128,7 +134,7 @@ func run(ctx context.Context, o options, dir string, limit int64) error {
 		ended = fmt.Errorf("the server ended: %w", errors.Join(err, errors.New("see "+s.log)))
 		cancel()
 	}
-	for range good {
+	for range len(good) + 1 {
 		<-done
 	}
 	_ = attackers.Wait() // it ends because we end it

@@ -29,11 +29,15 @@ type server struct {
 	v1     bool
 	log    string
 	ended  chan error
+
+	most           usage // the moment with the most memory of its own
+	cgroupAnonPeak int64
 }
 
 const config = `
 listen: {grpc: "127.0.0.1:0", http: "127.0.0.1:0"}
 store: {path: %[1]q}
+http: {pprof: true}
 access:
   clusters:
   - {cluster_id: d-bound, token_file: %[2]q}
@@ -149,7 +153,7 @@ func (s *server) memory() string {
 	if b, err := os.ReadFile(filepath.Join(s.cgroup, name)); err == nil {
 		text += ", of the cgroup with the file's cache " + strings.TrimSpace(string(b)) + " bytes"
 	}
-	return fmt.Sprintf("%s, OOM kills %d", text, s.kills())
+	return fmt.Sprintf("%s, of it at most %d MiB that can not be taken back; OOM kills %d\nat its most: %v", text, s.cgroupAnonPeak>>20, s.kills(), s.most)
 }
 
 // kills is how many processes of the cgroup the kernel has ended.
