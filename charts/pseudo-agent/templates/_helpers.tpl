@@ -3,8 +3,12 @@ The name of all objects. Chart.Name is the alias if the chart is a dependency th
 out, so that two aliases in one release do not meet, and what is too long keeps a hash of the whole.
 */ -}}
 {{- define "pseudo-agent.fullname" -}}
-{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
-{{- if and (eq .Chart.Name "pseudo-agent") (contains .Chart.Name .Release.Name) -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $name := printf "%s-%s" .Release.Name $chart -}}
+{{- if and (eq .Chart.Name "pseudo-agent") (contains $chart .Release.Name) -}}
 {{- $name = .Release.Name -}}
 {{- end -}}
 {{- if or (le (len $name) 63) (eq .Chart.Name "pseudo-agent") -}}
@@ -13,10 +17,11 @@ out, so that two aliases in one release do not meet, and what is too long keeps 
 {{- printf "%s-%s" ($name | trunc 54 | trimSuffix "-") (sha256sum $name | trunc 8) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
 
 {{- /* A Deployment's selector cannot be changed: a release without an alias keeps the one it has. */ -}}
 {{- define "pseudo-agent.selector" -}}
-app.kubernetes.io/name: {{ include "pseudo-agent.labelValue" .Chart.Name }}
+app.kubernetes.io/name: {{ include "pseudo-agent.labelValue" (default .Chart.Name .Values.nameOverride) }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -35,6 +40,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ include "pseudo-agent.labelValue" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ include "pseudo-agent.labelValue" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- /* OpenShift's SCC restricted-v2 gives the ids, and refuses Pods that ask for others. */ -}}
@@ -210,5 +218,28 @@ decides: it may match any.
   - get
   - list
   - watch
+{{- end -}}
+{{- end -}}
+
+{{- /* A registry given for all charts comes before that of this one; a digest says more than a tag. */ -}}
+{{- define "pseudo-agent.image" -}}
+{{- $registry := default .Values.image.registry (default dict .Values.global).imageRegistry -}}
+{{- with $registry -}}{{- printf "%s/" (trimSuffix "/" .) -}}{{- end -}}
+{{- .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "@%s" .Values.image.digest -}}
+{{- else -}}
+{{- printf ":%s" (default .Chart.AppVersion .Values.image.tag | replace "+" "_") -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The chart's own secrets and those for all charts, which some write as names; each once. */ -}}
+{{- define "pseudo-agent.imagePullSecrets" -}}
+{{- $names := list -}}
+{{- range concat (default list (default dict .Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) -}}
+{{- $names = append $names (kindIs "string" . | ternary . (get (kindIs "map" . | ternary . dict) "name")) -}}
+{{- end -}}
+{{- range $names | uniq }}
+- name: {{ . }}
 {{- end -}}
 {{- end -}}

@@ -3,8 +3,12 @@ The name of all objects. Chart.Name is the alias if the chart is a dependency th
 out, so that two aliases in one release do not meet, and what is too long keeps a hash of the whole.
 */ -}}
 {{- define "pseudo-server.fullname" -}}
-{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
-{{- if and (eq .Chart.Name "pseudo-server") (contains .Chart.Name .Release.Name) -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $name := printf "%s-%s" .Release.Name $chart -}}
+{{- if and (eq .Chart.Name "pseudo-server") (contains $chart .Release.Name) -}}
 {{- $name = .Release.Name -}}
 {{- end -}}
 {{- if or (le (len $name) 63) (eq .Chart.Name "pseudo-server") -}}
@@ -13,10 +17,11 @@ out, so that two aliases in one release do not meet, and what is too long keeps 
 {{- printf "%s-%s" ($name | trunc 54 | trimSuffix "-") (sha256sum $name | trunc 8) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
 
 {{- /* A Deployment's selector cannot be changed: a release without an alias keeps the one it has. */ -}}
 {{- define "pseudo-server.selector" -}}
-app.kubernetes.io/name: {{ include "pseudo-server.labelValue" .Chart.Name }}
+app.kubernetes.io/name: {{ include "pseudo-server.labelValue" (default .Chart.Name .Values.nameOverride) }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -30,6 +35,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ include "pseudo-server.labelValue" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- /* OpenShift's SCC restricted-v2 gives the ids, and refuses Pods that ask for others. */ -}}
@@ -120,4 +128,27 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- $_ := set $http "allowed_hosts" (append (default list $http.allowed_hosts) $name | uniq) -}}
 {{- $_ := set $config "http" $http -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{- /* A registry given for all charts comes before that of this one; a digest says more than a tag. */ -}}
+{{- define "pseudo-server.image" -}}
+{{- $registry := default .Values.image.registry (default dict .Values.global).imageRegistry -}}
+{{- with $registry -}}{{- printf "%s/" (trimSuffix "/" .) -}}{{- end -}}
+{{- .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "@%s" .Values.image.digest -}}
+{{- else -}}
+{{- printf ":%s" (default .Chart.AppVersion .Values.image.tag | replace "+" "_") -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The chart's own secrets and those for all charts, which some write as names; each once. */ -}}
+{{- define "pseudo-server.imagePullSecrets" -}}
+{{- $names := list -}}
+{{- range concat (default list (default dict .Values.global).imagePullSecrets) (default list .Values.imagePullSecrets) -}}
+{{- $names = append $names (kindIs "string" . | ternary . (get (kindIs "map" . | ternary . dict) "name")) -}}
+{{- end -}}
+{{- range $names | uniq }}
+- name: {{ . }}
+{{- end -}}
 {{- end -}}
