@@ -31,7 +31,7 @@ type (
 		Clusters []receiver.ClusterInfo `json:"clusters"`
 	}
 	versionList struct {
-		Cluster  string           `json:"cluster"`
+		Cluster  string             `json:"cluster"`
 		Versions []receiver.Version `json:"versions"`
 	}
 	eventList struct {

@@ -52,7 +52,7 @@ var tests = map[string][][2]string{
 // parse reads the list.
 func parse(text string) ([]mutant, error) {
 	var all []mutant
-	for _, block := range strings.Split(text, "\n\n") {
+	for block := range strings.SplitSeq(text, "\n\n") {
 		lines := slices.DeleteFunc(strings.Split(block, "\n"), func(l string) bool { return l == "" || strings.HasPrefix(l, "#") })
 		if len(lines) == 0 {
 			continue
@@ -114,11 +114,11 @@ func try(ctx context.Context, m mutant, dir string) verdict {
 }
 
 func (m mutant) noticed(ctx context.Context, dir string) (string, error) {
-	real, err := filepath.Abs(m.File)
+	file, err := filepath.Abs(m.File)
 	if err != nil {
 		return "", err
 	}
-	source, err := os.ReadFile(real)
+	source, err := os.ReadFile(file) //nolint:gosec // the list is ours
 	if err != nil {
 		return "", err
 	}
@@ -127,16 +127,16 @@ func (m mutant) noticed(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	place := filepath.Join(dir, filepath.Base(m.File))
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {real: place}})
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: place}})
 	if err != nil {
 		return "", err
 	}
 	instead := filepath.Join(dir, "overlay.json")
-	if err := errors.Join(os.WriteFile(place, []byte(broken), 0o600), os.WriteFile(instead, overlay, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(place, []byte(broken), 0o600), os.WriteFile(instead, overlay, 0o600)); err != nil { //nolint:gosec // the list is ours
 		return "", err
 	}
 	for _, t := range tests[path.Dir(m.File)] {
-		cmd := exec.CommandContext(ctx, "go", "test", "-overlay", instead, "-vet=off", "-count=1", "-failfast", "-short", "-timeout", "150s", t[0], "-run", t[1])
+		cmd := exec.CommandContext(ctx, "go", "test", "-overlay", instead, "-vet=off", "-count=1", "-failfast", "-short", "-timeout", "150s", t[0], "-run", t[1]) //nolint:gosec // the table above
 		cmd.Env = append(os.Environ(), "PSEUDO_TEST_SEED=1")
 		out, err := cmd.CombinedOutput()
 		switch failed := failedTest.FindAllStringSubmatch(string(out), -1); {
