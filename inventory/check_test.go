@@ -35,6 +35,16 @@ func TestCheckMissesNothing(t *testing.T) {
 					e.JSON = []byte(fmt.Sprintf(`{"metadata":{"uid":"bare","name":"p","namespace":"n1",%s"ownerReferences":[{"kind":"Deployment","uid":"sound"}]}}`, c.pick("", `"labels":{},`)))
 				}
 				if c.IntN(8) == 0 {
+					e.Type, e.ID = "*v1.Pod", "networks"
+					e.JSON = []byte(fmt.Sprintf(`{"metadata":{"uid":"networks","name":"q","namespace":"n1","labels":{},"ownerReferences":[{"kind":"Deployment","uid":"sound"}]},"status":{"podIP":%q,"podNetworks":[%s]}}`,
+						c.pick("10.0.0.1", "none"), c.pick("", "{}")))
+				}
+				if c.IntN(8) == 0 {
+					e.Type, e.ID = "*v1.Node", "subnet"
+					e.JSON = []byte(fmt.Sprintf(`{"metadata":{"uid":"subnet","name":"n"},"spec":{"podCIDR":%q},"status":{"addresses":[{"type":"InternalIP","address":%q}]}}`,
+						c.pick("10.1.0.0/24", "10.9.0.0/99"), c.pick("1.0.0.8", "1.0.0.800", "none")))
+				}
+				if c.IntN(8) == 0 {
 					e.Type, e.ID = "*v1.Service", "service"
 					e.JSON = []byte(fmt.Sprintf(`{"metadata":{"uid":"service","name":"s","namespace":"n1"},"spec":{"type":"ClusterIP","selector":{"a":"b"},"clusterIP":%q,"ports":[{"port":80,"targetPort":80}]}}`,
 						c.pick("10.96.0.1", "10.96.0.999")))
