@@ -188,6 +188,12 @@ func openRuntime(c *config.PodAgent) (*cri.Client, error) {
 	return cri.New(root, socket) //nolint:wrapcheck // it names the key
 }
 
+// At the start up to 256 Pods may need their status annotation written. Of 1,000 nodes that start at once few do.
+const (
+	qps   = 20
+	burst = 40
+)
+
 // restConfig is the access to the apiserver.
 func restConfig(k config.PodAgentKubernetes, build operate.Build) (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
@@ -201,6 +207,7 @@ func restConfig(k config.PodAgentKubernetes, build operate.Build) (*rest.Config,
 		return nil, fmt.Errorf("access to the apiserver %s: insecure-skip-tls-verify is refused; give certificate-authority or certificate-authority-data", access.Host)
 	}
 	access.UserAgent = "pod-agent/" + build.Version
+	access.QPS, access.Burst = qps, burst
 	return access, nil
 }
 

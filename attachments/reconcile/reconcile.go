@@ -133,7 +133,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, pod Pod) ([]Outcome, error) 
 			return outcomes, nil
 		}
 		failed := map[string]bool{}
+		for _, o := range r.adopt(pod, steps) {
+			failed[o.Step.Wanted.Key()] = o.Err != nil
+			outcomes = append(outcomes, o)
+		}
 		for _, s := range steps {
+			if s.Action == attachments.Adopt {
+				continue
+			}
 			if ctx.Err() != nil {
 				return outcomes, ctx.Err() //nolint:wrapcheck // the end of the process
 			}
@@ -181,11 +188,41 @@ func (r *Reconciler) step(ctx context.Context, pod Pod, s attachments.Step) erro
 	if err != nil {
 		return err
 	}
-	if s.Action == attachments.Adopt {
-		a.State, a.Adopted = attachments.Attached, true
-		return r.put(pod, a)
-	}
 	return r.attach(ctx, pod, a)
+}
+
+// adopt records all interfaces that are there at once: on a node full of Pods that start with all their networks each
+// write counts.
+func (r *Reconciler) adopt(pod Pod, steps []attachments.Step) []Outcome {
+	var outcomes []Outcome
+	var found []attachments.Attachment
+	begun := r.o.Now()
+	for _, s := range steps {
+		if s.Action != attachments.Adopt {
+			continue
+		}
+		a, err := r.attachment(pod, s.Wanted)
+		a.State, a.Adopted, a.Since = attachments.Attached, true, begun.UTC()
+		if err == nil {
+			found = append(found, a)
+		}
+		outcomes = append(outcomes, Outcome{Step: s, Err: err})
+	}
+	if len(found) == 0 {
+		return outcomes
+	}
+	err := r.change(pod, func(record *attachments.Record) {
+		for _, a := range found {
+			record.Put(a)
+		}
+	})
+	for i := range outcomes {
+		outcomes[i].Took = r.o.Now().Sub(begun)
+		if outcomes[i].Err == nil {
+			outcomes[i].Err = err
+		}
+	}
+	return outcomes
 }
 
 // ErrNoDefinition is the error of a step that needs a definition which cannot be read now.

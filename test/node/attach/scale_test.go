@@ -103,8 +103,8 @@ func fill(ctx context.Context, t *testing.T, api runtime.RuntimeServiceClient, n
 	_, rest, _ := strings.Cut(status.GetInfo()["info"], "/run/netns/")
 	netns, _, _ := strings.Cut(rest, `"`)
 	commands := ""
-	for i := range networksOfEach {
-		commands += fmt.Sprintf("link add i%d type dummy\n", i)
+	for i := 0; i < networksOfEach; i += 2 { // the ends of pairs, which every kernel with Pods has
+		commands += fmt.Sprintf("link add i%d type veth peer name i%d\n", i, i+1)
 	}
 	cmd := exec.CommandContext(ctx, "ip", "-n", netns, "-batch", "-")
 	cmd.Stdin = strings.NewReader(commands)
