@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -156,10 +157,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, pod Pod) ([]Outcome, error) 
 			failed[key] = err != nil
 			outcomes = append(outcomes, Outcome{Step: s, Took: r.o.Now().Sub(begun), Err: err})
 		}
-		for _, bad := range failed {
-			if bad {
-				return outcomes, nil
-			}
+		if slices.Contains(slices.Collect(maps.Values(failed)), true) {
+			return outcomes, nil
 		}
 		seen, err = r.look(pod)
 	}
