@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -39,7 +40,7 @@ func Add(annotations map[string]string, names Annotations, namespace string, lim
 	if annotation == "" {
 		annotation = names.List
 	}
-	value, err = append1(strings.TrimSpace(annotations[annotation]), annotation == names.Networks, namespace, n)
+	value, err = withNetwork(strings.TrimSpace(annotations[annotation]), annotation == names.Networks, namespace, n)
 	if err != nil {
 		return "", "", false, err
 	}
@@ -51,17 +52,14 @@ func Add(annotations map[string]string, names Annotations, namespace string, lim
 }
 
 func withValue(annotations map[string]string, name, value string) map[string]string {
-	all := map[string]string{name: value}
-	for n, v := range annotations {
-		if n != name {
-			all[n] = v
-		}
-	}
+	all := map[string]string{}
+	maps.Copy(all, annotations)
+	all[name] = value
 	return all
 }
 
-// append1 adds a network to a text that parses.
-func append1(text string, short bool, namespace string, n Network) (string, error) {
+// withNetwork adds a network to a text that parses.
+func withNetwork(text string, short bool, namespace string, n Network) (string, error) {
 	plain := n.MAC == "" && len(n.IPs) == 0
 	if short && plain && !strings.HasPrefix(text, "[") {
 		one := n.Name

@@ -45,6 +45,21 @@ type Attachment struct {
 	Since time.Time `json:"since"`
 }
 
+// ErrNoInterface is the error of Among where the interface is not there.
+var ErrNoInterface = errors.New("the Pod has no such interface")
+
+// Among tells whether the attachment's interface is among those of its namespace, with the MAC that was asked for.
+func (a *Attachment) Among(found map[string]Interface) error {
+	seen, there := found[a.Interface]
+	switch {
+	case !there:
+		return fmt.Errorf("interface %s: %w", a.Interface, ErrNoInterface)
+	case a.MAC != "" && seen.MAC != a.MAC:
+		return fmt.Errorf("interface %s has the MAC %s instead of %s: the plugin cannot set one, or somebody changed it", a.Interface, seen.MAC, a.MAC)
+	}
+	return nil
+}
+
 // Record is what is attached to one Pod.
 type Record struct {
 	// Version is that of the file's form.
@@ -58,8 +73,8 @@ type Record struct {
 	Told []StatusKey `json:"told,omitempty"`
 }
 
-// empty reports whether there is nothing to keep.
-func (r *Record) empty() bool { return len(r.Attachments) == 0 && len(r.Told) == 0 }
+// Empty reports whether there is nothing to keep.
+func (r *Record) Empty() bool { return len(r.Attachments) == 0 && len(r.Told) == 0 }
 
 // recordVersion is the form that this program writes.
 const recordVersion = 1
@@ -191,7 +206,7 @@ func (s *Store) Save(r *Record) error {
 		return fmt.Errorf("record of Pod %s/%s: %q is no UID", r.Namespace, r.Name, clip(r.UID))
 	}
 	var err error
-	if r.empty() {
+	if r.Empty() {
 		if err = os.Remove(s.path(r.UID)); errors.Is(err, fs.ErrNotExist) { //nolint:gosec // the operator names the folder, and a UID is checked
 			return nil
 		}

@@ -155,14 +155,7 @@ func (p *Plugins) Look(_ context.Context, a attachments.Attachment) error {
 	if err != nil {
 		return err
 	}
-	seen, there := found[a.Interface]
-	switch {
-	case !there:
-		return fmt.Errorf("the Pod has no interface %s", a.Interface)
-	case a.MAC != "" && seen.MAC != a.MAC:
-		return fmt.Errorf("interface %s has the MAC %s instead of %s", a.Interface, seen.MAC, a.MAC)
-	}
-	return nil
+	return a.Among(found) //nolint:wrapcheck // it names the interface
 }
 
 // Interfaces returns the interfaces in a network namespace, by name.

@@ -357,7 +357,7 @@ func testRealPlugins(t *testing.T, n *node) {
 			t.Errorf("a look for another MAC: got %v", err)
 		}
 		a.Interface = "none"
-		if err := n.plugins.Look(t.Context(), a); err == nil || !strings.Contains(err.Error(), "no interface") {
+		if err := n.plugins.Look(t.Context(), a); err == nil || !strings.Contains(err.Error(), "no such interface") {
 			t.Errorf("a look for another interface: got %v", err)
 		}
 	}

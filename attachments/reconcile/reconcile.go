@@ -295,7 +295,7 @@ func (r *Reconciler) change(pod Pod, change func(*attachments.Record)) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.records[pod.UID] = next; len(next.Attachments) == 0 && len(next.Told) == 0 {
+	if r.records[pod.UID] = next; next.Empty() {
 		delete(r.records, pod.UID)
 	}
 	return nil
@@ -371,14 +371,11 @@ func (r *Reconciler) verify(a attachments.Attachment) error {
 	if err != nil {
 		return fmt.Errorf("look for the interface: %w", err)
 	}
-	seen, there := found[a.Interface]
-	switch {
-	case !there:
-		return fmt.Errorf("CNI ADD succeeded, but the Pod has no interface %s: does the node's network plugin know K8S_POD_NETWORK, and take the interface's name? (kactus gives its own: leave @interface out.) If not, set network_source: definitions", a.Interface)
-	case a.MAC != "" && seen.MAC != a.MAC:
-		return fmt.Errorf("interface %s has the MAC %s instead of %s: the plugin cannot set one", a.Interface, seen.MAC, a.MAC)
+	err = a.Among(found)
+	if errors.Is(err, attachments.ErrNoInterface) {
+		return fmt.Errorf("CNI ADD succeeded, but %w: does the node's network plugin know K8S_POD_NETWORK, and take the interface's name? (kactus gives its own: leave @interface out.) If not, set network_source: definitions", err)
 	}
-	return nil
+	return err //nolint:wrapcheck // it names the interface
 }
 
 func (r *Reconciler) detach(ctx context.Context, pod Pod, a attachments.Attachment) error {
