@@ -82,6 +82,13 @@ type ServerStore struct {
 	DSN string `mapstructure:"dsn" secret:"true" usage:"PostgreSQL connection string"`
 	// DSNFile is a file that holds the connection string, for example of a mounted Secret.
 	DSNFile string `mapstructure:"dsn_file" usage:"file that holds the PostgreSQL connection string"`
+	// StandbyDSN is the connection string of a standby, from which is read what may be old: the list of clusters, and the
+	// contents of objects, which their hashes prove. Empty: everything is read from the primary.
+	StandbyDSN string `mapstructure:"standby_dsn" secret:"true" usage:"connection string of a PostgreSQL standby to read from"`
+	// StandbyDSNFile is a file that holds it.
+	StandbyDSNFile string `mapstructure:"standby_dsn_file" usage:"file that holds the connection string of the standby"`
+	// StandbyMaxAge is how old a list from the standby may be; otherwise the primary is asked.
+	StandbyMaxAge time.Duration `mapstructure:"standby_max_age" min:"20s" max:"24h" usage:"how old a list from the standby may be"`
 	// MaxConnections bounds the connections to PostgreSQL.
 	MaxConnections int `mapstructure:"max_connections" min:"2" max:"1000" usage:"most connections to PostgreSQL"`
 	// KeepVersions is how many versions of each cluster stay readable.
@@ -282,7 +289,7 @@ func DefaultServer() Server {
 	return Server{
 		Listen: ServerListen{GRPC: ":20035", HTTP: ":20080"},
 		Store: ServerStore{
-			Type: "embedded", Path: "/var/lib/pseudo-server/pseudo-server.db", Compact: true, MaxConnections: 16,
+			Type: "embedded", Path: "/var/lib/pseudo-server/pseudo-server.db", Compact: true, StandbyMaxAge: time.Minute, MaxConnections: 16,
 			KeepVersions: 10, KeepVersionsFor: 24 * time.Hour,
 		},
 		Retention: ServerRetention{StaleAfter: 24 * time.Hour, GoneAfter: 7 * 24 * time.Hour},

@@ -95,10 +95,14 @@ func (c *serverCheck) store(s ServerStore) {
 		c.fail("store.type", s.Type, "needs a connection string", one)
 	case s.Type == "postgres" && s.DSN != "" && s.DSNFile != "":
 		c.fail("store.dsn_file", s.DSNFile, "and store.dsn are both given", one)
+	case s.StandbyDSN != "" && s.StandbyDSNFile != "":
+		c.fail("store.standby_dsn_file", s.StandbyDSNFile, "and store.standby_dsn are both given", "one of store.standby_dsn and store.standby_dsn_file")
 	}
 	if s.Type != "postgres" {
-		for _, key := range []string{"store.dsn", "store.dsn_file"} {
-			if c.ls.source(key) != (Source{}) && (key == "store.dsn" && s.DSN != "" || key == "store.dsn_file" && s.DSNFile != "") {
+		for _, given := range []struct{ key, value string }{
+			{"store.dsn", s.DSN}, {"store.dsn_file", s.DSNFile}, {"store.standby_dsn", s.StandbyDSN}, {"store.standby_dsn_file", s.StandbyDSNFile},
+		} {
+			if key := given.key; given.value != "" && c.ls.source(key) != (Source{}) {
 				c.fail(key, "", "has no effect, because store.type is "+s.Type, "with store.type: postgres")
 			}
 		}

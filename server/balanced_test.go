@@ -405,9 +405,9 @@ func TestInvariantReplicasKilled(t *testing.T) {
 	load := f.load(t, 6, pace)
 	for n := range kills {
 		r := f.replicas[rng.IntN(len(f.replicas))]
-		time.Sleep(pause/2 + time.Duration(rng.Int64N(int64(pause/4))))
+		time.Sleep(pause/2 + time.Duration(rng.Int64N(int64(pause/2))))
 		r.kill()
-		time.Sleep(time.Duration(rng.Int64N(int64(pause / 4))))
+		time.Sleep(time.Duration(rng.Int64N(int64(pause / 2))))
 		r.start(t)
 		until(t, "a replica is ready again", r.ready)
 		if t.Failed() {

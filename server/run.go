@@ -184,21 +184,44 @@ func openBackend(ctx context.Context, cfg config.ServerStore) (store.Backend, er
 	case "memory":
 		return store.NewMemory(), nil
 	case "postgres":
-		dsn := cfg.DSN
-		if cfg.DSNFile != "" {
-			b, err := os.ReadFile(cfg.DSNFile)
-			if err != nil {
-				return nil, fmt.Errorf("store.dsn_file: %w", err)
-			}
-			dsn = strings.TrimSpace(string(b))
-		}
-		return asBackend(store.OpenPostgres(ctx, dsn, cfg.MaxConnections))
+		return asBackend(openPostgres(ctx, cfg))
 	default:
 		if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
 			return nil, fmt.Errorf("store.path: %w", err)
 		}
 		return asBackend(store.OpenEmbedded(cfg.Path))
 	}
+}
+
+func openPostgres(ctx context.Context, cfg config.ServerStore) (*store.Postgres, error) {
+	dsn, err := connectionString("store.dsn_file", cfg.DSN, cfg.DSNFile)
+	if err != nil {
+		return nil, err
+	}
+	standby, err := connectionString("store.standby_dsn_file", cfg.StandbyDSN, cfg.StandbyDSNFile)
+	if err != nil {
+		return nil, err
+	}
+	p, err := store.OpenPostgres(ctx, dsn, cfg.MaxConnections)
+	if err != nil || standby == "" {
+		return p, err
+	}
+	if err := p.UseStandby(ctx, standby, cfg.MaxConnections, cfg.StandbyMaxAge); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// connectionString is the one given, or what is in the file, whose key is named in errors.
+func connectionString(key, dsn, file string) (string, error) {
+	if file == "" {
+		return dsn, nil
+	}
+	b, err := os.ReadFile(file) //nolint:gosec // the operator names it
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
 // asBackend keeps a nil pointer from becoming a Backend that is not nil.

@@ -128,7 +128,7 @@ func (r *Receiver) info(st store.State) ClusterInfo {
 }
 
 func (r *Receiver) apiClusters(req *http.Request) (any, error) {
-	states, err := r.store.Clusters(req.Context())
+	states, age, err := r.store.Look(req.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,12 @@ func (r *Receiver) apiClusters(req *http.Request) (any, error) {
 			infos = append(infos, r.info(st))
 		}
 	}
-	return map[string]any{"clusters": infos}, nil
+	list := map[string]any{"clusters": infos}
+	if age.Standby {
+		// They may be as old as that.
+		list["read_from"], list["age_seconds"] = "standby", age.Most.Seconds()
+	}
+	return list, nil
 }
 
 func (r *Receiver) apiCluster(req *http.Request) (any, error) {

@@ -76,7 +76,7 @@ func named(list []string, id string, condition bool) []string {
 func (r *Receiver) overview() ([]ClusterInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	states, err := r.store.Clusters(ctx)
+	states, _, err := r.store.Look(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -181,9 +181,31 @@ func (s *Store) Payloads(ctx context.Context, id string, entries []*Entry) ([][]
 	for i, e := range entries {
 		rows[i] = e.Row
 	}
+	var found [][]byte
+	if p, ok := s.backend.(*Postgres); ok && p.standby != nil {
+		found = p.standby.payloads(ctx, id, entries, rows)
+		var missing []uint64
+		for i, payload := range found {
+			if payload == nil {
+				missing = append(missing, rows[i])
+			}
+		}
+		if len(missing) == 0 {
+			return found, nil
+		}
+		rows = missing
+	}
 	payloads, err := s.backend.Payloads(ctx, id, rows)
 	if err != nil {
 		return nil, fmt.Errorf("read entries of cluster %s: %w", id, err)
+	}
+	for i := range found {
+		if found[i] == nil {
+			found[i], payloads = payloads[0], payloads[1:]
+		}
+	}
+	if found != nil {
+		return found, nil
 	}
 	return payloads, nil
 }

@@ -14,7 +14,8 @@ import (
 
 // Postgres is a Backend in a PostgreSQL database, which several processes may use at once.
 type Postgres struct {
-	pool *pgxpool.Pool
+	pool    *pgxpool.Pool
+	standby *standby // nil: there is none
 }
 
 // OpenPostgres connects to the database of a connection string, at most with so many connections, and creates its
@@ -168,25 +169,30 @@ func (p *Postgres) Load(ctx context.Context, id string, since Since, yield func(
 
 // Payloads implements Backend.
 func (p *Postgres) Payloads(ctx context.Context, id string, rowIDs []uint64) ([][]byte, error) {
+	payloads, err := readPayloads(ctx, p.pool, id, rowIDs)
+	return payloads, classify(ctx, err)
+}
+
+func readPayloads(ctx context.Context, pool *pgxpool.Pool, id string, rowIDs []uint64) ([][]byte, error) {
 	out := make([][]byte, len(rowIDs))
 	at := make(map[uint64]int, len(rowIDs))
 	for i, row := range rowIDs {
 		at[row] = i
 	}
-	rows, err := p.pool.Query(ctx, "SELECT row_id, payload FROM pseudo_entry WHERE cluster = $1 AND row_id = ANY($2)", id, signed(rowIDs))
+	rows, err := pool.Query(ctx, "SELECT row_id, payload FROM pseudo_entry WHERE cluster = $1 AND row_id = ANY($2)", id, signed(rowIDs))
 	if err != nil {
-		return nil, classify(ctx, err)
+		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var row uint64
 		var payload []byte
 		if err := rows.Scan(&row, &payload); err != nil {
-			return nil, classify(ctx, err)
+			return nil, err
 		}
 		out[at[row]] = payload
 	}
-	return out, classify(ctx, rows.Err())
+	return out, rows.Err()
 }
 
 // signed converts row and sequence numbers, which count up from 1, to PostgreSQL's bigint.
@@ -400,6 +406,9 @@ func (p *Postgres) Shared() bool { return true }
 
 // Close implements Backend.
 func (p *Postgres) Close() error {
+	if p.standby != nil {
+		p.standby.pool.Close()
+	}
 	p.pool.Close()
 	return nil
 }

@@ -9,6 +9,7 @@ type metrics struct {
 	compactions, backups *prometheus.CounterVec
 	file, free, backup   *prometheus.Desc
 	connections, waited  *prometheus.Desc
+	standby              *prometheus.Desc
 }
 
 func newMetrics(u *Upkeep, reg prometheus.Registerer) *metrics {
@@ -27,6 +28,7 @@ func newMetrics(u *Upkeep, reg prometheus.Registerer) *metrics {
 		backup:      gauge("last_backup_timestamp_seconds", "Unix time of the last complete backup of the embedded store since the start of this process; 0: none."),
 	}
 	m.connections = prometheus.NewDesc("pseudo_server_store_connections", "Connections to PostgreSQL: used, idle, and most, which are allowed.", []string{"state"}, nil)
+	m.standby = prometheus.NewDesc("pseudo_server_store_standby_reads_total", "Reads that store.standby_dsn is for, by the server that was read from: standby, primary.", []string{"from"}, nil)
 	m.waited = prometheus.NewDesc("pseudo_server_store_connection_waits_total", "How often a connection to PostgreSQL was waited for.", nil, nil)
 	for _, outcome := range []string{"done", "failed"} {
 		m.compactions.WithLabelValues(outcome)
@@ -46,6 +48,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.backup
 	ch <- m.connections
 	ch <- m.waited
+	ch <- m.standby
 }
 
 // Collect implements prometheus.Collector.
@@ -57,6 +60,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(m.connections, prometheus.GaugeValue, float64(n), state)
 		}
 		ch <- prometheus.MustNewConstMetric(m.waited, prometheus.CounterValue, float64(c.Waited))
+	}
+	if use := s.Standby; use != nil {
+		ch <- prometheus.MustNewConstMetric(m.standby, prometheus.CounterValue, float64(use.Reads), "standby")
+		ch <- prometheus.MustNewConstMetric(m.standby, prometheus.CounterValue, float64(use.PassedOver), "primary")
 	}
 	if s.File == nil {
 		return

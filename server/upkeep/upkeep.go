@@ -72,8 +72,10 @@ type Status struct {
 	// File is the embedded store's.
 	File *store.Usage `json:"file,omitempty"`
 	// Connections are those to PostgreSQL.
-	Connections    *store.Connections `json:"connections,omitempty"`
-	LastCompaction *Compaction        `json:"last_compaction,omitempty"`
+	Connections *store.Connections `json:"connections,omitempty"`
+	// Standby is read from where what is read may be old.
+	Standby        *store.StandbyUse `json:"standby,omitempty"`
+	LastCompaction *Compaction       `json:"last_compaction,omitempty"`
 	// Problem is why the file is not compacted although most of it is free.
 	Problem    string    `json:"problem,omitempty"`
 	LastBackup time.Time `json:"last_backup,omitzero"`
@@ -104,7 +106,7 @@ func (u *Upkeep) Status() Status {
 	case *store.Postgres:
 		s.Type = "postgres"
 		c := b.Connections()
-		s.Connections = &c
+		s.Connections, s.Standby = &c, b.Standby()
 	default:
 		s.Type = "memory"
 	}
@@ -113,6 +115,15 @@ func (u *Upkeep) Status() Status {
 
 // Problems tells that the file is not compacted.
 func (u *Upkeep) Problems() []operate.Problem {
+	if p, ok := u.opts.Backend.(*store.Postgres); ok {
+		if use := p.Standby(); use != nil && use.Reason != "" {
+			return []operate.Problem{{
+				Severity: operate.Warning, Part: "store", What: "the standby is not read from: " + use.Reason,
+				Means:  "nothing is lost; the primary has more to do",
+				Advice: "see whether it runs and follows its primary, and store.standby_dsn and store.standby_max_age",
+			}}
+		}
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.problem == "" {

@@ -29,6 +29,9 @@ import (
 type (
 	clusterList struct {
 		Clusters []receiver.ClusterInfo `json:"clusters"`
+		// Of a list that may be old: from a standby, at most so old.
+		ReadFrom   string  `json:"read_from,omitempty"`
+		AgeSeconds float64 `json:"age_seconds,omitempty"`
 	}
 	versionList struct {
 		Cluster  string             `json:"cluster"`
