@@ -124,6 +124,12 @@ attack: ## attacks a pseudo-server in cgroups of 512 MiB and 2 GiB, ten minutes 
 bench: ## measures pseudo-agent beside other ways to watch (docs/performance.md): make bench PODS=100000 RUNS=3
 	cd test/bench && go build -o ../../bin/bench . && ../../bin/bench
 
+.PHONY: fleet
+fleet: CLUSTERS = 1000
+fleet: PODS = 1000
+fleet: ## measures pseudo-server with many clusters and agents (docs/replicas.md): make fleet CLUSTERS=10000 PODS=1000
+	cd test/bench && go build -o ../../bin/bench . && ../../bin/bench fleet -clusters $(CLUSTERS) -pods $(PODS) $(FLEETFLAGS)
+
 .PHONY: microbench
 microbench: ## runs the benchmarks of single functions
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...

@@ -294,7 +294,7 @@ func DefaultServer() Server {
 		},
 		Retention: ServerRetention{StaleAfter: 24 * time.Hour, GoneAfter: 7 * 24 * time.Hour},
 		Limits: ServerLimits{
-			MaxMessageSize: 104857600, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 1000,
+			MaxMessageSize: 104857600, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 20000,
 			MaxRetainedEntries: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
 			RequestTimeout: time.Minute, MinReceiveRate: 65536,
 		},

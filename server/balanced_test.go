@@ -121,8 +121,8 @@ func (r *replica) counter(t *testing.T, name, labels string) float64 {
 	return sum
 }
 
-// fleet are replicas on one database behind one address.
-type fleet struct {
+// balanced are replicas on one database behind one address.
+type balanced struct {
 	replicas  []*replica
 	grpc, api string
 }
@@ -140,14 +140,14 @@ func until(t *testing.T, what string, condition func() bool) {
 }
 
 // newFleet starts replicas, and a balancer as docs/replicas.md has it.
-func newFleet(t *testing.T, balancer, dsn string, n int) *fleet {
+func newFleet(t *testing.T, balancer, dsn string, n int) *balanced {
 	t.Helper()
 	ports, err := testport.Free(2*n + 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	f := &fleet{grpc: fmt.Sprintf("127.0.0.1:%d", ports[2*n]), api: fmt.Sprintf("http://127.0.0.1:%d", ports[2*n+1])}
+	f := &balanced{grpc: fmt.Sprintf("127.0.0.1:%d", ports[2*n]), api: fmt.Sprintf("http://127.0.0.1:%d", ports[2*n+1])}
 	for i := range n {
 		r := &replica{grpc: ports[2*i], http: ports[2*i+1], dsn: dsn, log: filepath.Join(dir, fmt.Sprintf("replica-%d.log", i))}
 		f.replicas = append(f.replicas, r)
@@ -172,7 +172,7 @@ var (
 )
 
 // balance starts the balancer with the text of the document: only addresses are others, and where each process leaves its files.
-func (f *fleet) balance(t *testing.T, name, dir string, grpcPort, httpPort int) {
+func (f *balanced) balance(t *testing.T, name, dir string, grpcPort, httpPort int) {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -244,7 +244,7 @@ func (f *fleet) balance(t *testing.T, name, dir string, grpcPort, httpPort int) 
 	})
 }
 
-func (f *fleet) dial(t *testing.T) agent.SynchronizerClient {
+func (f *balanced) dial(t *testing.T) agent.SynchronizerClient {
 	t.Helper()
 	conn, err := grpc.NewClient(f.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -345,7 +345,7 @@ func TestBalanced(t *testing.T) {
 }
 
 // counts is how many calls of the tests each replica had.
-func (f *fleet) counts(t *testing.T) []float64 {
+func (f *balanced) counts(t *testing.T) []float64 {
 	t.Helper()
 	n := make([]float64, len(f.replicas))
 	for i, r := range f.replicas {
@@ -355,7 +355,7 @@ func (f *fleet) counts(t *testing.T) []float64 {
 }
 
 // look reads from the API. An error that has no advice, or does not say when to try again, fails the test.
-func (f *fleet) look(t *testing.T, path string) int {
+func (f *balanced) look(t *testing.T, path string) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.api+path, nil)
 	if err != nil {
@@ -438,7 +438,7 @@ func (l *load) String() string {
 }
 
 // load begins the load: of each cluster, and of each of two people, something new after each pace.
-func (f *fleet) load(t *testing.T, clusters int, pace time.Duration) *load {
+func (f *balanced) load(t *testing.T, clusters int, pace time.Duration) *load {
 	t.Helper()
 	l := &load{last: map[string]uint64{}, begun: map[string]uint64{}, watchers: map[string]map[string]bool{}}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -555,7 +555,7 @@ func (l *load) told(t *testing.T, id, host string, watch bool) {
 }
 
 // verify looks for each cluster's last acknowledged version, or the next one whose answer was lost, whole, at each replica.
-func (l *load) verify(t *testing.T, f *fleet) {
+func (l *load) verify(t *testing.T, f *balanced) {
 	t.Helper()
 	for _, r := range f.replicas {
 		for id, last := range l.last {

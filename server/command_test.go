@@ -120,7 +120,7 @@ func demoServer(t *testing.T) (grpcAddress, api string) {
 	return grpcAddress, api
 }
 
-var varying = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?|(\d+[hms])+ ago|expires in \d+ s| +`)
+var varying = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?|(\d+[hms])+ ago|expires in \d+ s|\d+ reports, \d+ bytes| +`)
 
 // same makes outputs comparable that differ in times and, because of them, in widths.
 func same(s string) string {

@@ -189,6 +189,7 @@ var bodies = map[string]string{
 	"post /plugins":                         `{"name":"games","script":"function GetWorkloadTypeAndName(m) return \"\", \"\" end"}`,
 	"post /clusters/{cluster}/plugin-test":  `{"script":"function GetWorkloadTypeAndName(m) return \"\", \"\" end"}`,
 	"post /watchers/{cluster}/designations": `{"host_pattern":"node-*"}`,
+	"post /clusters/{cluster}/labels":       `{"set":{"region":"eu","team":"平台"},"remove":["former"]}`,
 }
 
 // queries of the operations that need one.

@@ -16,6 +16,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/operate"
 	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
+	"github.com/pseudo-agent/pseudo-agent/server/fleet"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 	"github.com/pseudo-agent/pseudo-agent/server/upkeep"
@@ -32,6 +33,7 @@ type parts struct {
 	receiver *receiver.Receiver
 	elector  *elector.Elector
 	viewer   *viewer.Viewer
+	fleet    *fleet.Fleet
 	front    *upstream.Front // nil: there is no deepflow-server behind us
 	plugins  *plugin.Registry
 	upkeep   *upkeep.Upkeep
@@ -68,6 +70,10 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 	opts.Suspicion = receiver.SuspicionOptions(cfg.Validation.Suspicion)
 	opts.Beat = pulse("receiver")
 	p.receiver = receiver.New(opts)
+	p.fleet = fleet.New(fleet.Options{
+		Clusters: p.receiver.All, LastMinute: p.receiver.LastMinute, Unloaded: kept.Unloaded, Roles: p.elector.Roles, Failures: p.viewer.Failures,
+		Page: kept.Budget().Page(),
+	})
 	p.upkeep = upkeep.New(upkeep.Options{Backend: backend, Compact: cfg.Store.Compact, Logger: d.log, Registerer: reg, Beat: pulse("store")})
 	if len(cfg.Upstream.Addresses) > 0 {
 		if p.front, err = newFront(cfg, p, d.build.Version, d.log, reg); err != nil {

@@ -121,7 +121,7 @@ func (d *daemon) serve(ctx context.Context, backend store.Backend, watch func(co
 		Ready: []operate.Check{{Name: "storage", Probe: func() error { return recv.Check(ctx) }}},
 		Parts: parts.status(), //nolint:contextcheck // a status belongs to no request
 		Guard: recv.Guard,
-		Extra: handlers(recv.API(slices.Concat(elect.Routes(), view.Routes(), parts.front.Routes(), parts.upkeep.Routes())...)),
+		Extra: handlers(recv.API(slices.Concat(parts.fleet.Routes(), elect.Routes(), view.Routes(), parts.front.Routes(), parts.upkeep.Routes())...)),
 	})
 	creds, err := grpcCredentials(cfg.TLS, recv, d.log)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/server/cli/apiclient"
+	"github.com/pseudo-agent/pseudo-agent/server/fleet"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
@@ -71,8 +72,8 @@ func (l *look) completeCluster(cmd *cobra.Command, given []string, _ string) ([]
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
-	var list clusterList
-	if err := c.Get(ctx, []string{"clusters"}, nil, &list); err != nil {
+	var list fleet.List
+	if err := c.Get(ctx, []string{"clusters"}, url.Values{"limit": {"5000"}}, &list); err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var ids []string
@@ -82,43 +83,11 @@ func (l *look) completeCluster(cmd *cobra.Command, given []string, _ string) ([]
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }
 
-type clusterList struct {
-	Clusters []receiver.ClusterInfo `json:"clusters"`
-}
-
 // Commands returns the commands that ask a running pseudo-server.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		newWatchersCommand(), clustersCommand(), objectsCommand(), versionsCommand(), diffCommand(), followCommand(), inventoryCommand(), droppedCommand(), pluginCommand(), storeCommand(),
+		newWatchersCommand(), clustersCommand(), fleetCommand(), objectsCommand(), versionsCommand(), diffCommand(), followCommand(), inventoryCommand(), droppedCommand(), pluginCommand(), storeCommand(),
 	}
-}
-
-func clustersCommand() *cobra.Command {
-	l := &look{}
-	return l.command(&cobra.Command{
-		Use: "clusters [CLUSTER]", Short: "Lists the clusters", Args: Args(cobra.MaximumNArgs(1)),
-	}, func(cmd *cobra.Command, c *apiclient.Client, p *printer, given []string) error {
-		var list clusterList
-		if len(given) == 1 {
-			list.Clusters = make([]receiver.ClusterInfo, 1)
-			if err := c.Get(cmd.Context(), []string{"clusters", given[0]}, nil, &list.Clusters[0]); err != nil {
-				return err
-			}
-		} else if err := c.Get(cmd.Context(), []string{"clusters"}, nil, &list); err != nil {
-			return err
-		}
-		t := table{header: []string{"CLUSTER", "STATE", "VERSION", "OBJECTS", "LAST REPORT", "REPORTER", "ERROR"}, colour: 1}
-		for _, x := range list.Clusters {
-			t.names = append(t.names, x.ID)
-			t.rows = append(t.rows, []string{
-				x.ID, x.State, strconv.FormatUint(x.Version, 10), strconv.Itoa(x.Objects), ago(x.AgeSeconds), x.Reporter.SourceIP, x.ErrorMsg,
-			})
-		}
-		if len(given) == 1 {
-			return p.print(list.Clusters[0], t)
-		}
-		return p.print(list, t)
-	})
 }
 
 // ago tells how long something is past.

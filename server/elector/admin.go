@@ -2,13 +2,10 @@ package elector
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
@@ -265,17 +262,8 @@ const maxBody = 8 << 10
 
 // body reads a request's JSON; no body leaves v as it is.
 func body(req *http.Request, v any) error {
-	b, err := io.ReadAll(io.LimitReader(req.Body, maxBody+1))
-	if err == nil && len(b) > maxBody {
-		err = fmt.Errorf("it is longer than %d bytes", maxBody)
-	}
-	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
-		dec := json.NewDecoder(strings.NewReader(string(b)))
-		dec.DisallowUnknownFields()
-		err = dec.Decode(v)
-	}
-	if err != nil {
-		return &receiver.APIError{Status: http.StatusBadRequest, Message: "the body is not what is expected: " + err.Error(), Advice: "docs/elector.md shows examples"}
+	if err := receiver.ReadJSON(req, maxBody, v); err != nil {
+		return &receiver.APIError{Status: http.StatusBadRequest, Message: err.Error(), Advice: "docs/elector.md shows examples"}
 	}
 	return nil
 }

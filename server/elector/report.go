@@ -147,7 +147,7 @@ func (e *Elector) sweep(ctx context.Context) {
 		// Clusters whose agents Sync with other replicas only.
 		storage = e.step(ctx, e.Load)
 	}
-	s := Status{State: stateOK}
+	s := Status{State: stateOK, roles: map[string]Role{}}
 	for _, id := range e.ids() {
 		err := e.step(ctx, func(ctx context.Context) error { return e.sweepCluster(ctx, id, &s, storage) })
 		if ctx.Err() != nil {

@@ -26,6 +26,47 @@ type Status struct {
 
 	agents      [Designated + 1]int
 	unfulfilled int
+	roles       map[string]Role
+}
+
+// Role is a cluster's election in short.
+type Role struct {
+	// State is held, stopping (the holder has been told to stop), waiting (there are candidates, none has the role yet) or
+	// without_candidate.
+	State string `json:"state"`
+	// Holder is who has the role.
+	Holder string `json:"holder,omitempty"`
+}
+
+// States of a Role.
+const (
+	RoleHeld     = "held"
+	RoleStopping = "stopping"
+	RoleWaiting  = "waiting"
+	RoleWithout  = "without_candidate"
+)
+
+// Roles returns those of all clusters, at most some seconds old. It does not block. The map must not be changed.
+func (e *Elector) Roles() map[string]Role {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.summary.roles
+}
+
+// role returns that of the cluster, which is locked.
+func (e *election) role(now instant) Role {
+	lease := e.holder(now)
+	switch {
+	case lease == nil && e.without(now, 0) != "":
+		return Role{State: RoleWithout}
+	case lease == nil:
+		return Role{State: RoleWaiting}
+	}
+	r := Role{State: RoleHeld, Holder: lease.Agent.String()}
+	if a := e.candidates[lease.Agent.Identity]; a != nil && a.answered.stop {
+		r.State = RoleStopping
+	}
+	return r
 }
 
 // Vacancy is a cluster that nobody can watch.
@@ -50,9 +91,11 @@ const (
 func (s *Status) add(e *Elector, c *cluster) {
 	now := e.opts.Elapsed()
 	s.Clusters++
-	if c.holder(now) != nil {
+	role := c.role(now)
+	if role.Holder != "" {
 		s.Held++
 	}
+	s.roles[c.id] = role
 	s.Agents += len(c.candidates)
 	for _, a := range c.candidates {
 		s.agents[a.class]++
@@ -153,10 +196,8 @@ func (e *Elector) Problems() []operate.Problem {
 
 // ClusterInfo is a cluster's election as the API shows it.
 type ClusterInfo struct {
-	Cluster string `json:"cluster"`
-	// State is held, stopping (the holder has been told to stop), waiting (there are candidates, none has the role yet) or
-	// without_candidate.
-	State         string      `json:"state"`
+	Cluster       string      `json:"cluster"`
+	State         string      `json:"state"` // as that of a Role
 	Holder        *HolderInfo `json:"holder,omitempty"`
 	VacantSeconds float64     `json:"vacant_seconds,omitempty"`
 	Reason        string      `json:"reason,omitempty"` // why there is no candidate
@@ -213,7 +254,7 @@ type DesignationInfo struct {
 func (e *Elector) info(c *cluster) ClusterInfo {
 	now := e.opts.Elapsed()
 	info := ClusterInfo{
-		Cluster: c.id, State: "waiting", Term: c.rec.Term, Last: c.rec.Vacated, History: c.history(), Unfulfilled: e.unfulfilled(c, now), ElectionOpen: c.rec.Election,
+		Cluster: c.id, State: c.role(now).State, Term: c.rec.Term, Last: c.rec.Vacated, History: c.history(), Unfulfilled: e.unfulfilled(c, now), ElectionOpen: c.rec.Election,
 		Candidates: []CandidateInfo{}, Designations: []DesignationInfo{},
 	}
 	if c.foreign != nil && now-c.foreign.at <= c.ttl {
@@ -242,22 +283,16 @@ func (e *Elector) info(c *cluster) ClusterInfo {
 }
 
 func (info *ClusterInfo) held(c *cluster, lease *Lease, now instant) {
-	info.State = "held"
 	info.Holder = &HolderInfo{
 		Agent: lease.Agent, Name: lease.Agent.String(), Class: lease.Class, AgentID: lease.AgentID, Since: lease.Since,
 		ExpiresInSeconds: (c.renewed + lease.TTL - now).Seconds(),
 	}
-	if a := c.candidates[lease.Agent.Identity]; a != nil && a.answered.stop {
-		info.Holder.Stopping = true
-		info.State = "stopping"
-	}
+	info.Holder.Stopping = info.State == RoleStopping
 }
 
 func (info *ClusterInfo) vacant(c *cluster, now instant) {
 	info.VacantSeconds = (now - c.vacantAt()).Seconds()
-	if info.Reason = c.without(now, 0); info.Reason != "" {
-		info.State = "without_candidate"
-	}
+	info.Reason = c.without(now, 0)
 }
 
 // designationInfo describes the designation with number i in the order of Elector.designations.

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,11 +40,14 @@ func (r *Receiver) Routes() []Route {
 		return Route{Method: http.MethodGet, Path: path, Role: RoleRead, Summary: summary, Params: params, Answer: answer}
 	}
 	return []Route{
-		{Method: http.MethodGet, Path: "/clusters", Role: RoleRead, Summary: "All clusters.", Filtered: true, Answer: r.apiClusters},
 		get("/clusters/{cluster}", "One cluster.", r.apiCluster),
 		{
 			Method: http.MethodDelete, Path: "/clusters/{cluster}", Role: RoleAdminister,
 			Summary: "Forget a cluster and all that is stored of it.", Answer: r.apiForget,
+		},
+		{
+			Method: http.MethodPost, Path: "/clusters/{cluster}/labels", Role: RoleAdminister,
+			Summary: "Set and remove labels of a cluster, which the list of clusters is filtered and sorted by.", Answer: r.apiLabel,
 		},
 		get("/clusters/{cluster}/versions", "The versions of a cluster that can be read, oldest first.", r.apiVersions),
 		get("/clusters/{cluster}/objects", "Objects of a cluster, decoded.", r.apiObjects,
@@ -108,6 +112,8 @@ type ClusterInfo struct {
 	Suspicion    *store.Suspicion `json:"suspicion,omitempty"`
 	// Enrolled is the enrolment token whose holders the cluster is bound to.
 	Enrolled *store.Enrolled `json:"enrolled,omitempty"`
+	// Labels are those that an operator gave it.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 func (r *Receiver) info(st store.State) ClusterInfo {
@@ -117,6 +123,7 @@ func (r *Receiver) info(st store.State) ClusterInfo {
 		FirstReport: st.FirstReport, LastReport: st.LastReport, AgeSeconds: age.Seconds(), ChangedAt: st.Latest.ReceivedAt,
 		ErrorMsg: st.ErrorMsg, ErrorSince: st.ErrorSince, Reporter: st.Reporter, Objects: st.Latest.Objects,
 		Bytes: st.Latest.Bytes, RawBytes: st.Latest.RawBytes, Types: st.Latest.Types, UnknownTypes: unknownTypes(st.Latest.Types), Retained: st.Retained, Suspicion: st.Suspicion, Enrolled: st.Enrolled,
+		Labels: st.Labels,
 	}
 	switch {
 	case info.Stale:
@@ -127,24 +134,17 @@ func (r *Receiver) info(st store.State) ClusterInfo {
 	return info
 }
 
-func (r *Receiver) apiClusters(req *http.Request) (any, error) {
-	states, age, err := r.store.Look(req.Context())
+// All returns all clusters, ordered by id, and how old that may be.
+func (r *Receiver) All(ctx context.Context) ([]ClusterInfo, store.Age, error) {
+	states, age, err := r.store.Look(ctx)
 	if err != nil {
-		return nil, err
+		return nil, age, err
 	}
-	infos := make([]ClusterInfo, 0, len(states))
-	user := User(req)
-	for _, st := range states {
-		if user.May(st.ID) {
-			infos = append(infos, r.info(st))
-		}
+	infos := make([]ClusterInfo, len(states))
+	for i, st := range states {
+		infos[i] = r.info(st)
 	}
-	list := map[string]any{"clusters": infos}
-	if age.Standby {
-		// They may be as old as that.
-		list["read_from"], list["age_seconds"] = "standby", age.Most.Seconds()
-	}
-	return list, nil
+	return infos, age, nil
 }
 
 func (r *Receiver) apiCluster(req *http.Request) (any, error) {
@@ -253,7 +253,7 @@ func (r *Receiver) apiObjects(req *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	labels, err := parseLabels(q.Get("label"))
+	labels, err := ParseLabels(q.Get("label"))
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func (r *Receiver) apiObjects(req *http.Request) (any, error) {
 				break
 			}
 			to++
-			if labels.match(o.Object) {
+			if labels.matchObject(o.Object) {
 				list.Objects = append(list.Objects, o)
 				size += len(o.Object)
 			}
@@ -342,49 +342,6 @@ func filter(entries []*store.Entry, q map[string][]string) []*store.Entry {
 		out = append(out, e)
 	}
 	return out
-}
-
-// labels are those that an object must have.
-type labels map[string]string
-
-// maxLabels bounds how many may be asked for.
-const maxLabels = 10
-
-// parseLabels reads key=value,key=value.
-func parseLabels(text string) (labels, error) {
-	if text == "" {
-		return nil, nil
-	}
-	l := labels{}
-	for part := range strings.SplitSeq(text, ",") {
-		key, value, ok := strings.Cut(part, "=")
-		if !ok || key == "" || len(l) == maxLabels {
-			return nil, badParam("label is %q, at most %d of the form key=value,key=value are allowed", clip(text), maxLabels)
-		}
-		l[key] = value
-	}
-	return l, nil
-}
-
-// match tells whether an object's JSON has all labels.
-func (l labels) match(object []byte) bool {
-	if len(l) == 0 {
-		return true
-	}
-	var o struct {
-		Metadata struct {
-			Labels map[string]string `json:"labels"`
-		} `json:"metadata"`
-	}
-	if json.Unmarshal(object, &o) != nil {
-		return false
-	}
-	for key, value := range l {
-		if got, ok := o.Metadata.Labels[key]; !ok || got != value {
-			return false
-		}
-	}
-	return true
 }
 
 func intParam(s, name string, def, least, most int) (int, error) {

@@ -60,12 +60,11 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	var clusters struct{ Clusters []receiver.ClusterInfo }
-	get(t, r.recv, http.MethodGet, "/clusters", 200, &clusters)
-	if len(clusters.Clusters) != 1 {
-		t.Fatalf("got %+v, want one cluster", clusters)
+	var c receiver.ClusterInfo
+	get(t, r.recv, http.MethodGet, "/clusters/d-test", 200, &c)
+	if all, age, err := r.recv.All(ctx); err != nil || age.Standby || len(all) != 1 || all[0].ID != "d-test" || all[0].Version != 20 {
+		t.Fatalf("got %+v, %v, want one cluster", all, err)
 	}
-	c := clusters.Clusters[0]
 	if c.ID != "d-test" || c.Version != 20 || c.ErrorMsg != "pods: <b>forbidden</b>" || c.State != "error" || c.Reporter.AgentID != 7 ||
 		c.Reporter.SourceIP != "10.0.0.1" || !strings.HasPrefix(c.Reporter.Peer, "127.0.0.1:") || c.Types["*v1.Pod"].Objects != 249 ||
 		c.Types["*v1.Pod"].Bytes == 0 || c.Objects != 251 || c.LastReport.IsZero() || c.AgeSeconds < 0 {

@@ -57,22 +57,46 @@ func (r *Receiver) bound(id string) bool {
 	return ok
 }
 
+// places are how many of the stored clusters are not bound, in all and by where their first report came from.
+type places struct {
+	counted time.Time // zero: they are not known
+	all     int
+	origins map[string]int
+}
+
+// placesFor is how long places are good for that others take, too.
+const placesFor = 5 * time.Second
+
+// hasPlaces tells whether there are places in plenty, for all and for this peer, so that nobody need count.
+func (r *Receiver) hasPlaces(origin string, most int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := r.places
+	if known.counted.IsZero() || r.store.Backend().Shared() && r.now().Sub(known.counted) > placesFor {
+		return false
+	}
+	return known.all < most/4*3 && known.origins[origin] < budget.Share(most)/4*3
+}
+
 // place finds a place for a new cluster that is not bound. Bound ones have theirs whether they report or not.
 func (r *Receiver) place(ctx context.Context, p *Peer, objects int) error {
+	origin := p.quotaKey()
+	most := r.opts.Limits.MaxClusters - len(r.opts.Access.Clusters)
+	if r.hasPlaces(origin, most) {
+		return nil
+	}
 	states, err := r.store.Clusters(ctx)
 	if err != nil {
 		return err
 	}
 	r.measure(states)
 	states = slices.DeleteFunc(states, func(st store.State) bool { return r.bound(st.ID) })
-	origin := p.quotaKey()
 	own := 0
 	for _, st := range states {
 		if st.Origin == origin {
 			own++
 		}
 	}
-	most := r.opts.Limits.MaxClusters - len(r.opts.Access.Clusters)
 	var full *refusal
 	var candidates []store.State
 	switch {
@@ -126,9 +150,6 @@ func (r *Receiver) giveWay(ctx context.Context, seen store.State) error {
 	if err := tx.Forget(ctx); err != nil {
 		return err
 	}
-	r.mu.Lock()
-	r.clusters--
-	r.mu.Unlock()
 	r.forgot(ctx, seen, "room", fmt.Sprintf("it had %d objects and gave way to another cluster", seen.Latest.Objects))
 	return nil
 }
@@ -154,10 +175,28 @@ func (r *Receiver) sweepTrifles(ctx context.Context, states []store.State) error
 // measure counts what is stored. Between two counts it is reckoned from what this replica stores.
 func (r *Receiver) measure(states []store.State) {
 	retained := 0
+	taken := places{counted: r.now(), origins: map[string]int{}}
 	for _, st := range states {
 		retained += st.Retained.Objects
+		if !r.bound(st.ID) {
+			taken.all++
+			taken.origins[st.Origin]++
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.clusters, r.retained = len(states), retained
+	r.places, r.retained = taken, retained
+}
+
+// settled notes that a cluster was stored first, by 1, or forgotten, by -1.
+func (r *Receiver) settled(st *store.State, by int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.places.counted.IsZero() || r.bound(st.ID) {
+		return
+	}
+	r.places.all += by
+	if r.places.origins[st.Origin] += by; r.places.origins[st.Origin] <= 0 {
+		delete(r.places.origins, st.Origin)
+	}
 }

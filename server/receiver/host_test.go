@@ -52,7 +52,7 @@ func TestRebinding(t *testing.T) {
 		_ = resp.Body.Close()
 		return resp.StatusCode
 	}
-	const clusters, one = receiver.APIPrefix + "/clusters", receiver.APIPrefix + "/clusters/d-a"
+	const clusters, one = receiver.APIPrefix + "/events", receiver.APIPrefix + "/clusters/d-a"
 	for _, host := range []string{
 		"127.0.0.1", "10.1.2.3", "[::1]", "[fd00::1]", "localhost", "page.localhost", "pseudo-server", "pseudo-server.deepflow.svc", "pseudo-server.deepflow.svc.cluster.local.",
 		"pseudo.example.com", "PSEUDO.example.com.", "a.inside.example",

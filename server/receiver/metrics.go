@@ -73,7 +73,7 @@ type clusterMetrics struct {
 
 func newClusterMetrics(r *Receiver) *clusterMetrics {
 	of := func(name, help string) *prometheus.Desc {
-		return prometheus.NewDesc("pseudo_server_cluster_"+name, help+" Of at most 200 clusters, those in trouble first.", []string{"cluster"}, nil)
+		return prometheus.NewDesc("pseudo_server_cluster_"+name, help+" If there are more than 200 clusters: of those in trouble, at most 200, the worst first.", []string{"cluster"}, nil)
 	}
 	return &clusterMetrics{
 		r:          r,
@@ -119,7 +119,9 @@ func (c *clusterMetrics) Collect(ch chan<- prometheus.Metric) {
 		out[u.Cluster] = true
 	}
 	c.sums(ch, gauge, infos, out)
-	for _, info := range namedClusters(infos, out) {
+	named := namedClusters(infos, out)
+	gauge(c.unnamed, float64(len(infos)-len(named)))
+	for _, info := range named {
 		gauge(c.unloaded, truth(out[info.ID]), info.ID)
 		gauge(c.lastReport, float64(info.LastReport.UnixMilli())/1000, info.ID)
 		gauge(c.objects, float64(info.Objects), info.ID)
@@ -171,20 +173,20 @@ func (c *clusterMetrics) sums(ch chan<- prometheus.Metric, gauge func(*prometheu
 	}
 	gauge(c.allObjects, objects)
 	gauge(c.allBytes, bytes)
-	gauge(c.unnamed, float64(max(0, len(infos)-maxClusterSeries)))
 	ch <- prometheus.MustNewConstHistogram(c.silence, uint64(len(infos)), silence, buckets)
 }
 
-// namedClusters are those that have series of their own, the worst first.
+// namedClusters are those that have series of their own: all, unless there are more than maxClusterSeries; then those in trouble, the
+// worst first.
 func namedClusters(infos []ClusterInfo, unloaded map[string]bool) []ClusterInfo {
 	if len(infos) <= maxClusterSeries {
 		return infos
 	}
-	infos = slices.Clone(infos)
+	infos = slices.DeleteFunc(slices.Clone(infos), func(info ClusterInfo) bool { return clusterState(&info, unloaded[info.ID]) == 0 })
 	slices.SortFunc(infos, func(a, b ClusterInfo) int {
 		return cmp.Or(clusterState(&b, unloaded[b.ID])-clusterState(&a, unloaded[a.ID]), cmp.Compare(a.ID, b.ID))
 	})
-	return infos[:maxClusterSeries]
+	return infos[:min(len(infos), maxClusterSeries)]
 }
 
 func truth(b bool) float64 {

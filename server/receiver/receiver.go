@@ -59,7 +59,7 @@ type Limits struct {
 // DefaultLimits are those of a server that nobody configured.
 func DefaultLimits() Limits {
 	return Limits{
-		MaxMessageSize: 100 << 20, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 1000,
+		MaxMessageSize: 100 << 20, MaxEntrySize: 16 << 20, MaxSnapshotSize: 2 << 30, MaxEntries: 2000000, MaxClusters: 20000,
 		MaxRetained: 20000000, MaxConcurrentRequests: 8, MaxWaitingRequests: 1024, MaxConnections: 20000, RequestsPerMinute: 60,
 		RequestTimeout: time.Minute, MinReceiveRate: 64 << 10,
 	}
@@ -155,13 +155,14 @@ type Receiver struct {
 	// toldUnloaded are the clusters of which the log says that they are not in memory; only Run uses it.
 	toldUnloaded map[string]bool
 	sending      atomic.Int64 // bytes of larger answers that are being sent
+	taken        meter
 
 	mu       sync.Mutex
 	limiters map[string]*rate.Limiter
 	// enrolled are clusters that the store has, as a short memory of what enrollment found there.
 	enrolled map[string]seenEnrolled
 	storage  storageState
-	clusters int // stored
+	places   places
 	retained int // entries stored, of all versions
 }
 

@@ -71,6 +71,7 @@ func (r *Receiver) kubernetesAPISync(ctx context.Context, p *Peer, _ string, m *
 		}
 		if outcome == "stored" || outcome == "touched" {
 			r.noteStorage(nil)
+			r.taken.add(r.now(), m.data.Len())
 		}
 		r.metrics.handshake.WithLabelValues(outcome).Inc()
 		resp := &agent.KubernetesAPISyncResponse{}
@@ -265,10 +266,10 @@ func (r *Receiver) saved(before, now store.State) {
 	latest := now.Latest
 	r.mu.Lock()
 	r.retained += now.Retained.Objects - before.Retained.Objects
-	if before.Revision == 0 {
-		r.clusters++
-	}
 	r.mu.Unlock()
+	if before.Revision == 0 {
+		r.settled(&now, 1)
+	}
 	if unknown := unknownTypes(latest.Types); len(unknown) > 0 && !slices.Equal(unknown, unknownTypes(before.Latest.Types)) {
 		r.log.Warn("cluster reports types that no deepflow-server reads; they are stored", "cluster", now.ID, "types", unknown)
 	}

@@ -51,6 +51,7 @@ func (r *Receiver) readEvents(ctx context.Context) ([]Event, uint64, error) {
 // forgot logs that a cluster was forgotten and keeps an event of it.
 func (r *Receiver) forgot(ctx context.Context, st store.State, reason, message string) {
 	r.metrics.forgotten.WithLabelValues("cluster", reason).Inc()
+	r.settled(&st, -1)
 	r.log.Warn("cluster forgotten", "cluster", st.ID, "reason", reason, "detail", message, "last_report", st.LastReport,
 		"version", st.Latest.Version, "objects", st.Latest.Objects)
 	e := Event{Time: r.now(), Cluster: st.ID, Kind: "cluster", Reason: reason, Message: message}

@@ -76,15 +76,8 @@ func named(list []string, id string, condition bool) []string {
 func (r *Receiver) overview() ([]ClusterInfo, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	states, _, err := r.store.Look(ctx)
-	if err != nil {
-		return nil, err
-	}
-	infos := make([]ClusterInfo, 0, len(states))
-	for _, st := range states {
-		infos = append(infos, r.info(st))
-	}
-	return infos, nil
+	infos, _, err := r.All(ctx)
+	return infos, err
 }
 
 // Problems returns what an operator should look at now.

@@ -1,7 +1,6 @@
 package receiver
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/pseudo-agent/pseudo-agent/resources"
@@ -21,10 +20,11 @@ var knownTypes = func() map[string]bool {
 // unknownTypes returns the types that are not known, in order.
 func unknownTypes(types map[string]store.Count) []string {
 	var out []string
-	for _, t := range slices.Sorted(maps.Keys(types)) {
+	for t := range types {
 		if !knownTypes[t] {
 			out = append(out, t)
 		}
 	}
+	slices.Sort(out)
 	return out
 }

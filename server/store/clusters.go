@@ -483,6 +483,14 @@ func (tx *Tx) Suspect(ctx context.Context, suspicion *Suspicion) error {
 	return tx.commit(ctx, &Change{Expected: tx.view.State.Revision, State: st}, nil)
 }
 
+// Label stores the labels that the cluster has from now on, which are not changed afterwards. It is no sign of life.
+func (tx *Tx) Label(ctx context.Context, labels map[string]string) error {
+	st := tx.view.State
+	st.Revision++
+	st.Labels = labels
+	return tx.commit(ctx, &Change{Expected: tx.view.State.Revision, State: st}, nil)
+}
+
 // Incoming is one entry of a report: either Known, as Tx.Known returned it, or a new one of which all fields but Row,
 // From and To are set.
 type Incoming struct {

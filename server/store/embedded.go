@@ -30,6 +30,8 @@ type Embedded struct {
 
 	// copying is held by the copy of the whole file that is under way.
 	copying sync.Mutex
+
+	states states
 }
 
 // database is an open file.
@@ -283,6 +285,9 @@ func (e *Embedded) update(f func(tx *bolt.Tx) error, touched ...touched) error {
 	for c := range e.copies {
 		c.note(touched)
 	}
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrConflict) {
+		e.states.forget()
+	}
 	return e.classify(err)
 }
 
@@ -308,18 +313,18 @@ func (e *Embedded) sameFile() error {
 
 // Clusters implements Backend.
 func (e *Embedded) Clusters(context.Context) ([]State, error) {
-	var states []State
-	err := e.view(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketStates).ForEach(func(id, raw []byte) error {
-			var st State
-			if err := json.Unmarshal(raw, &st); err != nil {
-				return fmt.Errorf("state of cluster %s: %w", id, err)
-			}
-			states = append(states, st)
-			return nil
+	return e.states.all(func(found func(State)) error {
+		return e.view(func(tx *bolt.Tx) error {
+			return tx.Bucket(bucketStates).ForEach(func(id, raw []byte) error {
+				var st State
+				if err := json.Unmarshal(raw, &st); err != nil {
+					return fmt.Errorf("state of cluster %s: %w", id, err)
+				}
+				found(st)
+				return nil
+			})
 		})
 	})
-	return states, err
 }
 
 // State implements Backend.
@@ -422,6 +427,7 @@ func (e *Embedded) Commit(_ context.Context, c *Change) error {
 			if err := putEntries(tx, c.State.ID, added[:n]); err != nil || !last {
 				return err
 			}
+			tx.OnCommit(func() { e.states.put(c.State) })
 			return finish(tx, c)
 		}, touchedBy(c, added[:n], last)...)
 		if err != nil || last {
@@ -523,6 +529,7 @@ func (e *Embedded) Forget(_ context.Context, id string, expected uint64) error {
 				return err
 			}
 		}
+		tx.OnCommit(func() { e.states.remove(id) })
 		return nil
 	}, touchedByForget(id)...)
 }

@@ -160,6 +160,8 @@ type State struct {
 	Origin string `json:"origin,omitempty"`
 	// Enrolled is by what the cluster was let in and to whom it is bound since; nil: it was there before, or anybody may enroll.
 	Enrolled *Enrolled `json:"enrolled,omitempty"`
+	// Labels are an operator's, for people and for lists of clusters.
+	Labels map[string]string `json:"labels,omitempty"`
 	// NodeOrder is the order in which the latest report had its Nodes, for View.Nodes; empty: not known.
 	NodeOrder []byte `json:"node_order,omitempty"`
 }

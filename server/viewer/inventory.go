@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
+	"github.com/pseudo-agent/pseudo-agent/server/paging"
 )
 
 // Summary is the inventory of a cluster in numbers.
@@ -41,20 +42,20 @@ type List struct {
 }
 
 // kinds are the lists of an inventory by the name that they have in the path. What a row is searched by follows its key.
-var kinds = map[string]func(*inventory.Inventory, inventory.Filter, url.Values) []row{
-	"nodes": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+var kinds = map[string]func(*inventory.Inventory, inventory.Filter, url.Values) []paging.Row{
+	"nodes": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.Nodes(f), q, func(n inventory.Node) []string { return []string{"", n.Name, n.UID, n.Address} }, nil)
 	},
-	"namespaces": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"namespaces": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.Namespaces(f), q, func(n inventory.Namespace) []string { return []string{"", n.Name, n.UID} }, nil)
 	},
-	"workloads": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"workloads": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.Workloads(f), q, func(w inventory.Workload) []string { return []string{w.Namespace, w.Name, w.UID, w.Type} }, nil)
 	},
-	"replicasets": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"replicasets": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.ReplicaSets(f), q, func(r inventory.ReplicaSet) []string { return []string{r.Namespace, r.Name, r.UID} }, nil)
 	},
-	"pods": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"pods": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		workload, node := q.Get("workload"), q.Get("node")
 		return rows(inv.Pods(f), q, func(p inventory.Pod) []string {
 			return append([]string{p.Namespace, p.Name, p.UID}, p.Addresses...)
@@ -62,13 +63,13 @@ var kinds = map[string]func(*inventory.Inventory, inventory.Filter, url.Values) 
 			return (workload == "" || p.Workload == workload) && (node == "" || p.Node == node)
 		})
 	},
-	"services": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"services": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.Services(f), q, func(s inventory.Service) []string { return []string{s.Namespace, s.Name, s.UID, s.ClusterIP} }, nil)
 	},
-	"ingresses": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"ingresses": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.Ingresses(f), q, func(i inventory.Ingress) []string { return []string{i.Namespace, i.Name, i.UID} }, nil)
 	},
-	"configmaps": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []row {
+	"configmaps": func(inv *inventory.Inventory, f inventory.Filter, q url.Values) []paging.Row {
 		return rows(inv.ConfigMaps(f), q, func(c inventory.ConfigMap) []string { return []string{c.Namespace, c.Name, c.UID} }, nil)
 	},
 }
@@ -77,9 +78,9 @@ var kinds = map[string]func(*inventory.Inventory, inventory.Filter, url.Values) 
 const keyParts = 3
 
 // rows makes lines of those items that contain what is searched for, in their name or the texts after the key.
-func rows[T any](items []T, q url.Values, texts func(T) []string, takes func(T) bool) []row {
+func rows[T any](items []T, q url.Values, texts func(T) []string, takes func(T) bool) []paging.Row {
 	contains := strings.ToLower(q.Get("contains"))
-	out := make([]row, 0, len(items))
+	out := make([]paging.Row, 0, len(items))
 	for _, item := range items {
 		if takes != nil && !takes(item) {
 			continue
@@ -88,7 +89,7 @@ func rows[T any](items []T, q url.Values, texts func(T) []string, takes func(T) 
 		found := contains == "" || strings.Contains(strings.ToLower(t[1]), contains) ||
 			slices.ContainsFunc(t[keyParts:], func(s string) bool { return strings.Contains(strings.ToLower(s), contains) })
 		if found {
-			out = append(out, row{key: t[:keyParts:keyParts], value: item})
+			out = append(out, paging.Row{Key: t[:keyParts:keyParts], Value: item})
 		}
 	}
 	return out
@@ -113,13 +114,13 @@ func (v *Viewer) apiInventory(req *http.Request) (any, error) {
 	if req.PathValue("kind") != "pods" && (q.Has("workload") || q.Has("node")) {
 		return nil, bad("the parameters workload and node are known of pods only")
 	}
-	return v.list(req, func(inv *inventory.Inventory, q url.Values) []row {
+	return v.list(req, func(inv *inventory.Inventory, q url.Values) []paging.Row {
 		return list(inv, inventory.Filter{Namespace: q.Get("namespace"), Name: q.Get("name")}, q)
 	})
 }
 
 // list answers with a page of what collect returns.
-func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.Values) []row) (any, error) {
+func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.Values) []paging.Row) (any, error) {
 	q := req.URL.Query()
 	limit, err := limitOf(q)
 	if err != nil {
@@ -129,19 +130,19 @@ func (v *Viewer) list(req *http.Request, collect func(*inventory.Inventory, url.
 	q.Del("continue")
 	q.Del("limit")
 	query := req.URL.Path + "?" + q.Encode()
-	var all []row
+	var all []paging.Row
 	out := List{}
 	ctx := req.Context()
 	err = v.reading(ctx, req.PathValue("cluster"), func(c *cluster) error {
 		out.Cluster, out.Version = c.id, c.state.Latest.Version
-		all, err = v.listed(ctx, c, query, func() []row { return collect(c.inv, q) })
+		all, err = v.listed(ctx, c, query, func() []paging.Row { return collect(c.inv, q) })
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	p, err := paged(all, token, limit, v.opts.Store.Budget().Page())
-	out.Total, out.Items, out.Continue = p.total, p.items, p.next
+	p, err := paging.Of(all, token, limit, v.opts.Store.Budget().Page())
+	out.Total, out.Items, out.Continue = p.Total, p.Items, p.Next
 	return out, err
 }
 
@@ -160,15 +161,15 @@ func (v *Viewer) apiDropped(req *http.Request) (any, error) {
 	if _, err := oneOf(q, "reason", reasons...); err != nil {
 		return nil, err
 	}
-	return v.list(req, func(inv *inventory.Inventory, q url.Values) []row {
+	return v.list(req, func(inv *inventory.Inventory, q url.Values) []paging.Row {
 		f := inventory.Filter{Namespace: q.Get("namespace"), Name: q.Get("name"), Reason: inventory.Reason(q.Get("reason")), Type: q.Get("type")}
 		scope, contains := q.Get("scope"), strings.ToLower(q.Get("contains"))
-		var out []row
+		var out []paging.Row
 		for _, x := range inv.Findings(f) {
 			if scope != "" && string(x.Scope) != scope || contains != "" && !strings.Contains(strings.ToLower(x.Name), contains) {
 				continue
 			}
-			out = append(out, row{key: []string{x.Type, x.Namespace, x.Name, x.ID, string(x.Reason), x.Detail}, value: x})
+			out = append(out, paging.Row{Key: []string{x.Type, x.Namespace, x.Name, x.ID, string(x.Reason), x.Detail}, Value: x})
 		}
 		return out
 	})

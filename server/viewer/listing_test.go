@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/server/paging"
 )
 
 // TestOneListAtATime: the list of a large cluster takes much memory, so that only one is made at a time, however many ask.
@@ -17,7 +19,7 @@ func TestOneListAtATime(t *testing.T) {
 		var readers sync.WaitGroup
 		for i := range 8 {
 			readers.Go(func() {
-				_, err := v.listed(t.Context(), &cluster{}, fmt.Sprint(i), func() []row {
+				_, err := v.listed(t.Context(), &cluster{}, fmt.Sprint(i), func() []paging.Row {
 					if n := making.Add(1); n > 1 {
 						t.Errorf("%d lists are made at once, want 1", n)
 					}

@@ -2,8 +2,6 @@ package viewer
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pseudo-agent/pseudo-agent/server/paging"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
@@ -88,26 +87,13 @@ func oneOf(q url.Values, name string, allowed ...string) (string, error) {
 	return s, nil
 }
 
-// row is one line of a list with its place in the order.
-type row struct {
-	key   []string
-	value any
-}
-
-// page is a part of a list.
-type page struct {
-	total int
-	items []any
-	next  string
-}
-
 // listing is the list that was asked for last. To make that of 100,000 Pods takes a second, and it is read in 20 pages.
 type listing struct {
 	cluster *cluster
 	version version
 	asked   uint64 // as cluster.asked
 	query   string // without what tells the page
-	rows    []row
+	rows    []paging.Row
 	used    time.Time
 }
 
@@ -116,7 +102,7 @@ const keepListing = 10 * time.Second
 
 // listed returns the rows of a list in order, made by collect unless they are those that were asked for last. Only one list is
 // made at a time: that of a large cluster takes much memory. The caller reads the cluster.
-func (v *Viewer) listed(ctx context.Context, c *cluster, query string, collect func() []row) ([]row, error) {
+func (v *Viewer) listed(ctx context.Context, c *cluster, query string, collect func() []paging.Row) ([]paging.Row, error) {
 	if err := wait(ctx, v.collecting, "lists that are being made"); err != nil {
 		return nil, err
 	}
@@ -133,7 +119,7 @@ func (v *Viewer) listed(ctx context.Context, c *cluster, query string, collect f
 		wanted.rows = last.rows
 	} else {
 		wanted.rows = collect()
-		slices.SortFunc(wanted.rows, func(a, b row) int { return slices.Compare(a.key, b.key) })
+		paging.Sort(wanted.rows)
 	}
 	wanted.used = time.Now()
 	v.mu.Lock()
@@ -149,52 +135,6 @@ func (v *Viewer) forgetListing() {
 	if v.last != nil && time.Since(v.last.used) > keepListing {
 		v.last = nil
 	}
-}
-
-// paged returns the rows, which are sorted, that follow a token, which an earlier page gave: at most limit rows, and fewer where they
-// have more than so many bytes as JSON. A list may change between two pages: what is there all the time comes exactly once.
-func paged(rows []row, token string, limit, bytes int) (page, error) {
-	p := page{total: len(rows), items: []any{}}
-	from := 0
-	if token != "" {
-		var after []string
-		text, err := base64.RawURLEncoding.DecodeString(token)
-		if err == nil {
-			err = json.Unmarshal(text, &after)
-		}
-		if err != nil {
-			return p, bad("continue is %q, which no answer contained", clip(token))
-		}
-		from, _ = slices.BinarySearchFunc(rows, after, func(r row, key []string) int {
-			if slices.Compare(r.key, key) > 0 {
-				return 1
-			}
-			return -1
-		})
-	}
-	to := from
-	for to < len(rows) {
-		// Rows of one key, such as objects of two types with the same uid, are on one page: the token cannot tell them apart.
-		alike := to > from && slices.Equal(rows[to].key, rows[to-1].key)
-		if (to-from >= limit || bytes <= 0) && !alike {
-			break
-		}
-		text, err := json.Marshal(rows[to].value)
-		if err != nil {
-			return p, fmt.Errorf("make a page: %w", err)
-		}
-		p.items = append(p.items, json.RawMessage(text))
-		bytes -= len(text)
-		to++
-	}
-	if to < len(rows) {
-		text, err := json.Marshal(rows[to-1].key)
-		if err != nil {
-			return p, fmt.Errorf("make the continue token: %w", err)
-		}
-		p.next = base64.RawURLEncoding.EncodeToString(text)
-	}
-	return p, nil
 }
 
 // readPatience is how long a reader waits for an inventory that is being computed, or for the storage.

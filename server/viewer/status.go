@@ -68,6 +68,21 @@ func (v *Viewer) Status() Status {
 	return s
 }
 
+// Failures returns of every cluster of which deepflow-server would take nothing over, as far as it is known, what makes it so: the
+// reasons, each once.
+func (v *Viewer) Failures() map[string][]inventory.Reason {
+	found := map[string][]inventory.Reason{}
+	for _, c := range v.all() {
+		failures, _ := c.failures()
+		for _, f := range failures {
+			if !slices.Contains(found[c.id], f.Reason) {
+				found[c.id] = append(found[c.id], f.Reason)
+			}
+		}
+	}
+	return found
+}
+
 // summary returns the summary of the inventory, false if it is not made yet.
 func (c *cluster) summary() (inventory.Summary, bool) {
 	p := c.made.Load()

@@ -15,7 +15,7 @@ func TestPage(t *testing.T) {
 		mux.Handle(pattern, h)
 	}
 	forbidden := regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\b|new Function|srcdoc|https?://|\bstyle=|\son[a-z]+=`)
-	for path, kind := range map[string]string{"/": "text/html", "/page.js": "text/javascript", "/graph.js": "text/javascript", "/texts.js": "text/javascript", "/overview.js": "text/javascript", "/tables.js": "text/javascript", "/versions.js": "text/javascript", "/watcher.js": "text/javascript", "/page.css": "text/css"} {
+	for path, kind := range map[string]string{"/": "text/html", "/page.js": "text/javascript", "/graph.js": "text/javascript", "/fleet.js": "text/javascript", "/texts.js": "text/javascript", "/overview.js": "text/javascript", "/tables.js": "text/javascript", "/versions.js": "text/javascript", "/watcher.js": "text/javascript", "/page.css": "text/css"} {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), kind) {

@@ -62,7 +62,13 @@ func command(ctx context.Context, args []string) error {
 			return err
 		}
 		return rival.Run(ctx, *which, *kubeconfig, *server, os.Stdin, os.Stdout)
+	case "fleet":
+		o, err := parseFleet(flags, args)
+		if err != nil {
+			return err
+		}
+		return runFleet(ctx, o)
 	default:
-		return fmt.Errorf("unknown command %q: want loadserver, rival or none", name)
+		return fmt.Errorf("unknown command %q: want loadserver, rival, fleet or none", name)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/server/elector"
+	"github.com/pseudo-agent/pseudo-agent/server/fleet"
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 	"github.com/pseudo-agent/pseudo-agent/server/upkeep"
@@ -27,12 +28,6 @@ import (
 
 // The answers and bodies that have no type of their own in the code.
 type (
-	clusterList struct {
-		Clusters []receiver.ClusterInfo `json:"clusters"`
-		// Of a list that may be old: from a standby, at most so old.
-		ReadFrom   string  `json:"read_from,omitempty"`
-		AgeSeconds float64 `json:"age_seconds,omitempty"`
-	}
 	versionList struct {
 		Cluster  string             `json:"cluster"`
 		Versions []receiver.Version `json:"versions"`
@@ -71,7 +66,9 @@ type content struct{ body, answer any }
 
 // contents of all operations by method and path.
 var contents = map[string]content{
-	"GET /clusters":                             {nil, clusterList{}},
+	"GET /clusters":                             {nil, fleet.List{}},
+	"GET /fleet":                                {nil, fleet.Overview{}},
+	"POST /clusters/{cluster}/labels":           {receiver.LabelChange{}, receiver.ClusterInfo{}},
 	"GET /clusters/{cluster}":                   {nil, receiver.ClusterInfo{}},
 	"DELETE /clusters/{cluster}":                {nil, forgotten{}},
 	"GET /clusters/{cluster}/versions":          {nil, versionList{}},
@@ -119,6 +116,8 @@ func textSchema() map[string]any { return map[string]any{"type": "string"} }
 
 func versionSchema() map[string]any { return map[string]any{"type": "integer", "minimum": 1} }
 
+func countSchema() map[string]any { return map[string]any{"type": "integer", "minimum": 0} }
+
 // described are the parameters by name. Where one has another meaning in some operation, the method and path come first.
 var described = map[string]parameter{
 	"cluster":   {schema: map[string]any{"type": "string", "pattern": "^[0-9a-zA-Z][-0-9a-zA-Z]{0,31}$"}, description: "Cluster id."},
@@ -139,6 +138,19 @@ var described = map[string]parameter{
 	"content":   {schema: map[string]any{"type": "string", "enum": []string{"true", "false"}}, description: "Whether to send the objects before and after."},
 	"since":     {schema: versionSchema(), description: "Begin after this version; by default with the next one. The header Last-Event-ID overrides it."},
 	"name":      {schema: textSchema(), description: "Only this name; in the path of a plugin its name."},
+
+	"GET /clusters contains":    {schema: textSchema(), description: "Only clusters whose id, address of the reporter, watcher, error_msg or label (as key=value) contains this text, in any case."},
+	"GET /clusters trouble":     {schema: map[string]any{"type": "string", "enum": fleet.Troubles()}, description: "Only with this cause of trouble, with any or with none."},
+	"GET /clusters watcher":     {schema: map[string]any{"type": "string", "enum": fleet.Watchers()}, description: "Only with this state of the election; none: no agent has ever sent a Sync."},
+	"GET /clusters min_age":     {schema: countSchema(), description: "Only with at least so many seconds since the last report."},
+	"GET /clusters max_age":     {schema: countSchema(), description: "Only with at most so many seconds since the last report."},
+	"GET /clusters min_objects": {schema: countSchema(), description: "Only with at least so many objects."},
+	"GET /clusters max_objects": {schema: countSchema(), description: "Only with at most so many objects."},
+	"GET /clusters version":     {schema: versionSchema(), description: "Only those whose latest version is this one."},
+	"GET /clusters sort": {
+		schema:      map[string]any{"type": "string", "pattern": "^-?(" + strings.Join(fleet.Orders(), "|") + "|label[.].+)$", "default": "cluster"},
+		description: "The order: " + strings.Join(fleet.Orders(), ", ") + ", or label.KEY; trouble has the worst first. A minus before it turns it around.",
+	},
 
 	"GET /clusters/{cluster}/object type":      {schema: textSchema(), description: "Wire type, for example *v1.Pod; v1.Pod and Pod, too.", required: true},
 	"GET /clusters/{cluster}/object namespace": {schema: textSchema(), description: "Its namespace, if it is in one."},
@@ -250,6 +262,7 @@ func openAPI() ([]byte, error) {
 	log := slog.New(slog.DiscardHandler)
 	kept := store.New(store.NewMemory(), store.Options{})
 	routes := receiver.New(receiver.Options{Store: kept, Logger: log}).Routes()
+	routes = append(routes, fleet.New(fleet.Options{}).Routes()...)
 	routes = append(routes, elector.New(elector.Options{Documents: kept.Backend(), Logger: log}).Routes()...)
 	routes = append(routes, viewer.New(viewer.Options{Store: kept, Logger: log}).Routes()...)
 	routes = append(routes, upkeep.New(upkeep.Options{Backend: kept.Backend(), Logger: log}).Routes()...)

@@ -98,7 +98,7 @@ const searched = [
 // showFound shows what contains a text, in one cluster or, without its id, in those that are stored.
 async function showFound(id, signal, text) {
   const most = 20;
-  const ids = id ? [id] : (await get("/clusters", signal)).clusters.map((c) => c.id);
+  const ids = id ? [id] : (await get("/clusters?limit=" + most, signal)).clusters.map((c) => c.id);
   const sections = await Promise.all(ids.slice(0, most).map(async (of) => {
     const base = "/clusters/" + enc(of), query = "limit=" + most + "&contains=" + enc(text);
     const list = (path) => get(base + path + "?" + query, signal).catch((err) => { if (signal.aborted) throw err; return { items: [], total: 0 }; });

@@ -115,7 +115,7 @@ function route() {
   if (kind !== "c") treeStates.clear();
   if (kind === "upstream") return run(showUpstream);
   if (kind === "find") return run((signal) => showFound(null, signal, id || ""));
-  if (kind !== "c") return run(showClusters);
+  if (kind !== "c") return run((signal) => showClusters(signal, kind === "trouble" ? id || "" : ""));
   for (const key of tabs) {
     nav.append(el("a", { href: "#/c/" + enc(id) + "/" + key, "aria-current": key === tab ? "page" : null }, t("tab." + key)));
   }
@@ -142,26 +142,6 @@ const pause = (ms, signal) => new Promise((done) => {
   const timer = setTimeout(done, ms);
   signal.addEventListener("abort", () => { clearTimeout(timer); done(); }, { once: true });
 });
-
-async function showClusters(signal) {
-  while (!signal.aborted) {
-    try {
-      const [{ clusters }, { servers }] = await Promise.all([get("/clusters", signal), get("/upstream", signal)]);
-      const rows = clusters.map((c) => [
-        el("a", { href: "#/c/" + enc(c.id) + "/overview" }, c.id), el("span", { class: tone(c.state) }, word(c.state)), span(c.age_seconds), number(c.objects), c.version,
-        (c.reporter.source_ip || c.reporter.peer || "–"), c.suspicion ? t("suspicion", number(c.suspicion.removed)) : c.error_msg,
-      ]);
-      show(el("h2", {}, t("clusters")), servers.length ? el("p", {}, el("a", { href: "#/upstream" }, t("behind")),
-        t("reached", servers.filter((s) => s.healthy).length, servers.length)) : null, rows.length ? table(t("clusters"), [t("cluster"), t("health"), t("lastReport"), t("objects"), "~" + t("version"), "~" + t("reporter"), t("remark")], rows)
-        : el("p", {}, t("noCluster")));
-    } catch (err) {
-      if (signal.aborted) return;
-      show(failure(err));
-      if (err.status === 401 || err.status === 403) return;
-    }
-    await pause(5000, signal);
-  }
-}
 
 // showUpstream shows the deepflow-servers behind this one, and per cluster what passes to them, those with trouble first.
 async function showUpstream(signal) {
