@@ -54,8 +54,8 @@ func TestScopedTokens(t *testing.T) {
 		}
 		tx.Close()
 	}
-	routes := slices.Concat(parts.receiver.Routes(), parts.elector.Routes(), parts.viewer.Routes())
-	api := parts.receiver.API(slices.Concat(parts.elector.Routes(), parts.viewer.Routes())...)
+	routes := slices.Concat(parts.receiver.Routes(), parts.fleet.Routes(), parts.elector.Routes(), parts.viewer.Routes())
+	api := parts.receiver.API(slices.Concat(parts.fleet.Routes(), parts.elector.Routes(), parts.viewer.Routes())...)
 	ask := func(method, path string) (int, string) {
 		req := httptest.NewRequest(method, "http://localhost"+receiver.APIPrefix+path, strings.NewReader("{}"))
 		req.Header.Set("Authorization", "Bearer "+secret)
@@ -73,7 +73,7 @@ func TestScopedTokens(t *testing.T) {
 			if code != http.StatusOK || strings.Contains(body, "d-other") {
 				t.Errorf("%s %s: got %d %s, want nothing of d-other", r.Method, r.Path, code, body)
 			}
-			if r.Path != "/events" && !strings.Contains(body, "d-mine") {
+			if r.Path != "/events" && r.Path != "/fleet" && !strings.Contains(body, "d-mine") {
 				t.Errorf("%s %s: got %s, want d-mine", r.Method, r.Path, body)
 			}
 		case code != http.StatusForbidden:
@@ -86,7 +86,7 @@ func TestScopedTokens(t *testing.T) {
 			t.Errorf("%s %s of its own cluster: got %d %s", r.Method, r.Path, code, body)
 		}
 	}
-	if code, _ := ask(http.MethodDelete, "/clusters/d-mine"); code != http.StatusOK || seen != 3 {
-		t.Errorf("deleting its own cluster gets %d, want 200; %d routes are filtered, want 3", code, seen)
+	if code, _ := ask(http.MethodDelete, "/clusters/d-mine"); code != http.StatusOK || seen != 4 {
+		t.Errorf("deleting its own cluster gets %d, want 200; %d routes are filtered, want 4", code, seen)
 	}
 }

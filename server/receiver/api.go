@@ -398,19 +398,29 @@ func (r *Receiver) apiForget(req *http.Request) (any, error) {
 	return map[string]any{"forgotten": id}, nil
 }
 
-func (r *Receiver) apiAccept(req *http.Request) (any, error) {
+// begin takes the right to change a stored cluster, that of the path.
+func (r *Receiver) begin(req *http.Request) (*store.Tx, error) {
 	id := req.PathValue("cluster")
 	tx, err := r.store.Begin(req.Context(), id)
 	if err != nil {
 		return nil, err
 	}
-	defer tx.Close()
-	st := tx.View().State
-	if st.Revision == 0 {
+	if tx.View().State.Revision == 0 {
+		tx.Close()
 		return nil, noCluster(id)
 	}
+	return tx, nil
+}
+
+func (r *Receiver) apiAccept(req *http.Request) (any, error) {
+	tx, err := r.begin(req)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Close()
+	st := tx.View().State
 	if st.Suspicion == nil {
-		return nil, &APIError{Status: http.StatusConflict, Message: fmt.Sprintf("no report of cluster %s is under suspicion", id)}
+		return nil, &APIError{Status: http.StatusConflict, Message: fmt.Sprintf("no report of cluster %s is under suspicion", st.ID)}
 	}
 	accepted := *st.Suspicion
 	accepted.AcceptedUntil = r.now().Add(acceptance)

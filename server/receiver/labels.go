@@ -122,16 +122,12 @@ func (r *Receiver) apiLabel(req *http.Request) (any, error) {
 	if err := ReadJSON(req, 16<<10, &change); err != nil {
 		return nil, &APIError{Status: http.StatusBadRequest, Message: err.Error(), Advice: advice}
 	}
-	id := req.PathValue("cluster")
-	tx, err := r.store.Begin(req.Context(), id)
+	tx, err := r.begin(req)
 	if err != nil {
 		return nil, err
 	}
 	defer tx.Close()
 	st := tx.View().State
-	if st.Revision == 0 {
-		return nil, noCluster(id)
-	}
 	if err := change.Check(); err != nil {
 		return nil, &APIError{Status: http.StatusBadRequest, Message: err.Error(), Advice: advice}
 	}
