@@ -89,6 +89,7 @@ type Controller struct {
 // pod is what is kept of a Pod.
 type pod struct {
 	uid, namespace, name string
+	version              string // resource version
 	phase                string
 	hostNetwork          bool
 	annotations          map[string]string
@@ -221,7 +222,7 @@ func (c *Controller) changed(object any) {
 	if !ok || len(c.o.Namespaces) > 0 && !slices.Contains(c.o.Namespaces, u.GetNamespace()) {
 		return
 	}
-	p := pod{uid: string(u.GetUID()), namespace: u.GetNamespace(), name: u.GetName(), annotations: u.GetAnnotations()}
+	p := pod{uid: string(u.GetUID()), namespace: u.GetNamespace(), name: u.GetName(), version: u.GetResourceVersion(), annotations: u.GetAnnotations()}
 	p.phase, _, _ = unstructured.NestedString(u.Object, "status", "phase")
 	p.marks, _ = u.Object["marks"].(string)
 	p.hostNetwork, _, _ = unstructured.NestedBool(u.Object, "spec", "hostNetwork")

@@ -8,13 +8,17 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -90,11 +94,13 @@ type world struct {
 	t      *testing.T
 	dir    string
 	client *fake.FakeDynamicClient
-	ground *ground
-	change func(*Options) // of the next start; nil: nothing
-	source func() (json.RawMessage, error)
-	c      *Controller
-	stop   func()
+	// versions is the last resource version.
+	versions atomic.Int64
+	ground   *ground
+	change   func(*Options) // of the next start; nil: nothing
+	source   func() (json.RawMessage, error)
+	c        *Controller
+	stop     func()
 }
 
 func newWorld(t *testing.T) *world {
@@ -104,7 +110,51 @@ func newWorld(t *testing.T) *world {
 		source: func() (json.RawMessage, error) { return json.RawMessage(`{}`), nil },
 		client: fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{podResource: "PodList"}),
 	}
+	w.client.PrependReactor("*", "pods", w.apply)
 	return w
+}
+
+// apply gives each write a resource version and refuses patches of another, as the apiserver does and the fake does not.
+func (w *world) apply(action clienttesting.Action) (bool, runtime.Object, error) {
+	version := strconv.FormatInt(w.versions.Add(1), 10)
+	switch a := action.(type) {
+	case clienttesting.CreateActionImpl:
+		return true, a.Object, w.write(a.Object, version, func(o runtime.Object) error { return w.client.Tracker().Create(podResource, o, a.Namespace) })
+	case clienttesting.UpdateActionImpl:
+		return true, a.Object, w.write(a.Object, version, func(o runtime.Object) error { return w.client.Tracker().Update(podResource, o, a.Namespace) })
+	case clienttesting.PatchActionImpl:
+		var patch unstructured.Unstructured
+		now, err := w.client.Tracker().Get(podResource, a.Namespace, a.Name)
+		if err != nil {
+			return true, nil, err
+		}
+		if err := json.Unmarshal(a.Patch, &patch.Object); err != nil {
+			return true, nil, err
+		}
+		has, err := meta.Accessor(now)
+		if err != nil {
+			return true, nil, err
+		}
+		if patch.GetResourceVersion() != has.GetResourceVersion() || patch.GetUID() != has.GetUID() {
+			return true, nil, apierrors.NewConflict(podResource.GroupResource(), a.Name, errors.New("changed"))
+		}
+		patch.SetResourceVersion(version)
+		if a.Patch, err = json.Marshal(patch.Object); err != nil {
+			return true, nil, err
+		}
+		return clienttesting.ObjectReaction(w.client.Tracker())(a)
+	default:
+		return false, nil, nil
+	}
+}
+
+func (w *world) write(object runtime.Object, version string, write func(runtime.Object) error) error {
+	of, err := meta.Accessor(object)
+	if err != nil {
+		return err
+	}
+	of.SetResourceVersion(version)
+	return write(object)
 }
 
 func (w *world) start() {

@@ -67,35 +67,26 @@ func (c *Controller) addStatus(ctx context.Context, p pod, sandbox *reconcile.Sa
 	return failures
 }
 
-// patchStatus changes the annotation of the Pod as it is now: what the watch has shown may be old.
+// patchStatus changes the annotation: first that of the Pod as the watch has shown it, which spares a node that starts a read
+// of each Pod; if others have changed the Pod since, as it is now.
 func (c *Controller) patchStatus(ctx context.Context, p pod, told []attachments.StatusKey, attached []attachments.Status) error {
 	api := c.o.Client.Resource(podResource).Namespace(p.namespace)
+	text, version := p.annotations[attachments.StatusAnnotation], p.version
 	var err error
-	for range maxConflicts {
-		now, errGet := api.Get(ctx, p.name, metav1.GetOptions{})
-		if apierrors.IsNotFound(errGet) || errGet == nil && string(now.GetUID()) != p.uid {
-			return nil // it is gone, and with it what was to be told
+	for try := range maxConflicts {
+		if try > 0 {
+			now, errGet := api.Get(ctx, p.name, metav1.GetOptions{})
+			if apierrors.IsNotFound(errGet) || errGet == nil && string(now.GetUID()) != p.uid {
+				return nil // it is gone, and with it what was to be told
+			}
+			if errGet != nil {
+				return fmt.Errorf("read it: %w", errGet)
+			}
+			text, version = now.GetAnnotations()[attachments.StatusAnnotation], now.GetResourceVersion()
 		}
-		if errGet != nil {
-			return fmt.Errorf("read it: %w", errGet)
-		}
-		text := now.GetAnnotations()[attachments.StatusAnnotation]
-		merged, errMerge := attachments.MergeStatus(text, p.namespace, told, attached)
-		if errMerge != nil {
-			return fmt.Errorf("is left as it is: %w", errMerge)
-		}
-		if merged == text {
-			return nil
-		}
-		var value any // none: the annotation goes
-		if merged != "" {
-			value = merged
-		}
-		patch, errJSON := json.Marshal(map[string]any{"metadata": map[string]any{
-			"uid": p.uid, "resourceVersion": now.GetResourceVersion(), "annotations": map[string]any{attachments.StatusAnnotation: value},
-		}})
-		if errJSON != nil {
-			return fmt.Errorf("write it: %w", errJSON)
+		patch, errPatch := statusPatch(p, text, version, told, attached)
+		if errPatch != nil || patch == nil {
+			return errPatch
 		}
 		_, err = api.Patch(ctx, p.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "pod-agent"})
 		if err == nil || apierrors.IsNotFound(err) {
@@ -106,6 +97,28 @@ func (c *Controller) patchStatus(ctx context.Context, p pod, told []attachments.
 		}
 	}
 	return fmt.Errorf("write it (patch of pods is needed; report.network_status: false does without): %w", err)
+}
+
+// statusPatch is the patch that makes the annotation's text true in a version of the Pod; nil: it is true.
+func statusPatch(p pod, text, version string, told []attachments.StatusKey, attached []attachments.Status) ([]byte, error) {
+	merged, err := attachments.MergeStatus(text, p.namespace, told, attached)
+	if err != nil {
+		return nil, fmt.Errorf("is left as it is: %w", err)
+	}
+	if merged == text {
+		return nil, nil
+	}
+	var value any // none: the annotation goes
+	if merged != "" {
+		value = merged
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": p.uid, "resourceVersion": version, "annotations": map[string]any{attachments.StatusAnnotation: value},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("write it: %w", err)
+	}
+	return patch, nil
 }
 
 // status is what a Pod's status annotation was last to tell.

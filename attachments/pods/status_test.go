@@ -147,14 +147,13 @@ func TestStatusRandom(t *testing.T) {
 		w.change = func(o *Options) { o.TellStatus = true }
 		var failing atomic.Int32
 		// A patch that fails has been written, or has not: as after a process's end before or after it.
-		apply := clienttesting.ObjectReaction(w.client.Tracker())
 		w.client.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
 			n := failing.Add(-1)
 			if n < 0 {
 				return false, nil, nil
 			}
 			if n%2 == 0 {
-				if _, _, err := apply(a); err != nil {
+				if _, _, err := w.apply(a); err != nil {
 					return true, nil, err
 				}
 			}
