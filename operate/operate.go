@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,9 +88,10 @@ type Options struct {
 
 // Server serves /metrics, /healthz/live, /healthz/ready, /status and, only if asked for, /debug/pprof.
 type Server struct {
-	opts    Options
-	started time.Time
-	mux     *http.ServeMux
+	opts        Options
+	started     time.Time
+	mux         *http.ServeMux
+	connections *connections
 }
 
 // The limits of one HTTP request. A status page of a large cluster and a 30 s CPU profile fit into writeTimeout.
@@ -113,7 +115,10 @@ func New(opts Options) *Server {
 	if guard == nil {
 		guard = func(h http.Handler) http.Handler { return h }
 	}
-	s := &Server{opts: opts, started: opts.Now(), mux: http.NewServeMux()}
+	s := &Server{
+		opts: opts, started: opts.Now(), mux: http.NewServeMux(), connections: newConnections(opts.Program, opts.Registry, opts.Now, opts.Logger),
+	}
+	s.opts.Parts = append(slices.Clone(opts.Parts), Part{Name: "http", Problems: s.connections.problems})
 	if opts.Registry != nil {
 		s.mux.Handle("GET /metrics", guard(promhttp.HandlerFor(opts.Registry, promhttp.HandlerOpts{
 			ErrorLog:            promLog{opts.Logger},
@@ -154,7 +159,9 @@ func (s *Server) Run(ctx context.Context) error {
 // Serve is Run on a listener of the caller's; it closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
-		Handler:           s.mux,
+		Handler:           s.connections.count(s.mux),
+		ConnState:         s.connections.state,
+		ConnContext:       s.connections.context,
 		ReadTimeout:       readTimeout,
 		ReadHeaderTimeout: readTimeout,
 		WriteTimeout:      writeTimeout,
