@@ -141,11 +141,12 @@ func wayFrom(seen informers.Status, st reporter.Status, idle bool) []operate.Sta
 			listed.Tone = t
 		}
 	}
-	failing := len(seen.Resources) > 0 && !slices.ContainsFunc(seen.Resources, func(r informers.ResourceStatus) bool {
-		return r.State != informers.Failing && r.State != informers.Pending
-	})
+	in := func(states ...informers.State) bool {
+		return slices.ContainsFunc(seen.Resources, func(r informers.ResourceStatus) bool { return slices.Contains(states, r.State) })
+	}
 	switch {
-	case failing && slices.ContainsFunc(seen.Resources, func(r informers.ResourceStatus) bool { return r.State == informers.Failing }):
+	// What is not served stays so while nobody can be asked.
+	case in(informers.Failing) && !in(informers.Synced, informers.Listing, informers.Polling, informers.Forbidden):
 		apiserver.State, apiserver.Tone, apiserver.Since = "does not answer", operate.Bad, answered
 	case !answered.IsZero():
 		apiserver.State, apiserver.Tone, apiserver.Since = "answers", operate.Good, answered
