@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -157,12 +158,12 @@ func TestSenders(t *testing.T) {
 		}
 		return token
 	}
-	const secretA, secretB = "token-of-cluster-a-123", "token-of-cluster-b-456"
+	const secretA, secretB, secretUser = "token-of-cluster-a-123", "token-of-cluster-b-456", "token-of-a-user-789"
 	var audit lockedBuffer
 	reg := prometheus.NewRegistry()
 	recv := receiver.New(receiver.Options{
 		Store: store.New(store.NewMemory(), store.Options{}), Logger: log, Audit: slog.New(slog.NewTextHandler(&audit, nil)), Registerer: reg,
-		Access: receiver.Access{OnlyBound: true, Clusters: map[string]receiver.Binding{
+		Access: receiver.Access{OnlyBound: true, Users: []receiver.APIUser{{Name: "admin", Role: receiver.RoleAdminister, Token: tokenFor("user", secretUser)}}, Clusters: map[string]receiver.Binding{
 			"d-a": {CertificateNames: []string{"agent-a"}, Token: tokenFor("a", secretA)},
 			"d-b": {CertificateNames: []string{"agent-b"}, Token: tokenFor("b", secretB)},
 		}},
@@ -178,30 +179,47 @@ func TestSenders(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
 
+	a, b := "Bearer "+secretA, "Bearer "+secretB
+	certificate := func(by *authority, name string, shift time.Duration) *tls.Certificate {
+		return new(by.pair(t, name, shift))
+	}
+	own, err := tls.X509KeyPair(serverCert, serverKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
-		what    string
-		cert    *tls.Certificate
-		token   string
-		cluster string
-		code    codes.Code
-		rule    string
+		what          string
+		cert          *tls.Certificate
+		authorization []string
+		cluster       string
+		code          codes.Code
+		rule          string
 	}{
-		{"right certificate", new(ca.pair(t, "agent-a", 0)), "", "d-a", codes.OK, ""},
-		{"right token", nil, secretB, "d-b", codes.OK, ""},
-		{"certificate of another cluster", new(ca.pair(t, "agent-a", 0)), "", "d-b", codes.PermissionDenied, "access"},
-		{"token of another cluster", nil, secretA, "d-b", codes.PermissionDenied, "access"},
-		{"unknown token", nil, "no-such-token-at-all", "d-a", codes.PermissionDenied, "access"},
-		{"nothing at all", nil, "", "d-a", codes.Unauthenticated, "access"},
-		{"certificate of a name that is not bound", new(ca.pair(t, "stranger", 0)), "", "d-a", codes.PermissionDenied, "access"},
-		{"cluster that is not bound", new(ca.pair(t, "agent-a", 0)), "", "d-c", codes.PermissionDenied, "access"},
-		{"expired certificate", new(ca.pair(t, "agent-a", -2*time.Hour)), "", "d-a", codes.Unavailable, "tls"},
-		{"certificate of another CA", new(foreign.pair(t, "agent-a", 0)), "", "d-a", codes.Unavailable, "tls"},
+		{"right certificate", certificate(ca, "agent-a", 0), nil, "d-a", codes.OK, ""},
+		{"right token", nil, []string{b}, "d-b", codes.OK, ""},
+		{"right token in lower case", nil, []string{"bearer " + secretB}, "d-b", codes.OK, ""},
+		{"right certificate, another cluster's token", certificate(ca, "agent-a", 0), []string{b}, "d-a", codes.OK, ""},
+		{"certificate of another cluster", certificate(ca, "agent-a", 0), nil, "d-b", codes.PermissionDenied, "access"},
+		{"token of another cluster", nil, []string{a}, "d-b", codes.PermissionDenied, "access"},
+		{"unknown token", nil, []string{"Bearer no-such-token-at-all"}, "d-a", codes.PermissionDenied, "access"},
+		{"empty token", nil, []string{"Bearer "}, "d-a", codes.Unauthenticated, "access"},
+		{"token without a scheme", nil, []string{secretA}, "d-a", codes.Unauthenticated, "access"},
+		{"token of a user of the API", nil, []string{"Bearer " + secretUser}, "d-a", codes.PermissionDenied, "access"},
+		{"two headers, the second one right", nil, []string{a, b}, "d-b", codes.PermissionDenied, "access"},
+		{"two tokens in a header", nil, []string{a + ", " + b}, "d-b", codes.PermissionDenied, "access"},
+		{"nothing at all", nil, nil, "d-a", codes.Unauthenticated, "access"},
+		{"certificate of a name that is not bound", certificate(ca, "stranger", 0), nil, "d-a", codes.PermissionDenied, "access"},
+		{"certificate of the server", &own, nil, "d-a", codes.PermissionDenied, "access"},
+		{"cluster that is not bound", certificate(ca, "agent-a", 0), nil, "d-c", codes.PermissionDenied, "access"},
+		{"cluster in upper case", certificate(ca, "agent-a", 0), nil, "D-A", codes.PermissionDenied, "access"},
+		{"expired certificate", certificate(ca, "agent-a", -2*time.Hour), nil, "d-a", codes.Unavailable, "tls"},
+		{"certificate of another CA", certificate(foreign, "agent-a", 0), nil, "d-a", codes.Unavailable, "tls"},
 	} {
 		before := 0.0
 		if c.rule != "" {
 			before = refusals(t, reg, c.rule)
 		}
-		err := reportWith(t, address, roots, c.cert, c.token, c.cluster)
+		err := reportWith(t, address, credentials.NewTLS(clientTLS(roots, c.cert)), c.authorization, c.cluster)
 		if status.Code(err) != c.code {
 			t.Errorf("%s: got %v, want %s", c.what, err, c.code)
 		}
@@ -222,14 +240,17 @@ func TestSenders(t *testing.T) {
 			t.Errorf("%s: the audit log has no refusal by rule %s:\n%s", c.what, c.rule, audit.String())
 		}
 	}
-	for _, secret := range []string{secretA, secretB, "no-such-token-at-all"} {
+	// Who speaks no TLS gets no answer at all.
+	if err := reportWith(t, address, insecure.NewCredentials(), []string{a}, "d-a"); status.Code(err) != codes.Unavailable {
+		t.Errorf("plain text: got %v, want Unavailable", err)
+	}
+	for _, secret := range []string{secretA, secretB, secretUser, "no-such-token-at-all"} {
 		if strings.Contains(audit.String(), secret) {
 			t.Errorf("the audit log contains the token %q", secret)
 		}
 	}
 }
 
-//go:fix inline
 func serveGRPC(t testing.TB, recv *receiver.Receiver, creds credentials.TransportCredentials) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -248,22 +269,26 @@ func serveGRPC(t testing.TB, recv *receiver.Receiver, creds credentials.Transpor
 	return l.Addr().String()
 }
 
-func reportWith(t *testing.T, address string, roots *x509.CertPool, cert *tls.Certificate, token, cluster string) error {
-	t.Helper()
+// clientTLS shows the certificate even if it is not signed by one of the authorities that the server asks for.
+func clientTLS(roots *x509.CertPool, cert *tls.Certificate) *tls.Config {
 	cfg := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	if cert != nil {
-		// Shown even if it is not signed by one of the authorities that the server asks for.
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	return cfg
+}
+
+func reportWith(t *testing.T, address string, creds credentials.TransportCredentials, authorization []string, cluster string) error {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if token != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	for _, header := range authorization {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", header)
 	}
 	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
 		ClusterId: new(cluster), Version: proto.Uint64(1), AgentId: proto.Uint32(1),
