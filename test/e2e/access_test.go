@@ -18,19 +18,14 @@ import (
 // TestAccessible looks with axe-core at every view of both programs, in light and dark.
 func TestAccessible(t *testing.T) {
 	b := openBrowser(t)
-	axe, err := harness.Axe(t.Context())
-	if errors.Is(err, harness.ErrNoNPM) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
+	axe := axeCore(t)
+	if axe == "" {
+		t.Skip("there is no npm, which brings axe-core")
 	}
 	p := newPair(t, options{})
 	load(t, nil)
 	p.start()
 	p.synced(time.Minute)
-	// In the dark only the colours are others.
-	rules := map[string]string{"dark": `, runOnly: ["color-contrast"]`}
 	of := p.server.HTTP + "/#/c/" + p.clusterID
 	for _, v := range []struct{ name, url, ready string }{
 		{"the agent's status", p.agent.HTTP + "/status?format=html&details=open", `document.querySelector("svg.way")`},
@@ -50,28 +45,48 @@ func TestAccessible(t *testing.T) {
 	} {
 		for _, scheme := range []string{"light", "dark"} {
 			b.do("open "+v.name, emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
-				// The policy of the page forbids how axe-core makes functions.
 				page.SetBypassCSP(true), chromedp.Navigate("about:blank"), chromedp.Navigate(v.url))
 			b.until(v.name, v.ready)
 			b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(200*time.Millisecond))
-			var result string
-			b.do("axe-core", chromedp.Evaluate(axe+";0", nil), chromedp.Evaluate(
-				`axe.run(document, {resultTypes: ["violations"]`+rules[scheme]+`}).then((r) => JSON.stringify(r.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html.slice(0, 300) + " " + (n.any[0]?.message || ""))}))))`,
-				&result, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
-			var found []struct {
-				ID, Help string
-				Nodes    []string
-			}
-			if err := json.Unmarshal([]byte(result), &found); err != nil {
-				t.Fatalf("%v: %s", err, result)
-			}
-			for _, f := range found {
-				text := fmt.Sprintf("%s, %s: %s: %s", v.name, scheme, f.ID, f.Help)
-				for _, n := range f.Nodes {
-					text += "\n    " + n
-				}
-				t.Error(text)
-			}
+			b.accessible(axe, v.name, scheme)
 		}
+	}
+}
+
+// axeCore is the source of axe-core, empty without npm.
+func axeCore(t *testing.T) string {
+	t.Helper()
+	axe, err := harness.Axe(t.Context())
+	if err != nil && !errors.Is(err, harness.ErrNoNPM) {
+		t.Fatal(err)
+	}
+	return axe
+}
+
+// accessible looks with axe-core at what is shown. The page was opened without its policy, which forbids how axe-core makes
+// functions.
+func (b *browser) accessible(axe, what, scheme string) {
+	b.t.Helper()
+	rules := ""
+	if scheme == "dark" { // only the colours are others
+		rules = `, runOnly: ["color-contrast"]`
+	}
+	var result string
+	b.do("axe-core", chromedp.Evaluate(axe+";0", nil), chromedp.Evaluate(
+		`axe.run(document, {resultTypes: ["violations"]`+rules+`}).then((r) => JSON.stringify(r.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html.slice(0, 300) + " " + (n.any[0]?.message || ""))}))))`,
+		&result, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	var found []struct {
+		ID, Help string
+		Nodes    []string
+	}
+	if err := json.Unmarshal([]byte(result), &found); err != nil {
+		b.t.Fatalf("%v: %s", err, result)
+	}
+	for _, f := range found {
+		text := fmt.Sprintf("%s, %s: %s: %s", what, scheme, f.ID, f.Help)
+		for _, n := range f.Nodes {
+			text += "\n    " + n
+		}
+		b.t.Error(text)
 	}
 }

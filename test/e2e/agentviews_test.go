@@ -13,7 +13,8 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
 )
 
-// TestAgentViews looks at the status of an agent that may not read Pods, to which all is well, and whose server is away.
+// TestAgentViews looks at the status of an agent that may not read Pods, to which all is well, whose apiserver and whose server
+// is away.
 func TestAgentViews(t *testing.T) {
 	v := newViews(t)
 	p := newPair(t, options{noRules: true, agent: harness.Settings{"inputs.resources.kubernetes.api_resources": yamlList(t, "- {name: configmaps}\n")}})
@@ -51,6 +52,8 @@ func TestAgentViews(t *testing.T) {
 	look("agent-forbidden", stage("bad", 1)+` && document.querySelector("section.card .copy")`)
 	p.must(p.account.Grant(p.ctx, "pods", harness.ReadAll("pods")...))
 	look("agent-good", stage("good", 1)+" && "+stage("good", 4)+` && document.querySelector("svg.lag")`)
+	p.restartAPIServer(func() { look("agent-apiserver-away", stage("bad", 0)+` && document.querySelector("section.card")`) })
+	wait("the apiserver is back", stage("good", 0)+" && "+stage("good", 1))
 	p.server.Kill()
 	look("agent-server-away", `document.querySelectorAll("svg.way .stage.warn, svg.way .stage.bad").length > 0 && document.querySelector("section.card")`)
 }
