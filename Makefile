@@ -59,10 +59,16 @@ histories: ROUNDS = 20000
 histories: ## plays 20,000 random histories of the watcher election, in about three minutes: make histories ROUNDS=300000
 	PSEUDO_TEST_ROUNDS=$(ROUNDS) go test ./server/elector -count=1 -timeout 0 -run '^TestSimulation$$'
 
+.PHONY: simulation
+simulation: HISTORIES = 1000
+simulation: ## plays random histories of whole systems, from agents to storage (docs/simulation.md): make simulation HISTORIES=100000
+	PSEUDO_TEST_ROUNDS=$(HISTORIES) go test ./test/simulation -count=1 -timeout 0 -v -run '^TestSimulation$$'
+
 .PHONY: explore
-explore: DEPTH = 7
-explore: ## tries every order of events up to a depth, in reporter, elector and store (docs/simulation.md): make explore DEPTH=9
-	PSEUDO_TEST_DEPTH=$(DEPTH) go test ./reporter ./server/elector ./server/store -count=1 -timeout 0 -v -run '^TestExplore'
+explore: DEPTH = +1
+explore: MODELS = reporter server/elector server/store
+explore: ## tries every order of events, one deeper than make test does (docs/simulation.md): make explore MODELS=reporter DEPTH=9
+	PSEUDO_TEST_DEPTH=$(DEPTH) go test $(addprefix ./,$(MODELS)) -count=1 -timeout 0 -v -run '^TestExplore'
 
 .PHONY: mutants
 mutants: MUTANTS = .

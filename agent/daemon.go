@@ -39,6 +39,7 @@ type daemon struct {
 	log      *slog.Logger
 	level    *slog.LevelVar
 	registry *prometheus.Registry
+	around   Surroundings
 
 	access     *rest.Config                 // nil if nothing is watched
 	reread     func() (*rest.Config, error) // rereads access
@@ -92,9 +93,11 @@ const (
 	groupPatience = time.Minute
 )
 
-func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *slog.LevelVar, registry *prometheus.Registry) (*daemon, error) {
+func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *slog.LevelVar, registry *prometheus.Registry,
+	around Surroundings,
+) (*daemon, error) {
 	d := &daemon{
-		cfg: cfg, build: build, log: log, level: level, registry: registry,
+		cfg: cfg, build: build, around: around, log: log, level: level, registry: registry,
 		local:       cfg.Inputs.Resources.Kubernetes,
 		choice:      cfg.Selection,
 		lag:         operate.NewTrace(lagKept),
@@ -137,6 +140,9 @@ func (d *daemon) openCluster() error {
 	}
 	k := d.cfg.Kubernetes
 	d.reread = func() (*rest.Config, error) { return informers.RESTConfig(k.Kubeconfig, k.Context, userAgent(d.build)) }
+	if d.around.Cluster != nil {
+		d.reread = d.around.Cluster
+	}
 	access, err := d.reread()
 	if err != nil {
 		return fmt.Errorf("kubernetes.kubeconfig %q, kubernetes.context %q: %w", k.Kubeconfig, k.Context, err)
@@ -243,6 +249,7 @@ func (d *daemon) reporterOptions() reporter.Options {
 		FullResyncInterval: c.Report.FullResyncInterval, ShutdownTimeout: c.Report.ShutdownTimeout,
 		Policy: reporter.Policy(c.WatchPolicy), ClaimWatcher: c.ClaimWatcher, RegisterAsAgent: c.RegisterAsAgent,
 		TLS: clientTLS(c.Server.TLS), Revision: d.build.Version, Beat: d.reports.Beat,
+		Dial: d.around.Dial, Random: d.around.Random,
 	}
 	if c.Projection.WhenTooLarge == dropAnnotations {
 		opts.OnTooLarge = func() { latest(d.tooLarge, struct{}{}) }

@@ -36,7 +36,7 @@ func newTestDaemon(t *testing.T, change func(*config.Agent)) *daemon {
 	change(&loaded.Config)
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	registry := operate.NewRegistry("pseudo_agent", operate.NewBuild("test", ""))
-	d, err := newDaemon(&loaded.Config, operate.NewBuild("dev", ""), log, &slog.LevelVar{}, registry)
+	d, err := newDaemon(&loaded.Config, operate.NewBuild("dev", ""), log, &slog.LevelVar{}, registry, Surroundings{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,7 @@ users: [{name: sim, user: {}}]
 		cfg.Server.Addresses = []string{"127.0.0.1:1"}
 		cfg.Kubernetes.Kubeconfig = kubeconfig
 		log := slog.New(slog.NewTextHandler(p.log, nil))
-		d, err := newDaemon(&cfg, operate.NewBuild("dev", ""), log, &slog.LevelVar{}, prometheus.NewRegistry())
+		d, err := newDaemon(&cfg, operate.NewBuild("dev", ""), log, &slog.LevelVar{}, prometheus.NewRegistry(), Surroundings{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -59,7 +59,7 @@ func runDaemon(ctx context.Context, flags *pflag.FlagSet, build operate.Build) e
 		log.Warn("no memory limit", "error", err)
 	}
 	registry := operate.NewRegistry("pseudo_agent", build)
-	d, err := newDaemon(&loaded.Config, build, log, level, registry)
+	d, err := newDaemon(&loaded.Config, build, log, level, registry, Surroundings{})
 	if err != nil {
 		return err
 	}

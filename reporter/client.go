@@ -36,10 +36,9 @@ type client struct {
 }
 
 func newClient(opts *Options) *client {
-	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}}
 	return &client{
 		opts: opts, codec: newCodec(), boot: uint32(time.Now().Unix()),
-		lookup: net.DefaultResolver.LookupHost, dial: dialer.DialContext, failed: map[string]bool{},
+		lookup: net.DefaultResolver.LookupHost, dial: opts.Dial, failed: map[string]bool{},
 	}
 }
 

@@ -170,6 +170,39 @@ func once(f faultserver.Fault) func(*agent.KubernetesAPISyncRequest) faultserver
 	}
 }
 
+// beginFailing replaces the process, after its first report, by one whose source fails from the start.
+func (b *bench) beginFailing(problem string) {
+	b.t.Helper()
+	b.expect("start", 0, "probe full")
+	b.r.stop()
+	b.rec.take()
+	b.src = newSource(nil)
+	b.src.set(false, problem)
+	b.r = start(b.t, Options{Source: b.src}, nil, b.server)
+}
+
+// TestVersionOfSomebodyElse: what a server holds under a version that we have not sent is not ours, even if our first one is
+// that very number.
+func TestVersionOfSomebodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		clock := func() time.Time { return begun }
+		throwaway := newSource(clock)
+		seedContent(throwaway)
+		version := throwaway.Fold.Take().Version()
+		b := &bench{t: t, src: newSource(clock), server: newMemServer(), rec: &recorder{}}
+		b.server.Seen = b.rec.see
+		seedContent(b.src)
+		b.server.Treat(&agent.KubernetesAPISyncRequest{
+			ClusterId: new(testCluster), Version: &version, AgentId: proto.Uint32(1), Entries: []*agent.KubernetesAPIInfo{{Type: new("*v1.Pod")}},
+		}, false)
+		b.r = start(t, Options{Source: b.src}, nil, b.server)
+		b.expect("start", 2*time.Second, "probe full")
+		b.holds()
+		b.r.stop()
+	})
+}
+
 func TestErrors(t *testing.T) {
 	scenario(t, "after the first report", nil, func(b *bench) {
 		l := b.expect("start", 0, "probe full")
@@ -218,6 +251,23 @@ func TestErrors(t *testing.T) {
 		b.src.set(true)
 		b.expect("over", 2*time.Second, "full")
 		b.holds()
+	})
+	scenario(t, "before the first report, on a connection that was lost", nil, func(b *bench) {
+		b.beginFailing("pods: forbidden")
+		b.expect("told", 2*time.Second, "probe error")
+		b.server.cut()
+		b.expect("whoever answers now may not have been told", 61*time.Second, "probe error")
+	})
+	scenario(t, "before the first report, when somebody else reports", nil, func(b *bench) {
+		b.beginFailing("pods: forbidden")
+		b.expect("told", 2*time.Second, "probe error")
+		b.server.Treat(&agent.KubernetesAPISyncRequest{
+			ClusterId: new(testCluster), Version: proto.Uint64(77), AgentId: proto.Uint32(1), Entries: []*agent.KubernetesAPIInfo{{Type: new("*v1.Pod")}},
+		}, false)
+		l := b.expect("told again under what the server holds now", 75*time.Second, "error error")
+		if len(l) == 2 && l[1].version != 77 {
+			b.t.Errorf("got version %d, want 77", l[1].version)
+		}
 	})
 	scenario(t, "before the first report, the server holds nothing", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")

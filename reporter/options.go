@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"regexp"
@@ -114,6 +115,11 @@ type Options struct {
 	// Beat, if set, is called in every turn of the reporter's loop, at least once a second, whatever the policy and
 	// state: a liveness probe can tell by it that the loop is not stuck.
 	Beat func()
+
+	// Dial connects to a server; default TCP with keepalive.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Random returns numbers in [0, 1), for the jitter of the backoff; default math/rand/v2.
+	Random func() float64
 }
 
 var clusterIDPattern = regexp.MustCompile(`^[0-9a-zA-Z][-0-9a-zA-Z]{0,31}$`)
@@ -161,6 +167,14 @@ func (o *Options) completeTexts() error {
 	o.Policy = cmp.Or(o.Policy, WatchOnly)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, protocol.MaxMessageSize)
+	if o.Random == nil {
+		o.Random = rand.Float64
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3},
+		}).DialContext
+	}
 	if o.CA == nil {
 		o.CA = func(context.Context) ([]byte, error) { return os.ReadFile(o.CAFile) }
 	}

@@ -10,7 +10,6 @@ package reporter
 import (
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -49,7 +48,7 @@ func New(opts Options) (*Reporter, error) {
 	if err := opts.complete(); err != nil {
 		return nil, fmt.Errorf("reporter: %w", err)
 	}
-	return newReporter(opts, newClient(&opts), rand.Float64), nil
+	return newReporter(opts, newClient(&opts), opts.Random), nil
 }
 
 // newReporter wires a Reporter to any transport; random returns numbers in [0, 1).

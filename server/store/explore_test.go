@@ -22,7 +22,12 @@ func TestExploreStore(t *testing.T) {
 	if testing.Short() {
 		depth--
 	}
-	explore.Test(t, func() explore.Model { return newExploredStore() }, explore.Depth(t, depth))
+	t.Run("two replicas", func(t *testing.T) {
+		explore.Test(t, func() explore.Model { return newExploredStore(2) }, explore.Depth(t, depth))
+	})
+	t.Run("a database of one process", func(t *testing.T) { // which does not look what others wrote
+		explore.Test(t, func() explore.Model { return newExploredStore(1) }, explore.Depth(t, depth+1))
+	})
 }
 
 const exploredCluster = "d-explored"
@@ -33,7 +38,7 @@ var exploredContents = []content{
 
 type exploredStore struct {
 	db      *exploredDB
-	writers [2]*exploredWriter
+	writers []*exploredWriter
 	now     time.Time
 	version uint64
 	reports map[uint64]int // which content by version
@@ -46,7 +51,8 @@ type exploredStore struct {
 type exploredDB struct {
 	*store.Memory
 
-	log []*store.Change
+	log    []*store.Change
+	shared bool
 	// fate is what happens to the next write.
 	fate fate
 }
@@ -61,7 +67,7 @@ const (
 
 var errGone = fmt.Errorf("%w: the connection is gone", store.ErrUnavailable)
 
-func (*exploredDB) Shared() bool { return true }
+func (d *exploredDB) Shared() bool { return d.shared }
 
 // Commit copies entries, as a database does that has them on a disk.
 func (d *exploredDB) Commit(ctx context.Context, c *store.Change) error {
@@ -120,10 +126,14 @@ type exploredWriter struct {
 	read  string      // what it was when it was taken
 }
 
-func newExploredStore() *exploredStore {
-	x := &exploredStore{db: &exploredDB{Memory: store.NewMemory()}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), reports: map[uint64]int{}}
-	x.start(0)
-	x.start(1)
+func newExploredStore(writers int) *exploredStore {
+	x := &exploredStore{
+		db: &exploredDB{Memory: store.NewMemory(), shared: writers > 1}, writers: make([]*exploredWriter, writers),
+		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), reports: map[uint64]int{},
+	}
+	for i := range writers {
+		x.start(i)
+	}
 	return x
 }
 
@@ -169,7 +179,7 @@ func (x *exploredStore) possible() []storeEvent {
 		add(func() { x.start(i) }, "writer %d is killed before it writes", i)
 		add(func() { x.end(w, w.tx.Touch(context.Background(), store.Touch{}), stored) }, "writer %d stores a heartbeat", i)
 	}
-	if len(x.db.log) > 0 && !x.lost {
+	if len(x.db.log) > 0 && !x.lost && x.db.shared {
 		add(func() {
 			x.lost = true
 			if err := x.db.takeOver(); err != nil {
@@ -278,7 +288,11 @@ func (x *exploredStore) Settle() error {
 
 func (x *exploredStore) readAll() {
 	want := x.db.versions(len(x.db.log))
-	for i, s := range []*store.Store{x.writers[0].store, x.writers[1].store, store.New(x.db, store.Options{Keep: exploredKeep})} {
+	readers := []*store.Store{store.New(x.db, store.Options{Keep: exploredKeep})}
+	for _, w := range x.writers {
+		readers = append(readers, w.store)
+	}
+	for i, s := range readers {
 		v, err := s.View(context.Background(), exploredCluster)
 		if errors.Is(err, store.ErrNotFound) && len(x.db.log) == 0 {
 			continue

@@ -39,7 +39,7 @@ type mutant struct {
 // tests are those that are to notice, by folder: exploration, random histories, and where there are none the tests of the
 // rules. They are run in this order, each until the first failure.
 var tests = map[string][][2]string{
-	"reporter":        {{"./reporter", "^(TestExplore|TestRandomHistories)"}},
+	"reporter":        {{"./reporter", "^(TestExplore|TestRandomHistories)"}, {"./reporter", "."}},
 	"server/elector":  {{"./server/elector", "^(TestExplore|TestSimulation$)"}},
 	"server/store":    {{"./server/store", "^TestExplore"}, {"./server/store", "^(TestRestored|TestConformance|TestKill|TestCrash)"}},
 	"snapshot":        {{"./snapshot", "^(TestRandomHistories|TestNoHalfReplace|TestVersions)"}, {"./reporter", "^(TestExplore|TestRandomHistories)"}},

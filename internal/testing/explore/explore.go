@@ -127,18 +127,22 @@ func sum(key string) [16]byte {
 	return [16]byte(h[:16])
 }
 
-// Depth is PSEUDO_TEST_DEPTH, or n if it is not set.
+// Depth is the model's own depth n; PSEUDO_TEST_DEPTH=+1 makes it one more than that, PSEUDO_TEST_DEPTH=9 makes it 9.
 func Depth(tb testing.TB, n int) int {
 	tb.Helper()
 	s := os.Getenv("PSEUDO_TEST_DEPTH")
 	if s == "" {
 		return n
 	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		tb.Fatalf("PSEUDO_TEST_DEPTH=%q is not a number of at least 1", s)
+	more, relative := strings.CutPrefix(s, "+")
+	depth, err := strconv.Atoi(more)
+	if relative {
+		depth += n
 	}
-	return n
+	if err != nil || depth < 1 {
+		tb.Fatalf("PSEUDO_TEST_DEPTH=%q is neither a depth of at least 1 nor how much deeper than usual, as +1", s)
+	}
+	return depth
 }
 
 // Test explores to the depth, prints depth and states, and fails with the story that breaks a rule. It returns the result.

@@ -1,0 +1,247 @@
+package simulation
+
+import (
+	"bytes"
+	"compress/zlib"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
+	"github.com/pseudo-agent/pseudo-agent/resources"
+)
+
+func gvr(group, version, resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
+}
+
+// kind is a kind of object that the operator changes.
+type kind struct {
+	apisim.Resource
+	id       string // of the selection
+	wireType string
+	optional bool // given up after five minutes in which it cannot be read
+	object   func(name string, n int) string
+}
+
+var kinds = []kind{
+	{
+		Resource: apisim.Resource{GroupVersionResource: gvr("", "v1", "pods"), Kind: "Pod", Namespaced: true}, id: "pods", wireType: "*v1.Pod",
+		object: func(name string, n int) string {
+			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default","labels":{"n":"%d"}},"status":{"podIP":"10.1.2.3","phase":"Running"}}`, name, n)
+		},
+	},
+	{
+		Resource: apisim.Resource{GroupVersionResource: gvr("", "v1", "nodes"), Kind: "Node"}, id: "nodes", wireType: "*v1.Node",
+		object: func(name string, n int) string {
+			return fmt.Sprintf(`{"metadata":{"name":%q},"status":{"addresses":[{"type":"InternalIP","address":"10.9.0.%d"}],"capacity":{"cpu":"4","memory":"8Gi"}}}`, name, n%250)
+		},
+	},
+	{
+		Resource: apisim.Resource{GroupVersionResource: gvr("apps", "v1", "replicasets"), Kind: "ReplicaSet", Namespaced: true},
+		id:       "replicasets", wireType: "*v1.ReplicaSet",
+		object: func(name string, n int) string { // one without replicas is not reported
+			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default"},"spec":{"replicas":%d}}`, name, n%3)
+		},
+	},
+	{
+		Resource: apisim.Resource{GroupVersionResource: gvr("apps.kruise.io", "v1alpha1", "clonesets"), Kind: "CloneSet", Namespaced: true},
+		id:       "clonesets", wireType: "*v1.CloneSet", optional: true,
+		object: func(name string, n int) string {
+			return fmt.Sprintf(`{"kind":"CloneSet","metadata":{"name":%q,"namespace":"default"},"spec":{"replicas":%d,"template":{"metadata":{"labels":{"a":"b"}}}}}`, name, n)
+		},
+	},
+	{
+		Resource: apisim.Resource{GroupVersionResource: gvr("", "v1", "configmaps"), Kind: "ConfigMap", Namespaced: true},
+		id:       "configmaps", wireType: "*v1.ConfigMap", optional: true,
+		object: func(name string, n int) string {
+			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default","labels":{"n":"%d"}},"data":{"a":"b"}}`, name, n)
+		},
+	},
+}
+
+// others are served and never have objects.
+var others = []apisim.Resource{
+	{GroupVersionResource: gvr("", "v1", "namespaces"), Kind: "Namespace"},
+	{GroupVersionResource: gvr("", "v1", "services"), Kind: "Service", Namespaced: true},
+	{GroupVersionResource: gvr("", "v1", "replicationcontrollers"), Kind: "ReplicationController", Namespaced: true},
+	{GroupVersionResource: gvr("apps", "v1", "deployments"), Kind: "Deployment", Namespaced: true},
+	{GroupVersionResource: gvr("apps", "v1", "daemonsets"), Kind: "DaemonSet", Namespaced: true},
+	{GroupVersionResource: gvr("apps", "v1", "statefulsets"), Kind: "StatefulSet", Namespaced: true},
+	{GroupVersionResource: gvr("networking.k8s.io", "v1", "ingresses"), Kind: "Ingress", Namespaced: true},
+	{GroupVersionResource: gvr("coordination.k8s.io", "v1", "leases"), Kind: "Lease", Namespaced: true},
+}
+
+// selection is what the agents are to watch beyond the default.
+func selection(configMaps bool) []resources.Request {
+	requests := []resources.Request{{Name: "clonesets"}}
+	if configMaps {
+		requests = append(requests, resources.Request{Name: "configmaps"})
+	}
+	return requests
+}
+
+// content is what a snapshot or a cluster has, by wire type: one object a line, sorted.
+type content map[string]string
+
+// contentOf reads entries as they go over the wire.
+func contentOf(entries func(yield func(wireType string, compressed []byte) bool)) (content, error) {
+	lines := map[string][]string{}
+	for wireType, compressed := range entries {
+		text, err := inflate(compressed)
+		if err != nil {
+			return nil, err
+		}
+		lines[wireType] = append(lines[wireType], text)
+	}
+	c := content{}
+	for wireType, list := range lines {
+		slices.Sort(list)
+		c[wireType] = strings.Join(list, "\n")
+	}
+	return c, nil
+}
+
+var readers sync.Pool // of zlib
+
+func inflate(compressed []byte) (string, error) {
+	from := bytes.NewReader(compressed)
+	zr, ok := readers.Get().(io.ReadCloser)
+	var err error
+	if resetter, can := zr.(zlib.Resetter); ok && can {
+		err = resetter.Reset(from, nil)
+	} else {
+		zr, err = zlib.NewReader(from)
+	}
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	if _, err := io.Copy(&text, zr); err != nil { //nolint:gosec // our own objects
+		return "", err
+	}
+	readers.Put(zr)
+	return text.String(), nil
+}
+
+// truth is the cluster, and all that it ever was.
+type truth struct {
+	t          testing.TB
+	sim        *apisim.Server
+	projectors map[string]*resources.Projector // by id of a kind
+
+	mu       sync.Mutex
+	selected map[string]bool // ids of kinds
+	served   map[string]bool
+	history  map[string][]moment // by wire type
+}
+
+// moment is what a type had from then on.
+type moment struct {
+	at   time.Time
+	text string
+}
+
+func newTruth(t testing.TB) *truth {
+	t.Helper()
+	w := &truth{
+		t: t, sim: apisim.New(), projectors: map[string]*resources.Projector{},
+		selected: map[string]bool{}, served: map[string]bool{}, history: map[string][]moment{},
+	}
+	selected, err := resources.Select(selection(true), resources.Namespaces{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range selected {
+		w.projectors[s.ID] = resources.NewProjector(s, resources.Options{})
+	}
+	for _, r := range others {
+		w.sim.Serve(r)
+	}
+	for _, k := range kinds {
+		w.sim.Serve(k.Resource)
+		w.served[k.id], w.selected[k.id] = true, k.id != "configmaps"
+		w.history[k.wireType] = []moment{{time.Now(), ""}}
+	}
+	return w
+}
+
+// do changes objects of kinds, and notes what they are then.
+func (w *truth) do(f func(), changed ...kind) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+	for _, k := range changed {
+		text := w.now(k)
+		if past := w.history[k.wireType]; past[len(past)-1].text != text {
+			w.history[k.wireType] = append(past, moment{time.Now(), text})
+		}
+	}
+}
+
+// now is what a report has to have of a kind. mu is held.
+func (w *truth) now(k kind) string {
+	if !w.selected[k.id] || !w.served[k.id] {
+		return ""
+	}
+	var lines []string
+	for _, raw := range w.sim.Objects(k.GroupVersionResource) {
+		o, _, err := w.projectors[k.id].Project(raw, nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if o.Entry == nil {
+			continue
+		}
+		text, err := o.Entry.JSON()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		lines = append(lines, string(text))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// current is what a report has to have.
+func (w *truth) current() content {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := content{}
+	for _, k := range kinds {
+		if past := w.history[k.wireType]; past[len(past)-1].text != "" {
+			c[k.wireType] = past[len(past)-1].text
+		}
+	}
+	return c
+}
+
+// reach is how far each type's history goes now.
+func (w *truth) reach() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := map[string]int{}
+	for wireType, past := range w.history {
+		r[wireType] = len(past)
+	}
+	return r
+}
+
+// find returns the first moment of a type, from one on and before another, that had this content; false if none had.
+func (w *truth) find(wireType, text string, from, before int) (int, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	past := w.history[wireType]
+	for i := from; i < min(before, len(past)); i++ {
+		if past[i].text == text {
+			return i, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,170 @@
+package simulation
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
+)
+
+// deed is a kind of event.
+type deed struct {
+	name   string
+	weight int
+	// say names what the numbers mean.
+	say func(n [3]int) string
+	do  func(s *system, n [3]int)
+}
+
+func (d deed) tell(n [3]int) string {
+	if d.say == nil {
+		return d.name
+	}
+	return d.name + " " + d.say(n)
+}
+
+// requests are those that an apiserver can fail, and which.
+var requests = []struct {
+	name  string
+	match func(apisim.Request) bool
+}{
+	{"any request", func(apisim.Request) bool { return true }},
+	{"lists and watches of Pods", resource("pods")},
+	{"lists and watches of Nodes", resource("nodes")},
+	{"lists and watches of CloneSets", resource("clonesets")},
+	{"all watches", func(r apisim.Request) bool { return r.Verb == "watch" && !r.Streaming }},
+	{"all lists", func(r apisim.Request) bool { return r.Verb == "list" || r.Streaming }},
+	{"the lease", resource("leases")},
+	{"discovery", func(r apisim.Request) bool { return r.Verb == "discovery" || r.Verb == "version" }},
+}
+
+func resource(name string) func(apisim.Request) bool {
+	return func(r apisim.Request) bool { return r.Resource.Resource == name }
+}
+
+// failures are how requests fail; size is for those that fail after some bytes.
+var failures = []struct {
+	name  string
+	fault func(size int) apisim.Fault
+}{
+	{"answered 500", func(int) apisim.Fault { return apisim.Fault{Status: http.StatusInternalServerError} }},
+	{"answered 429", func(int) apisim.Fault { return apisim.Fault{Status: http.StatusTooManyRequests, RetryAfter: 3} }},
+	{"answered 410", func(int) apisim.Fault { return apisim.Fault{Status: http.StatusGone} }},
+	{"forbidden", func(int) apisim.Fault { return apisim.Fault{Status: http.StatusForbidden} }},
+	{"not authorized", func(int) apisim.Fault { return apisim.Fault{Status: http.StatusUnauthorized} }},
+	{"not answered", func(int) apisim.Fault { return apisim.Fault{Hang: true} }},
+	{"cut off", func(size int) apisim.Fault { return apisim.Fault{Cut: 1 + size%2000} }},
+	{"frozen", func(size int) apisim.Fault { return apisim.Fault{Freeze: 1 + size%2000} }},
+	{"without the end of a streaming list", func(int) apisim.Fault { return apisim.Fault{NoFinalBookmark: true} }},
+}
+
+func pick[T any](list []T, n int) T { return list[n%len(list)] }
+
+// deeds are what can happen.
+var deeds = []deed{
+	{"an object is written:", 24, func(n [3]int) string {
+		return fmt.Sprintf("%s x%d, content %d", pick(kinds, n[0]).id, n[1]%8, n[2])
+	}, func(s *system, n [3]int) { s.write(n[0], n[1], n[2]) }},
+	{"an object is deleted:", 8, func(n [3]int) string {
+		return fmt.Sprintf("%s x%d", pick(kinds, n[0]).id, n[1]%8)
+	}, func(s *system, n [3]int) {
+		k := pick(kinds, n[0])
+		s.truth.do(func() {
+			if s.truth.served[k.id] {
+				s.truth.sim.Delete(k.GroupVersionResource, k.namespace(), fmt.Sprint("x", n[1]%8))
+			}
+		}, k)
+	}},
+	{"thirty objects are written", 2, nil, func(s *system, n [3]int) {
+		for i := range 30 {
+			s.write(n[0]+i, n[1]+i/3, n[2]+i)
+		}
+	}},
+	{"etcd is compacted", 2, nil, func(s *system, _ [3]int) { s.truth.sim.Compact() }},
+	{"the CRD of CloneSets is removed, or installed again", 1, nil, func(s *system, _ [3]int) { s.toggleCRD() }},
+	{"requests fail:", 8, func(n [3]int) string {
+		return fmt.Sprintf("%s: %s, for %v", pick(requests, n[0]).name, pick(failures, n[1]).name, length(n[2]))
+	}, func(s *system, n [3]int) {
+		s.failRequests(pick(requests, n[0]).match, pick(failures, n[1]).fault(n[2]), length(n[2]))
+		s.check.meet("apiserver: " + pick(requests, n[0]).name + ": " + pick(failures, n[1]).name)
+	}},
+	{"the apiserver cuts all connections", 2, nil, func(s *system, _ [3]int) {
+		s.net.cut(func(l link) bool { return l.server == apiserver })
+	}},
+	{"the apiserver is away", 2, func(n [3]int) string { return "for " + length(n[0]).String() }, func(s *system, n [3]int) {
+		s.net.kill(apiserver)
+		s.later(length(n[0]), func() { s.net.revive(apiserver) })
+	}},
+	{"streaming lists are answered", 1, func(n [3]int) string {
+		return []string{"", "with an error", "as watches"}[n[0]%3]
+	}, func(s *system, n [3]int) { s.truth.sim.SetStreaming(apisim.Streaming(n[0] % 3)) }},
+	{"connections are cut", 4, linkOf, func(s *system, n [3]int) {
+		of := s.link(n)
+		s.net.cut(func(l link) bool { return l == of })
+	}},
+	{"nothing arrives", 5, linkFor, func(s *system, n [3]int) {
+		s.spoil(n, func(c *condition) { c.hole = true }, func(c *condition) { c.hole = false })
+	}},
+	{"everything is late", 4, linkFor, func(s *system, n [3]int) {
+		s.spoil(n, func(c *condition) { c.delay = length(n[0] % 6) }, func(c *condition) { c.delay = 0 })
+	}},
+	{"connections are refused and cut", 4, linkFor, func(s *system, n [3]int) {
+		of := s.link(n)
+		s.spoil(n, func(c *condition) { c.refused = true }, func(c *condition) { c.refused = false })
+		s.net.cut(func(l link) bool { return l == of })
+	}},
+	{"an agent is stopped", 3, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, false, length(n[1])) }},
+	{"an agent is killed", 3, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, true, length(n[1])) }},
+	{"a server is stopped", 3, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, false, length(n[1])) }},
+	{"a server is killed", 3, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, true, length(n[1])) }},
+	{"a stand-in is killed", 3, procFor, func(s *system, n [3]int) {
+		if len(s.standIns) > 0 {
+			s.restart(&pick(s.standIns, n[0]).process, true, length(n[1]))
+		}
+	}},
+	{"nothing arrives of a stand-in", 3, procFor, func(s *system, n [3]int) {
+		if len(s.standIns) == 0 {
+			return
+		}
+		l := link{pick(s.standIns, n[0]).node, pick(s.servers, n[2]).node}
+		s.net.change(l, func(c *condition) { c.hole = true })
+		s.later(length(n[1]), func() { s.net.change(l, func(c *condition) { c.hole = false }) })
+	}},
+	{"the operator selects ConfigMaps, or no longer", 2, nil, func(s *system, _ [3]int) { s.toggleSelection() }},
+	{"a database is away", 3, dbFor, func(s *system, n [3]int) {
+		db := pick(s.databases, n[0])
+		db.set(func() { db.away = true })
+		s.later(length(n[1]), func() { db.set(func() { db.away = false }) })
+	}},
+	{"a database is full", 3, dbFor, func(s *system, n [3]int) {
+		db := pick(s.databases, n[0])
+		db.set(func() { db.full = true })
+		s.later(length(n[1]), func() { db.set(func() { db.full = false }) })
+	}},
+	{"a database does not confirm its next writes:", 3, func(n [3]int) string {
+		return fmt.Sprintf("%d, of database %d", 1+n[1]%3, n[0])
+	}, func(s *system, n [3]int) {
+		db := pick(s.databases, n[0])
+		db.set(func() { db.unconfirmed = 1 + n[1]%3 })
+	}},
+	{"a standby without the last writes becomes the database:", 2, func(n [3]int) string {
+		return fmt.Sprintf("%d, of database %d", 1+n[1]%5, n[0])
+	}, func(s *system, n [3]int) { s.failOver(pick(s.databases, n[0]), 1+n[1]%5, length(n[2]%5)) }},
+}
+
+func linkOf(n [3]int) string {
+	return fmt.Sprintf("between agent %d and %s", n[1], []string{"the apiserver", "a server", "a server"}[n[2]%3])
+}
+
+func linkFor(n [3]int) string { return linkOf(n) + ", for " + length(n[0]).String() }
+
+func procFor(n [3]int) string { return fmt.Sprintf("(%d), for %v", n[0], length(n[1])) }
+
+func dbFor(n [3]int) string { return fmt.Sprintf("(%d), for %v", n[0], length(n[1])) }
+
+func (k kind) namespace() string {
+	if k.Namespaced {
+		return "default"
+	}
+	return ""
+}

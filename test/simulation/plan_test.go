@@ -1,0 +1,85 @@
+package simulation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// plan is what happens in a history, and when. It follows from its seed alone.
+type plan struct {
+	seed    uint64
+	agents  int
+	servers int
+	// standIns are agents that Sync, and claims whether pseudo-agent takes the watcher's role from them.
+	standIns int
+	claims   bool
+	shared   bool // all servers are replicas upon one database
+	events   []event
+}
+
+// event is one deed, and the numbers that say to what, how and for how long.
+type event struct {
+	at   time.Duration
+	deed int // of deeds
+	n    [3]int
+}
+
+func (e event) String() string {
+	return fmt.Sprintf("%9s  %s", e.at, deeds[e.deed].tell(e.n))
+}
+
+// String tells the plan as a story.
+func (p plan) String() string {
+	var b strings.Builder
+	how := "each with its own database"
+	if p.shared {
+		how = "upon one database"
+	}
+	fmt.Fprintf(&b, "seed %d: %d agents, %d servers %s, %d stand-ins, claims: %v\n", p.seed, p.agents, p.servers, how, p.standIns, p.claims)
+	for _, e := range p.events {
+		fmt.Fprintln(&b, e)
+	}
+	return b.String()
+}
+
+// newPlan makes the plan of a seed.
+func newPlan(seed uint64) plan {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	p := plan{seed: seed, agents: 1 + rng.IntN(2), servers: 1 + rng.IntN(2)}
+	p.shared, p.standIns, p.claims = rng.IntN(3) > 0, rng.IntN(4), rng.IntN(2) == 0
+	all := 0
+	for _, d := range deeds {
+		all += d.weight
+	}
+	end := time.Duration(2+rng.IntN(12)) * time.Minute
+	pace := float64(time.Duration(1+rng.IntN(15)) * time.Second)
+	for at := time.Duration(0); ; {
+		at += time.Duration(rng.ExpFloat64() * pace).Round(time.Millisecond)
+		if at >= end {
+			return p
+		}
+		pick := rng.IntN(all)
+		i := slices.IndexFunc(deeds, func(d deed) bool {
+			pick -= d.weight
+			return pick < 0
+		})
+		p.events = append(p.events, event{at, i, [3]int{rng.IntN(1 << 16), rng.IntN(1 << 16), rng.IntN(1 << 16)}})
+	}
+}
+
+// without returns the plan without the events from i to j.
+func (p plan) without(i, j int) plan {
+	p.events = slices.Concat(p.events[:i], p.events[j:])
+	return p
+}
+
+// length is a time that n says, mostly short and at most five minutes.
+func length(n int) time.Duration {
+	return []time.Duration{
+		time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second, 20 * time.Second, 40 * time.Second, 70 * time.Second, 130 * time.Second,
+		5 * time.Minute,
+	}[n%9] + time.Duration(n%997)*time.Millisecond
+}

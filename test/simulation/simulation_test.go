@@ -1,0 +1,120 @@
+package simulation
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
+)
+
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // what a history holds is small
+	m.Run()
+}
+
+// TestSimulation plays random histories of whole systems. What breaks a rule is told by its seed and a plan from which all
+// was left out that is not needed.
+func TestSimulation(t *testing.T) {
+	histories := 100
+	if testing.Short() {
+		histories = 20
+	}
+	c := &campaign{first: testseed.New(t), histories: uint64(testseed.Rounds(t, histories)), met: map[string]int{}}
+	t.Run("histories", func(t *testing.T) {
+		for i := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint("lane", i), func(t *testing.T) {
+				t.Parallel()
+				c.run(t)
+			})
+		}
+	})
+	t.Log(c)
+}
+
+// campaign is many histories, each with the next seed.
+type campaign struct {
+	first, histories uint64
+
+	mu     sync.Mutex
+	begun  uint64
+	ended  int
+	failed bool
+	met    map[string]int
+	passed time.Duration
+	events int
+}
+
+func (c *campaign) next() (seed uint64, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed || c.begun == c.histories {
+		return 0, false
+	}
+	c.begun++
+	return c.first + c.begun - 1, true
+}
+
+func (c *campaign) run(t *testing.T) {
+	t.Helper()
+	for {
+		seed, ok := c.next()
+		if !ok {
+			return
+		}
+		p := newPlan(seed)
+		out := play(t, p)
+		if c.done(out); len(out.broken) == 0 {
+			continue
+		}
+		shorter := shrink(t, p, func(q plan) bool { return len(play(t, q).broken) > 0 })
+		last := play(t, shorter)
+		t.Errorf("PSEUDO_TEST_SEED=%d PSEUDO_TEST_ROUNDS=1 breaks a rule:\n%s\nof the plan this much is needed:\n%v%s\nthe last lines of the log:\n%s",
+			seed, strings.Join(out.broken, "\n"), shorter, strings.Join(last.broken, "\n"), strings.Join(last.log, "\n"))
+		return
+	}
+}
+
+func (c *campaign) done(out outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended++
+	c.passed += out.passed
+	c.events += len(out.trace)
+	c.failed = c.failed || len(out.broken) > 0
+	for k, n := range out.met {
+		c.met[k] += n
+	}
+}
+
+// String tells what was reached.
+func (c *campaign) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d histories from seed %d, %v of synthetic time, %d events; situations:\n", c.ended, c.first, c.passed.Round(time.Second), c.events)
+	for _, k := range slices.Sorted(maps.Keys(c.met)) {
+		fmt.Fprintf(&b, "%8d  %s\n", c.met[k], k)
+	}
+	return b.String()
+}
+
+// TestPlanFollowsFromSeed: the same seed gives the same plan and the same times of its events, to the byte.
+func TestPlanFollowsFromSeed(t *testing.T) {
+	const seed = 7
+	a, b := newPlan(seed), newPlan(seed)
+	if a.String() != b.String() {
+		t.Fatalf("got two plans:\n%v\n%v", a, b)
+	}
+	one, two := play(t, a), play(t, b)
+	if !slices.Equal(one.trace, two.trace) {
+		t.Errorf("got two traces:\n%s\n\n%s", strings.Join(one.trace, "\n"), strings.Join(two.trace, "\n"))
+	}
+	if len(one.trace) != len(a.events) {
+		t.Errorf("%d events of %d have happened", len(one.trace), len(a.events))
+	}
+}

@@ -1,0 +1,514 @@
+package simulation
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
+	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
+	protocol "github.com/pseudo-agent/pseudo-agent/protocol/agent"
+)
+
+// init takes away apimachinery's pause after errors, which is kept in a global variable and so mixes up the clocks of
+// different bubbles.
+func init() { utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1] }
+
+// system is everything, in one bubble.
+type system struct {
+	t         *testing.T
+	plan      plan
+	net       *network
+	truth     *truth
+	check     *checker
+	agents    []*agentProcess
+	servers   []*serverProcess
+	standIns  []*standIn
+	watchers  *watchers
+	databases []*database
+	log       *recorder
+
+	begun  time.Time
+	queue  agenda
+	seq    int
+	trace  []string
+	rules  rules
+	seeds  uint64
+	choice struct {
+		sync.Mutex
+		configMaps bool
+	}
+}
+
+// recorder keeps the last lines of all logs.
+type recorder struct {
+	mu    sync.Mutex
+	begun time.Time
+	lines []string
+}
+
+const linesKept = 300
+
+// Write implements io.Writer.
+func (r *recorder) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.lines) >= 2*linesKept {
+		r.lines = append([]string(nil), r.lines[linesKept:]...)
+	}
+	r.lines = append(r.lines, fmt.Sprintf("%9v %s", time.Since(r.begun).Round(time.Millisecond), bytes.TrimSpace(b)))
+	return len(b), nil
+}
+
+// counting counts what is logged: the situations in which the programs find themselves, in their own words.
+type counting struct {
+	slog.Handler
+
+	check *checker
+}
+
+// Handle implements slog.Handler.
+func (c *counting) Handle(ctx context.Context, r slog.Record) error {
+	c.check.meet("log: " + r.Message)
+	return c.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (c *counting) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &counting{c.Handler.WithAttrs(attrs), c.check}
+}
+
+// rules are what fails at the apiserver.
+type rules struct {
+	mu   sync.Mutex
+	next int
+	list map[int]rule
+}
+
+type rule struct {
+	match func(apisim.Request) bool
+	fault apisim.Fault
+}
+
+func (r *rules) fault(req apisim.Request) apisim.Fault {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.next {
+		if rule, ok := r.list[i]; ok && rule.match(req) {
+			return rule.fault
+		}
+	}
+	return apisim.Fault{}
+}
+
+// appointment is something that will be done.
+type appointment struct {
+	at  time.Duration
+	seq int
+	say string
+	do  func()
+}
+
+type agenda []appointment
+
+func (a agenda) Len() int { return len(a) }
+func (a agenda) Less(i, j int) bool {
+	return a[i].at < a[j].at || a[i].at == a[j].at && a[i].seq < a[j].seq
+}
+func (a agenda) Swap(i, j int) { a[i], a[j] = a[j], a[i] }
+func (a *agenda) Push(x any)   { *a = append(*a, x.(appointment)) }
+func (a *agenda) Pop() any {
+	old := *a
+	x := old[len(old)-1]
+	*a = old[:len(old)-1]
+	return x
+}
+
+// outcome is what became of a history.
+type outcome struct {
+	broken []string
+	trace  []string
+	log    []string
+	met    map[string]int
+	passed time.Duration // under synthetic time
+}
+
+// play plays a plan.
+func play(t *testing.T, p plan) outcome {
+	t.Helper()
+	var out outcome
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t, p)
+		s.play()
+		s.settle()
+		s.tellErrors()
+		s.end()
+		out = outcome{s.check.broken, s.trace, s.log.lines, s.check.met, time.Since(s.begun)}
+	})
+	return out
+}
+
+func newSystem(t *testing.T, p plan) *system {
+	w := newTruth(t)
+	s := &system{t: t, plan: p, net: newNetwork(), truth: w, check: newChecker(w), begun: time.Now(), seeds: p.seed}
+	s.rules.list = map[int]rule{}
+	s.log = &recorder{begun: s.begun}
+	log := slog.New(&counting{slog.NewTextHandler(s.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}), s.check})
+	w.sim.SetFaults(s.rules.fault)
+	s.net.tap = func(client, server string) func([]byte) {
+		if server == apiserver {
+			return nil
+		}
+		return reports(clusterID, func(r *protocol.KubernetesAPISyncRequest) {
+			s.mayReport(client)
+			s.check.sent(client, r)
+		})
+	}
+	var addresses, nodes []string
+	for i := range p.servers {
+		if i == 0 || !p.shared {
+			db := newDatabase(p.shared && p.servers > 1)
+			db.written = s.check.stored
+			s.databases = append(s.databases, db)
+		}
+		server := newServer(i, s.net, log, s.databases[len(s.databases)-1])
+		s.servers = append(s.servers, server)
+		addresses, nodes = append(addresses, server.node+":"+port), append(nodes, server.node)
+	}
+	var mu sync.Mutex
+	seed := func() uint64 {
+		mu.Lock()
+		defer mu.Unlock()
+		s.seeds++
+		return s.seeds
+	}
+	for i := range p.agents {
+		s.agents = append(s.agents, newAgent(i, s.net, log, seed, func() config.Agent { return s.config(addresses) }))
+	}
+	s.watchers = &watchers{check: s.check, alone: p.shared || p.servers == 1, until: map[string]time.Time{}}
+	for i := range p.standIns {
+		s.standIns = append(s.standIns, newStandIn(i, s.net, log, nodes, s.watchers))
+	}
+	return s
+}
+
+// config is the agents' configuration as it is now.
+func (s *system) config(addresses []string) config.Agent {
+	cfg := config.DefaultAgent()
+	cfg.ClusterID = clusterID
+	cfg.Server.Addresses = addresses
+	cfg.ClaimWatcher = s.plan.claims
+	cfg.HighAvailability.Enabled = s.plan.agents > 1
+	cfg.HighAvailability.LeaseNamespace = "deepflow"
+	cfg.Report.FullResyncInterval = 20 * time.Minute
+	s.choice.Lock()
+	defer s.choice.Unlock()
+	cfg.Inputs.Resources.Kubernetes.APIResources = selection(s.choice.configMaps)
+	return cfg
+}
+
+// later appoints what ends a fault.
+func (s *system) later(d time.Duration, do func()) {
+	s.seq++
+	heap.Push(&s.queue, appointment{time.Since(s.begun) + d, s.seq, "", do})
+}
+
+// play begins everything and lets the plan happen.
+func (s *system) play() {
+	api := &http.Server{Handler: s.truth.sim} //nolint:gosec // no time limits: a fault is what holds a request up
+	served := make(chan struct{})
+	listener := s.net.listen(apiserver)
+	go func() {
+		defer close(served)
+		if err := api.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.check.fail("apiserver: %v", err)
+		}
+	}()
+	s.t.Cleanup(func() {
+		_ = api.Close()
+		<-served
+	})
+	for i := range 6 {
+		s.write(i, i, i)
+	}
+	for _, p := range s.processes() {
+		p.start()
+	}
+	for _, e := range s.plan.events {
+		s.seq++
+		heap.Push(&s.queue, appointment{e.at, s.seq, e.String(), func() { deeds[e.deed].do(s, e.n) }})
+	}
+	for s.queue.Len() > 0 && len(s.check.broken) == 0 {
+		next, ok := heap.Pop(&s.queue).(appointment)
+		if !ok {
+			return
+		}
+		time.Sleep(next.at - time.Since(s.begun))
+		synctest.Wait()
+		if next.say != "" {
+			s.trace = append(s.trace, fmt.Sprintf("%9s  %s", time.Since(s.begun), strings.TrimSpace(next.say)))
+		}
+		next.do()
+		for _, a := range s.agents {
+			if d := a.present(); d != nil {
+				s.check.meet("reporter: " + d.Status().State)
+			}
+		}
+	}
+}
+
+// mayReport looks whether the replica that sends something holds the lease.
+func (s *system) mayReport(node string) {
+	if s.plan.agents < 2 {
+		return
+	}
+	for _, raw := range s.truth.sim.Objects(gvr("coordination.k8s.io", "v1", "leases")) {
+		var lease struct {
+			Spec struct{ HolderIdentity string }
+		}
+		if err := json.Unmarshal(raw, &lease); err != nil {
+			s.check.fail("the lease: %v", err)
+			return
+		}
+		for _, a := range s.agents {
+			if a.node == node && !strings.HasPrefix(lease.Spec.HolderIdentity, a.name()) {
+				s.check.fail("%s reports although the lease is held by %q", a.name(), lease.Spec.HolderIdentity)
+			}
+		}
+	}
+}
+
+func (s *system) processes() []*process {
+	var all []*process
+	for _, p := range s.servers {
+		all = append(all, &p.process)
+	}
+	for _, p := range s.agents {
+		all = append(all, &p.process)
+	}
+	for _, p := range s.standIns {
+		all = append(all, &p.process)
+	}
+	return all
+}
+
+func (s *system) write(which, name, n int) {
+	k := pick(kinds, which)
+	s.truth.do(func() {
+		if s.truth.served[k.id] {
+			s.truth.sim.Put(k.GroupVersionResource, k.object(fmt.Sprint("x", name%8), n))
+		}
+	}, k)
+}
+
+func (s *system) toggleCRD() {
+	k := kinds[3]
+	s.truth.do(func() {
+		if s.truth.served[k.id] = !s.truth.served[k.id]; s.truth.served[k.id] {
+			s.truth.sim.Serve(k.Resource)
+		} else {
+			s.truth.sim.Remove(k.GroupVersionResource)
+		}
+	}, k)
+}
+
+func (s *system) toggleSelection() {
+	s.truth.do(func() {
+		s.choice.Lock()
+		s.choice.configMaps = !s.choice.configMaps
+		s.truth.selected["configmaps"] = s.choice.configMaps
+		s.choice.Unlock()
+	}, kinds...)
+	for _, a := range s.agents {
+		if d := a.present(); d != nil {
+			d.Reload(a.config())
+		}
+	}
+}
+
+func (s *system) failRequests(match func(apisim.Request) bool, f apisim.Fault, d time.Duration) {
+	stop := make(chan struct{})
+	f.Stop = stop
+	s.rules.mu.Lock()
+	i := s.rules.next
+	s.rules.list[i] = rule{match, f}
+	s.rules.next++
+	s.rules.mu.Unlock()
+	s.later(d, func() {
+		s.rules.mu.Lock()
+		delete(s.rules.list, i)
+		s.rules.mu.Unlock()
+		close(stop)
+	})
+}
+
+// link is the one that the numbers name.
+func (s *system) link(n [3]int) link {
+	l := link{pick(s.agents, n[1]).node, apiserver}
+	if n[2]%3 > 0 {
+		l.server = pick(s.servers, n[2]/3).node
+	}
+	return l
+}
+
+func (s *system) spoil(n [3]int, bad, good func(*condition)) {
+	l := s.link(n)
+	s.net.change(l, bad)
+	s.later(length(n[0]), func() { s.net.change(l, good) })
+}
+
+func (s *system) restart(p *process, power bool, d time.Duration) {
+	p.stop(power)
+	s.later(d, p.start)
+}
+
+// failOver makes a standby the database, which lacks the last n writes. Servers that have a database for themselves do not look
+// for that while they run: they are killed and started anew.
+func (s *system) failOver(db *database, n int, d time.Duration) {
+	if !db.shared {
+		for _, p := range s.servers {
+			if p.db == db {
+				s.restart(&p.process, true, d)
+			}
+		}
+		synctest.Wait()
+	}
+	s.watchers.forgotten()
+	if err := db.failOver(n); err != nil {
+		s.check.fail("%v", err)
+	}
+}
+
+// promised is the time in which everything has come right after the last fault.
+const promised = 8 * time.Minute
+
+// settle looks whether everything comes right: all appointments are kept, so that no fault is left.
+func (s *system) settle() {
+	if len(s.check.broken) > 0 {
+		return
+	}
+	s.net.heal()
+	for _, p := range s.processes() {
+		p.start()
+	}
+	for _, db := range s.databases {
+		db.set(func() { db.away, db.full, db.unconfirmed = false, false, 0 })
+	}
+	s.await("after the last fault", promised, func() string { return s.right("") })
+}
+
+// await waits until there is no complaint any more, and notes the last one if there is one in the end.
+func (s *system) await(when string, limit time.Duration, complaint func() string) {
+	begun := time.Now()
+	for {
+		time.Sleep(time.Second)
+		synctest.Wait()
+		why := complaint()
+		waited := time.Since(begun).Round(time.Second)
+		if why == "" {
+			s.check.meet(fmt.Sprintf("%s, within %v", when, waited.Truncate(30*time.Second)+30*time.Second))
+			return
+		}
+		if waited >= limit {
+			s.check.fail("%s, %v: %s", when, waited, why)
+			return
+		}
+	}
+}
+
+// right tells what is not as it should be: the server of the agent that works holds what the cluster is, and the error (a part
+// of it; empty: none).
+func (s *system) right(wantError string) string {
+	want := s.truth.current()
+	var why []string
+	for _, a := range s.agents {
+		d := a.present()
+		if d == nil {
+			continue
+		}
+		st := d.Status()
+		if st.Address == "" {
+			continue
+		}
+		var server *serverProcess
+		for _, p := range s.servers {
+			if st.Address == p.node+":"+port {
+				server = p
+			}
+		}
+		m, err := (&handle{db: server.db}).read()
+		if err != nil {
+			return err.Error()
+		}
+		state, got, err := latest(m)
+		switch {
+		case err != nil:
+			why = append(why, err.Error())
+		case wantError == "" && state.ErrorMsg != "":
+			why = append(why, fmt.Sprintf("server %s has the error %q", server.node, state.ErrorMsg))
+		case wantError != "" && !strings.Contains(state.ErrorMsg, wantError):
+			why = append(why, fmt.Sprintf("server %s has the error %q, want one with %q", server.node, state.ErrorMsg, wantError))
+		case !maps.Equal(got, want):
+			why = append(why, fmt.Sprintf("server %s holds version %d with\n%v\nwant\n%v", server.node, state.Latest.Version, got, want))
+		default:
+			return ""
+		}
+	}
+	if len(why) == 0 {
+		return "no agent is connected to a server"
+	}
+	return strings.Join(why, "; ")
+}
+
+// tellErrors takes a permission away: within two minutes the server knows, and keeps what it has; and gives it back.
+func (s *system) tellErrors() {
+	if len(s.check.broken) > 0 {
+		return
+	}
+	s.rules.mu.Lock()
+	i := s.rules.next
+	s.rules.list[i] = rule{resource("pods"), apisim.Fault{Status: http.StatusForbidden}}
+	s.rules.next++
+	s.rules.mu.Unlock()
+	s.net.cut(func(l link) bool { return l.server == apiserver })
+	s.await("an error is told", promised, func() string { return s.right("pods") })
+	s.rules.mu.Lock()
+	delete(s.rules.list, i)
+	s.rules.mu.Unlock()
+	s.await("an error is cleared", promised, func() string { return s.right("") })
+}
+
+// end stops everything.
+func (s *system) end() {
+	s.net.heal()
+	for s.queue.Len() > 0 { // a history that was given up
+		if next, ok := heap.Pop(&s.queue).(appointment); ok && next.say == "" {
+			next.do()
+		}
+	}
+	for _, p := range s.processes() {
+		p.stop(false)
+	}
+	for _, p := range s.processes() {
+		p.wait()
+	}
+	synctest.Wait()
+}
