@@ -123,7 +123,7 @@ func inflate(compressed []byte) (string, error) {
 		return "", err
 	}
 	var text strings.Builder
-	if _, err := io.Copy(&text, zr); err != nil { //nolint:gosec // our own objects
+	if _, err := io.Copy(&text, zr); err != nil {
 		return "", err
 	}
 	readers.Put(zr)

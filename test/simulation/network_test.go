@@ -245,9 +245,8 @@ func wait(changed, network <-chan struct{}, deadline, ready time.Time) bool {
 
 func (s *stream) read(b []byte) (int, error) {
 	for {
-		now, hole, network := time.Now(), false, (<-chan struct{})(nil)
-		c, woken := s.network.condition(s.link)
-		hole, network = c.hole, woken
+		now := time.Now()
+		c, network := s.network.condition(s.link)
 		s.mu.Lock()
 		var ready time.Time
 		switch {
@@ -257,7 +256,7 @@ func (s *stream) read(b []byte) (int, error) {
 		case s.left:
 			s.mu.Unlock()
 			return 0, net.ErrClosed
-		case hole:
+		case c.hole:
 		case len(s.queue) > 0 && !now.Before(s.queue[0].at):
 			n := copy(b, s.queue[0].data)
 			if s.queue[0].data = s.queue[0].data[n:]; len(s.queue[0].data) == 0 {

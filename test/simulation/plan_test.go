@@ -50,9 +50,14 @@ func newPlan(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	p := plan{seed: seed, agents: 1 + rng.IntN(2), servers: 1 + rng.IntN(2)}
 	p.shared, p.standIns, p.claims = rng.IntN(3) > 0, rng.IntN(4), rng.IntN(2) == 0
+	// Each plan has some kinds of faults only: where everything fails all the time nothing happens.
+	weights := make([]int, len(deeds))
 	all := 0
-	for _, d := range deeds {
-		all += d.weight
+	for i, d := range deeds {
+		if d.always || rng.IntN(3) == 0 {
+			weights[i] = d.weight
+		}
+		all += weights[i]
 	}
 	end := time.Duration(2+rng.IntN(12)) * time.Minute
 	pace := float64(time.Duration(1+rng.IntN(15)) * time.Second)
@@ -62,8 +67,8 @@ func newPlan(seed uint64) plan {
 			return p
 		}
 		pick := rng.IntN(all)
-		i := slices.IndexFunc(deeds, func(d deed) bool {
-			pick -= d.weight
+		i := slices.IndexFunc(weights, func(w int) bool {
+			pick -= w
 			return pick < 0
 		})
 		p.events = append(p.events, event{at, i, [3]int{rng.IntN(1 << 16), rng.IntN(1 << 16), rng.IntN(1 << 16)}})
@@ -76,10 +81,10 @@ func (p plan) without(i, j int) plan {
 	return p
 }
 
-// length is a time that n says, mostly short and at most five minutes.
+// length is a time that n says, mostly short and at most four minutes.
 func length(n int) time.Duration {
 	return []time.Duration{
-		time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second, 20 * time.Second, 40 * time.Second, 70 * time.Second, 130 * time.Second,
-		5 * time.Minute,
+		300 * time.Millisecond, time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second, 20 * time.Second, 40 * time.Second,
+		70 * time.Second, 4 * time.Minute,
 	}[n%9] + time.Duration(n%997)*time.Millisecond
 }

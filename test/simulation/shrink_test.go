@@ -1,6 +1,9 @@
 package simulation
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // shrinkTries is how many plans are played to find a shorter one.
 const shrinkTries = 200
@@ -41,15 +44,7 @@ func shrink(t *testing.T, p plan, breaks func(plan) bool) plan {
 func TestShrink(t *testing.T) {
 	p := newPlan(3)
 	first, last := p.events[1], p.events[len(p.events)-2]
-	has := func(q plan, e event) bool {
-		for _, o := range q.events {
-			if o == e {
-				return true
-			}
-		}
-		return false
-	}
-	got := shrink(t, p, func(q plan) bool { return has(q, first) && has(q, last) })
+	got := shrink(t, p, func(q plan) bool { return slices.Contains(q.events, first) && slices.Contains(q.events, last) })
 	if len(got.events) != 2 || got.agents != 1 || got.servers != 1 {
 		t.Errorf("got\n%v\nwant these two events:\n%v\n%v", got, first, last)
 	}
