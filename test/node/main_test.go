@@ -19,8 +19,11 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/test/node/sandbox"
 )
 
-// cluster is what all tests share; set by TestMain.
-var cluster *node.Cluster
+// What all tests share; set by TestMain.
+var (
+	cluster  *node.Cluster
+	services node.Services
+)
 
 func TestMain(m *testing.M) {
 	if missing := sandbox.Missing(); len(missing) > 0 {
@@ -55,12 +58,18 @@ func prepare(dir string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := node.BuildServices(ctx, os.Stderr); err != nil {
+		return err
+	}
 	return node.BuildImages(ctx, bins, dir, os.Stderr)
 }
 
 func run(ctx context.Context, m *testing.M, place sandbox.Place) (int, error) {
 	bins, err := node.Build(ctx, os.Stderr)
 	if err != nil {
+		return 1, err
+	}
+	if services, err = node.BuildServices(ctx, os.Stderr); err != nil {
 		return 1, err
 	}
 	if cluster, err = node.Start(ctx, bins, place); err != nil {

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	pluginsVersion = "v1.10.0"
-	corednsVersion = "v1.14.7"
+	pluginsVersion  = "v1.10.0"
+	corednsVersion  = "v1.14.7"
+	registryVersion = "v3.1.2"
+	policyVersion   = "v0.8.0"
 	// Version is the version of the product's images.
 	Version = "0.1.0"
 )
@@ -50,6 +52,22 @@ func Build(ctx context.Context, progress io.Writer) (Binaries, error) {
 	b.CoreDNS = filepath.Join(coredns, "coredns")
 	b.Helm, err = harness.BuildHelm(ctx, progress)
 	return b, err
+}
+
+// Services are programs that stand in a cluster beside the node's own; only tests start them.
+type Services struct {
+	Registry        string // a registry of images
+	NetworkPolicies string // decides about the first packet of each connection of a Pod
+}
+
+// BuildServices builds them once into the cache. That takes about 4 minutes on two cores.
+func BuildServices(ctx context.Context, progress io.Writer) (Services, error) {
+	registry, err := harness.BuildTools(ctx, "registry", registryVersion, progress, "github.com/distribution/distribution/v3/cmd/registry")
+	if err != nil {
+		return Services{}, err
+	}
+	policies, err := harness.BuildTools(ctx, "kube-network-policies", policyVersion, progress, "sigs.k8s.io/kube-network-policies/cmd")
+	return Services{Registry: filepath.Join(registry, "registry"), NetworkPolicies: filepath.Join(policies, "cmd")}, err
 }
 
 // BuildImages makes the images that a node has, in dir: the product's by `make image`, as install.md says, and those of
