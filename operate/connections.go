@@ -26,6 +26,7 @@ type connections struct {
 	max    int
 	now    func() time.Time
 	log    *slog.Logger
+	count  prometheus.Gauge
 	closed prometheus.Counter
 
 	mu    sync.Mutex
@@ -42,21 +43,22 @@ type connection struct {
 
 // newConnections has its metrics under the program's name.
 func newConnections(program string, registry *prometheus.Registry, now func() time.Time, log *slog.Logger) *connections {
-	prefix := strings.ReplaceAll(program, "-", "_") + "_http_connections"
 	c := &connections{max: maxConnections, now: now, log: log, open: map[net.Conn]*connection{}}
-	c.closed = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: prefix + "_closed_total", Help: "Connections to the HTTP port that were closed because too many were open.",
-	})
+	c.count, c.closed = NewConnectionMetrics(strings.ReplaceAll(program, "-", "_"))
 	if registry != nil {
-		registry.MustRegister(c.closed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: prefix, Help: "Connections to the HTTP port that are open.",
-		}, func() float64 {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return float64(len(c.open))
-		}))
+		registry.MustRegister(c.count, c.closed)
 	}
 	return c
+}
+
+// NewConnectionMetrics returns the metrics of connections to the HTTP port: how many are open, and how many were closed because
+// too many were.
+func NewConnectionMetrics(prefix string) (open prometheus.Gauge, closed prometheus.Counter) {
+	return prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: prefix + "_http_connections", Help: "Connections to the HTTP port that are open.",
+		}), prometheus.NewCounter(prometheus.CounterOpts{
+			Name: prefix + "_http_connections_closed_total", Help: "Connections to the HTTP port that were closed because too many were open.",
+		})
 }
 
 type connectionKey struct{}
@@ -70,6 +72,7 @@ func (c *connections) context(ctx context.Context, conn net.Conn) context.Contex
 func (c *connections) state(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer func() { c.count.Set(float64(len(c.open))) }()
 	switch state {
 	case http.StateNew:
 		c.open[conn] = &connection{waits: c.now()}
@@ -101,8 +104,8 @@ func (c *connections) closeOldest() {
 	c.last = now
 }
 
-// count notes which connections have requests under way.
-func (c *connections) count(next http.Handler) http.Handler {
+// counting notes which connections have requests under way.
+func (c *connections) counting(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _ := r.Context().Value(connectionKey{}).(net.Conn)
 		c.add(conn, 1)

@@ -74,7 +74,7 @@ func TestNoTextOutsideTheTables(t *testing.T) {
 // TestPartsSpeakChinese reads what parts of the programs say to people, in their sources, and looks for the phrases.
 func TestPartsSpeakChinese(t *testing.T) {
 	found := 0
-	for _, folder := range []string{"../agent", "../server", "../reporter"} {
+	for _, folder := range []string{".", "../agent", "../podagent", "../server", "../reporter"} {
 		err := filepath.WalkDir(folder, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err

@@ -159,7 +159,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Serve is Run on a listener of the caller's; it closes the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
-		Handler:           s.connections.count(s.mux),
+		Handler:           s.connections.counting(s.mux),
 		ConnState:         s.connections.state,
 		ConnContext:       s.connections.context,
 		ReadTimeout:       readTimeout,

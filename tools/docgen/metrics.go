@@ -195,6 +195,8 @@ The first ones to look at: ` + "`pseudo_agent_last_successful_report_timestamp_s
 	} {
 		rec := &recorder{}
 		rec.MustRegister(operate.NewBuildInfo(p.prefix, operate.Build{}))
+		open, closed := operate.NewConnectionMetrics(p.prefix)
+		rec.MustRegister(open, closed)
 		if err := p.register(rec); err != nil {
 			return nil, fmt.Errorf("make %s: %w", p.title, err)
 		}
