@@ -120,7 +120,7 @@ func newDaemon(cfg *config.Agent, build operate.Build, log *slog.Logger, level *
 	registry.MustRegister(NewLeanGauge(func() bool { return !d.leanSince().IsZero() }))
 	d.reports = operate.NewPulse("reporter", reportsLimit, nil)
 	d.lists = operate.NewPulse("informers", listsLimit, nil)
-	d.fold = snapshot.New(nil)
+	d.fold = snapshot.New(around.Now)
 	d.relations = relations.New(relations.Options{Fold: d.fold, Log: log, Registerer: registry})
 	d.namespaces = &namespaceSink{Sink: d.relations, changed: d.namespacesChanged}
 	d.advisor = advisor.New(advisor.Options{

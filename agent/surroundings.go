@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/rest"
@@ -22,6 +23,8 @@ type Surroundings struct {
 	Cluster func() (*rest.Config, error)
 	// Dial connects to a deepflow-server.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Now is the wall clock by which versions are made.
+	Now func() time.Time
 	// Random returns numbers in [0, 1), for the jitter of the reporter's backoff.
 	Random func() float64
 }

@@ -17,7 +17,8 @@ const versionType = "*version.Info"
 
 // checker knows the truth and looks at all that is sent and stored.
 type checker struct {
-	truth *truth
+	truth   *truth
+	ordered bool // versions come in the order of what they hold, because the clocks are right
 
 	mu       sync.Mutex
 	begun    time.Time
@@ -35,8 +36,8 @@ type version struct {
 	reach map[string]int // how far the truth had come when it was sent first
 }
 
-func newChecker(w *truth) *checker {
-	return &checker{truth: w, begun: time.Now(), met: map[string]int{}}
+func newChecker(w *truth, ordered bool) *checker {
+	return &checker{truth: w, ordered: ordered, begun: time.Now(), met: map[string]int{}}
 }
 
 // fail notes that a rule is broken.
@@ -51,6 +52,13 @@ func (c *checker) failed(format string, args ...any) {
 	if len(c.broken) < 10 {
 		c.broken = append(c.broken, fmt.Sprintf("%v: ", time.Since(c.begun).Round(time.Millisecond))+fmt.Sprintf(format, args...))
 	}
+}
+
+// complaints are what has been broken so far.
+func (c *checker) complaints() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.broken)
 }
 
 // meet counts a situation.
@@ -131,7 +139,11 @@ func (c *checker) inOrder() {
 			if k.optional && text == "" {
 				continue // given up
 			}
-			at, found := c.truth.find(k.wireType, text, reached[k.wireType], v.reach[k.wireType])
+			from := reached[k.wireType]
+			if !c.ordered {
+				from = 0
+			}
+			at, found := c.truth.find(k.wireType, text, from, v.reach[k.wireType])
 			if !found {
 				what := "was never so"
 				if _, ever := c.truth.find(k.wireType, text, 0, v.reach[k.wireType]); ever {

@@ -3,6 +3,7 @@ package simulation
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 )
@@ -116,6 +117,13 @@ var deeds = []deed{
 	}},
 	{"an agent is stopped", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, false, length(n[1])) }},
 	{"an agent is killed", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, true, length(n[1])) }},
+	{"an agent's clock is set:", 2, false, func(n [3]int) string {
+		return fmt.Sprintf("(%d), %v", n[0], offset(n[1]))
+	}, func(s *system, n [3]int) {
+		if s.plan.clocks {
+			pick(s.agents, n[0]).offset.Store(int64(offset(n[1])))
+		}
+	}},
 	{"a server is stopped", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, false, length(n[1])) }},
 	{"a server is killed", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, true, length(n[1])) }},
 	{"a stand-in is killed", 3, false, procFor, func(s *system, n [3]int) {
@@ -152,6 +160,9 @@ var deeds = []deed{
 		return fmt.Sprintf("%d, of database %d", 1+n[1]%5, n[0])
 	}, func(s *system, n [3]int) { s.failOver(pick(s.databases, n[0]), 1+n[1]%5, length(n[2]%5)) }},
 }
+
+// offset is by how much a clock is wrong, at most half an hour.
+func offset(n int) time.Duration { return time.Duration(n%3600-1800) * time.Second }
 
 func linkOf(n [3]int) string {
 	return fmt.Sprintf("between agent %d and %s", n[1], []string{"the apiserver", "a server", "a server"}[n[2]%3])

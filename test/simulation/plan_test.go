@@ -16,8 +16,10 @@ type plan struct {
 	// standIns are agents that Sync, and claims whether pseudo-agent takes the watcher's role from them.
 	standIns int
 	claims   bool
-	shared   bool // all servers are replicas upon one database
-	events   []event
+	// normal: pseudo-agent watches only if a server wishes it. clocks: those of its replicas are wrong.
+	normal, clocks bool
+	shared         bool // all servers are replicas upon one database
+	events         []event
 }
 
 // event is one deed, and the numbers that say to what, how and for how long.
@@ -38,7 +40,8 @@ func (p plan) String() string {
 	if p.shared {
 		how = "upon one database"
 	}
-	fmt.Fprintf(&b, "seed %d: %d agents, %d servers %s, %d stand-ins, claims: %v\n", p.seed, p.agents, p.servers, how, p.standIns, p.claims)
+	fmt.Fprintf(&b, "seed %d: %d agents, %d servers %s, %d stand-ins, claims: %v, policy normal: %v, wrong clocks: %v\n",
+		p.seed, p.agents, p.servers, how, p.standIns, p.claims, p.normal, p.clocks)
 	for _, e := range p.events {
 		fmt.Fprintln(&b, e)
 	}
@@ -50,6 +53,7 @@ func newPlan(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	p := plan{seed: seed, agents: 1 + rng.IntN(2), servers: 1 + rng.IntN(2)}
 	p.shared, p.standIns, p.claims = rng.IntN(3) > 0, rng.IntN(4), rng.IntN(2) == 0
+	p.normal, p.clocks = rng.IntN(4) == 0, rng.IntN(4) == 0
 	// Each plan has some kinds of faults only: where everything fails all the time nothing happens.
 	weights := make([]int, len(deeds))
 	all := 0

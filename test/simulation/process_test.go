@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -113,6 +114,7 @@ type agentProcess struct {
 	number int
 	config func() config.Agent
 	seed   func() uint64
+	offset atomic.Int64 // of its wall clock, in nanoseconds
 
 	mu     sync.Mutex
 	daemon *agent.Daemon // of the present life; nil: there is none
@@ -144,6 +146,7 @@ func (a *agentProcess) live(ctx context.Context, _ func() bool) error {
 			}
 			return a.net.dial(ctx, a.node, host)
 		},
+		Now:    func() time.Time { return time.Now().Add(time.Duration(a.offset.Load())) },
 		Random: random.Float64,
 	}, a.log, prometheus.NewRegistry())
 	if err != nil {

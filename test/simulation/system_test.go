@@ -161,7 +161,7 @@ func play(t *testing.T, p plan) outcome {
 		s.settle()
 		s.tellErrors()
 		s.end()
-		out = outcome{s.check.broken, s.trace, s.log.lines, s.check.met, time.Since(s.begun)}
+		out = outcome{s.check.complaints(), s.trace, s.log.lines, s.check.met, time.Since(s.begun)}
 	})
 	return out
 }
@@ -169,7 +169,7 @@ func play(t *testing.T, p plan) outcome {
 func newSystem(t *testing.T, p plan) *system {
 	t.Helper()
 	w := newTruth(t)
-	s := &system{t: t, plan: p, net: newNetwork(), truth: w, check: newChecker(w), begun: time.Now(), seeds: p.seed}
+	s := &system{t: t, plan: p, net: newNetwork(), truth: w, check: newChecker(w, !p.clocks), begun: time.Now(), seeds: p.seed}
 	s.rules.list = map[int]rule{}
 	s.log = &recorder{begun: s.begun}
 	log := slog.New(&counting{slog.NewTextHandler(s.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -183,9 +183,14 @@ func newSystem(t *testing.T, p plan) *system {
 		if server == apiserver {
 			return nil
 		}
+		first := true
 		return reports(clusterID, func(r *protocol.KubernetesAPISyncRequest) {
 			s.mayReport(client)
 			s.check.sent(client, r)
+			if first && len(r.GetEntries()) > 0 {
+				s.check.fail("the first report of a connection has entries, want a probe")
+			}
+			first = false
 		})
 	}
 	var addresses, nodes []string
@@ -222,6 +227,9 @@ func (s *system) config(addresses []string) config.Agent {
 	cfg.ClusterID = clusterID
 	cfg.Server.Addresses = addresses
 	cfg.ClaimWatcher = s.plan.claims
+	if s.plan.normal {
+		cfg.WatchPolicy, cfg.RegisterAsAgent = "normal", true
+	}
 	cfg.HighAvailability.Enabled = s.plan.agents > 1
 	cfg.HighAvailability.LeaseNamespace = "deepflow"
 	cfg.Report.FullResyncInterval = 20 * time.Minute
@@ -260,7 +268,7 @@ func (s *system) play() {
 	for _, e := range s.plan.events {
 		s.queue.add(appointment{e.at, e.String(), func() { deeds[e.deed].do(s, e.n) }})
 	}
-	for len(s.check.broken) == 0 {
+	for len(s.check.complaints()) == 0 {
 		next, ok := s.queue.next()
 		if !ok {
 			return
@@ -406,9 +414,12 @@ func (s *system) failOver(db *database, n int, d time.Duration) {
 // promised is the time in which everything has come right after the last fault.
 const promised = 4 * time.Minute
 
+// sweeps is the time that servers take to see what has expired.
+const sweeps = 3 * time.Minute
+
 // settle looks whether everything comes right: all appointments are kept, so that no fault is left.
 func (s *system) settle() {
-	if len(s.check.broken) > 0 {
+	if len(s.check.complaints()) > 0 {
 		return
 	}
 	s.net.heal()
@@ -418,14 +429,67 @@ func (s *system) settle() {
 	for _, db := range s.databases {
 		db.set(func() { db.away, db.full, db.unconfirmed = false, false, 0 })
 	}
-	s.await("after the last fault", promised, func() string { return s.right("") })
+	limit := promised
+	if s.plan.normal && len(s.standIns) > 0 {
+		for _, p := range s.standIns {
+			p.stop(true)
+		}
+		limit += watcherLease + sweeps
+	}
+	s.await("after the last fault", limit, func() string { return s.right("") })
+	s.loseServer()
+}
+
+// loseServer takes the server away to which the agent reports, if there is another.
+func (s *system) loseServer() {
+	if len(s.servers) < 2 || len(s.check.complaints()) > 0 {
+		return
+	}
+	lost := s.inUse()
+	if lost == nil {
+		return
+	}
+	lost.stop(true)
+	s.write(0, 1, int(s.plan.seed%1000))
+	limit := promised
+	if s.plan.normal && !s.plan.shared {
+		limit += watcherLease + sweeps // the other server's election knows nothing of this one's
+	}
+	s.await("after the loss of the server", limit, func() string {
+		if s.inUse() == lost {
+			return "the agent still reports to the server that is gone"
+		}
+		return s.right("")
+	})
+	lost.start()
+}
+
+// inUse is the server to which the agents report, nil if there is none.
+func (s *system) inUse() *serverProcess {
+	for _, a := range s.agents {
+		if d := a.present(); d != nil {
+			if server := s.serverAt(d.Status().Address); server != nil {
+				return server
+			}
+		}
+	}
+	return nil
+}
+
+func (s *system) serverAt(address string) *serverProcess {
+	for _, p := range s.servers {
+		if address == p.node+":"+port {
+			return p
+		}
+	}
+	return nil
 }
 
 // await waits until there is no complaint any more, and notes the last one if there is one in the end.
 func (s *system) await(when string, limit time.Duration, complaint func() string) {
 	begun := time.Now()
 	for {
-		time.Sleep(time.Second)
+		time.Sleep(5 * time.Second)
 		synctest.Wait()
 		why := complaint()
 		waited := time.Since(begun).Round(time.Second)
@@ -450,15 +514,9 @@ func (s *system) right(wantError string) string {
 		if d == nil {
 			continue
 		}
-		st := d.Status()
-		if st.Address == "" {
+		server := s.serverAt(d.Status().Address)
+		if server == nil {
 			continue
-		}
-		var server *serverProcess
-		for _, p := range s.servers {
-			if st.Address == p.node+":"+port {
-				server = p
-			}
 		}
 		m, err := (&handle{db: server.db}).read()
 		if err != nil {
@@ -486,7 +544,7 @@ func (s *system) right(wantError string) string {
 
 // tellErrors takes a permission away: within two minutes the server knows, and keeps what it has; and gives it back.
 func (s *system) tellErrors() {
-	if len(s.check.broken) > 0 {
+	if len(s.check.complaints()) > 0 {
 		return
 	}
 	s.rules.mu.Lock()
