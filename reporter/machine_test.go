@@ -2,6 +2,7 @@ package reporter
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,25 +182,28 @@ func (b *bench) beginFailing(problem string) {
 	b.r = start(b.t, Options{Source: b.src}, nil, b.server)
 }
 
-// TestVersionOfSomebodyElse: what a server holds under a version that we have not sent is not ours, even if our first one is
-// that very number.
+// TestVersionOfSomebodyElse: what a server holds under a version that was taken and never sent is not ours. That takes a replica
+// that loses its lease between the two.
 func TestVersionOfSomebodyElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		begun := time.Now()
-		clock := func() time.Time { return begun }
-		throwaway := newSource(clock)
-		seedContent(throwaway)
-		version := throwaway.Fold.Take().Version()
-		b := &bench{t: t, src: newSource(clock), server: newMemServer(), rec: &recorder{}}
-		b.server.Seen = b.rec.see
-		seedContent(b.src)
+	var forbidden atomic.Bool
+	maySend := func() (time.Time, bool) { return time.Time{}, !forbidden.Load() }
+	scenario(t, "of the same number", func(o *Options) { o.MaySend = maySend }, func(b *bench) {
+		b.expect("start", 0, "probe full")
+		forbidden.Store(true)
+		b.change(3, "a")
+		b.expect("taken", 15*time.Second, "")
+		version := b.r.Status().Version
+		if version == b.server.Held(testCluster).Version {
+			b.t.Fatal("nothing was taken")
+		}
 		b.server.Treat(&agent.KubernetesAPISyncRequest{
 			ClusterId: new(testCluster), Version: &version, AgentId: proto.Uint32(1), Entries: []*agent.KubernetesAPIInfo{{Type: new("*v1.Pod")}},
 		}, false)
-		b.r = start(t, Options{Source: b.src}, nil, b.server)
-		b.expect("start", 2*time.Second, "probe full")
+		b.server.cut()
+		pass(5 * time.Second)
+		forbidden.Store(false)
+		b.expect("sent under another version", 2*time.Minute, "empty full empty")
 		b.holds()
-		b.r.stop()
 	})
 }
 
@@ -313,8 +317,10 @@ func TestFailures(t *testing.T) {
 	})
 	scenario(t, "a server that answers full reports wrongly", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")
+		asked := 0
 		b.server.Harm(func(*agent.KubernetesAPISyncRequest) faultserver.Fault {
-			return faultserver.Fault{Answer: proto.Uint64(7)}
+			asked++
+			return faultserver.Fault{Answer: proto.Uint64(7), DropResponse: asked > 1000} // so that it ends if it is asked without pause
 		})
 		pass(time.Hour)
 		l := b.rec.take()

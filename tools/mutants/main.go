@@ -36,17 +36,20 @@ type mutant struct {
 	Harmless string // why no test can notice; empty: one has to
 }
 
-// tests are those that are to notice, by folder: exploration, random histories, and where there are none the tests of the
-// rules. They are run in this order, each until the first failure.
+// simulation is the random histories of whole systems.
+var simulation = [2]string{"./test/simulation", "^TestSimulation$"}
+
+// tests are those that are to notice, by folder: exploration, random histories, the tests of the rules, whole systems. They are
+// run in this order, each until the first failure.
 var tests = map[string][][2]string{
-	"reporter":        {{"./reporter", "^(TestExplore|TestRandomHistories)"}, {"./reporter", "."}},
-	"server/elector":  {{"./server/elector", "^(TestExplore|TestSimulation$)"}},
-	"server/store":    {{"./server/store", "^TestExplore"}, {"./server/store", "^(TestRestored|TestConformance|TestKill|TestCrash)"}},
+	"reporter":        {{"./reporter", "^(TestExplore|TestRandomHistories)"}, {"./reporter", "."}, simulation},
+	"server/elector":  {{"./server/elector", "^(TestExplore|TestSimulation$)"}, simulation},
+	"server/store":    {{"./server/store", "^TestExplore"}, {"./server/store", "^(TestRestored|TestConformance|TestKill|TestCrash)"}, simulation},
 	"snapshot":        {{"./snapshot", "^(TestRandomHistories|TestNoHalfReplace|TestVersions)"}, {"./reporter", "^(TestExplore|TestRandomHistories)"}},
 	"relations":       {{"./relations", "^(TestAnyOrder|TestConcurrentSources)"}, {"./relations", "."}},
-	"informers":       {{"./informers", "^TestRandom$"}, {"./informers", "^(TestGate|TestVerdict|TestStateChanges)"}},
-	"internal/leader": {{"./internal/leader", "."}},
-	"server/receiver": {{"./server/receiver", "."}},
+	"informers":       {{"./informers", "^TestRandom$"}, {"./informers", "^(TestGate|TestVerdict|TestStateChanges)"}, simulation},
+	"internal/leader": {{"./internal/leader", "."}, simulation},
+	"server/receiver": {{"./server/receiver", "."}, simulation},
 }
 
 // parse reads the list.
