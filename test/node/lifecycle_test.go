@@ -117,7 +117,15 @@ func makeChange(t *testing.T) string {
 func holds(ctx context.Context, id, name string) error { return holdsAt(ctx, namespace, id, name) }
 
 func holdsAt(ctx context.Context, namespace, id, name string) error {
-	text, err := askServer(ctx, namespace, "/clusters/"+id+"/objects?type=*v1.Service&limit=500")
+	text, err := askServer(ctx, namespace, servicesOf(id))
+	return names(text, err, name)
+}
+
+// servicesOf is where the API lists the Services of a cluster.
+func servicesOf(id string) string { return "/clusters/" + id + "/objects?type=*v1.Service&limit=500" }
+
+// names returns an error unless an answer of the API names an object.
+func names(text string, err error, name string) error {
 	if err == nil && !strings.Contains(text, `"`+name+`"`) {
 		err = fmt.Errorf("the server does not hold %s", name)
 	}
@@ -401,15 +409,26 @@ extraVolumeMounts:
 	}
 }
 
-// A drain takes one of two replicas. The other one stays for as long as there is no place for a new one.
+// A drain takes one of two replicas. The other one stays for as long as there is no place for a new one; once there is one, on
+// another node, the drain goes through, and the server never hears of it.
 func TestDrain(t *testing.T) {
 	const release, id = "drained-pseudo-agent", "d-nodedrain1"
+	if err := cluster.AddNode(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		if err := errors.Join(cluster.RemoveNode(ctx), cluster.Kubectl(ctx, "uncordon", node.Name)); err != nil {
+			t.Error(err)
+		}
+	})
+	kubectl(t, "cordon", node.Second)
 	agentRelease(t, release, id, "--set", "replicas=2")
 	arrived(t, id)
 	stop := neverInError(t, id)
 	defer stop()
-	drain := []string{"drain", node.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=15s", "--pod-selector=app.kubernetes.io/instance=" + release}
-	if out, err := cluster.KubectlOutput(t.Context(), drain...); err == nil {
+	drain := []string{"drain", node.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--pod-selector=app.kubernetes.io/instance=" + release}
+	if out, err := cluster.KubectlOutput(t.Context(), append(drain, "--timeout=15s")...); err == nil {
 		t.Errorf("the drain went through, though the last replica has nowhere to go:\n%s", out)
 	}
 	ready := 0
@@ -422,8 +441,15 @@ func TestDrain(t *testing.T) {
 		t.Errorf("got %d Ready Pods of a drained node, want 1\n%s", ready, cluster.Describe(t.Context(), namespace))
 	}
 	changeArrives(t, id)
-	kubectl(t, "uncordon", node.Name)
+	kubectl(t, "uncordon", node.Second)
+	kubectl(t, append(drain, "--timeout=2m")...)
 	installed(t, namespace, release)
+	for _, p := range pods(t, namespace, release) {
+		if p.Spec.NodeName != node.Second {
+			t.Errorf("%s is on %s", p.Name, p.Spec.NodeName)
+		}
+	}
+	changeArrives(t, id)
 }
 
 // Probes say nothing of the apiserver: while it is away nothing is restarted, and after that reporting goes on.
@@ -441,7 +467,7 @@ func TestAPIServerAway(t *testing.T) {
 	if err := cluster.StartAPIServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.WaitNode(t.Context()); err != nil {
+	if err := cluster.WaitNode(t.Context(), node.Name); err != nil {
 		t.Fatal(err)
 	}
 	changeArrives(t, id)

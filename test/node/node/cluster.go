@@ -3,16 +3,14 @@ package node
 import (
 	"bytes"
 	"context"
-	"embed"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"text/template"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -26,14 +24,13 @@ import (
 // Name is the node's.
 const Name = "node"
 
-//go:embed files
-var files embed.FS
-
 // Cluster is a cluster of one node.
 type Cluster struct {
 	*harness.Cluster
 	Bins  Binaries
 	Place sandbox.Place
+
+	args map[string][]string // of the Kubernetes programs, by their names
 
 	mu    sync.Mutex
 	procs []*harness.Process // in the order of their start
@@ -51,37 +48,56 @@ func Start(ctx context.Context, bins Binaries, place sandbox.Place) (c *Cluster,
 			c.Close()
 		}
 	}()
-	if err := c.writeFiles(); err != nil {
+	first := c.first()
+	if err := c.writeFiles(first); err != nil {
 		return nil, err
 	}
-	if err := c.startContainerd(ctx); err != nil {
+	if err := c.startContainerd(ctx, first); err != nil {
 		return nil, err
 	}
-	for _, p := range [][]string{
-		{
-			"kube-controller-manager", "--kubeconfig=" + c.Kubeconfig, "--use-service-account-credentials", "--leader-elect=false",
-			"--service-account-private-key-file=" + c.file("sa.key"), "--root-ca-file=" + c.CAFile,
-			"--cluster-cidr=10.244.0.0/16", "--service-cluster-ip-range=10.96.0.0/16",
-			"--node-monitor-grace-period=20s",
-		},
-		{"kube-scheduler", "--kubeconfig=" + c.Kubeconfig, "--leader-elect=false"},
-		{
-			"kubelet", "--kubeconfig=" + c.Kubeconfig, "--config=" + c.file("kubelet.yaml"), "--root-dir=" + c.file("kubelet"),
-			"--node-ip=" + place.Address, "--hostname-override=" + Name,
-		},
-		{"kube-proxy", "--config=" + c.file("kube-proxy.yaml")},
-	} {
-		if err := c.run(p[0], filepath.Join(bins.Kubernetes, p[0]), p[1:]...); err != nil {
-			return nil, err
-		}
+	c.args = c.arguments(first)
+	if err := c.StartPrograms("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"); err != nil {
+		return nil, err
 	}
 	if err := c.Kubectl(ctx, "apply", "-f", c.file("coredns.yaml")); err != nil {
 		return nil, err
 	}
-	if err := c.WaitNode(ctx); err != nil {
+	if err := c.WaitNode(ctx, Name); err != nil {
 		return nil, err
 	}
 	return c, c.WaitDeployment(ctx, "kube-system", "coredns")
+}
+
+// arguments are those of the Kubernetes programs, by their names.
+func (c *Cluster) arguments(first machine) map[string][]string {
+	return map[string][]string{
+		"kube-controller-manager": {
+			"--kubeconfig=" + c.Kubeconfig, "--use-service-account-credentials", "--leader-elect=false",
+			"--service-account-private-key-file=" + c.file("sa.key"), "--root-ca-file=" + c.CAFile,
+			"--cluster-cidr=10.244.0.0/16", "--service-cluster-ip-range=10.96.0.0/16",
+			"--node-monitor-grace-period=20s",
+		},
+		"kube-scheduler": {"--kubeconfig=" + c.Kubeconfig, "--leader-elect=false"},
+		"kubelet":        c.kubeletArguments(first),
+		"kube-proxy":     {"--config=" + c.file("kube-proxy.yaml")},
+	}
+}
+
+// StartPrograms starts Kubernetes programs of the node by their names, for example kube-proxy, at first or again.
+func (c *Cluster) StartPrograms(names ...string) error {
+	for _, name := range names {
+		if err := c.run(name, filepath.Join(c.Bins.Kubernetes, name), c.args[name]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StopPrograms ends Kubernetes programs of the node by their names, as a crash would.
+func (c *Cluster) StopPrograms(names ...string) {
+	for _, name := range names {
+		c.Process(name).Kill()
+	}
 }
 
 // StartRuntime brings up an apiserver and containerd alone, with what BuildRuntime has made: no kubelet and no controllers.
@@ -90,8 +106,9 @@ func StartRuntime(ctx context.Context, bins Binaries, place sandbox.Place) (c *C
 	if c.Cluster, err = harness.StartCluster(ctx, bins.Binaries, place.Dir); err != nil {
 		return nil, err
 	}
-	if err = c.writeFiles(); err == nil {
-		err = c.startContainerd(ctx)
+	first := c.first()
+	if err = c.writeFiles(first); err == nil {
+		err = c.startContainerd(ctx, first)
 	}
 	if err != nil {
 		c.Close()
@@ -104,35 +121,6 @@ func (c *Cluster) Socket() string { return c.file("containerd.sock") }
 
 func (c *Cluster) file(name string) string { return filepath.Join(c.Place.Dir, name) }
 
-// writeFiles fills the templates in files.
-func (c *Cluster) writeFiles() error {
-	all, err := template.ParseFS(files, "files/*")
-	if err != nil {
-		return err
-	}
-	for _, t := range all.Templates() {
-		var b bytes.Buffer
-		err := t.Execute(&b, map[string]string{
-			"Dir": c.Place.Dir, "Address": c.Place.Address, "Cgroup": c.Place.Cgroup, "Plugins": c.Bins.Plugins, "Kubeconfig": c.Kubeconfig,
-			"PauseImage": PauseImage, "CoreDNSImage": corednsImage,
-		})
-		if err != nil {
-			return err
-		}
-		path := c.file(t.Name())
-		if filepath.Ext(path) == ".conflist" {
-			path = c.file(filepath.Join("cni", t.Name()))
-		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (c *Cluster) run(name, path string, args ...string) error {
 	p, err := harness.StartProcess(harness.Command{Name: name, Path: path, Args: args, Dir: c.Place.Dir})
 	if err != nil {
@@ -142,40 +130,6 @@ func (c *Cluster) run(name, path string, args ...string) error {
 	defer c.mu.Unlock()
 	c.procs = append(c.procs, p)
 	return nil
-}
-
-func (c *Cluster) startContainerd(ctx context.Context) error {
-	if err := c.run("containerd", "containerd", "--config", c.file("containerd.toml")); err != nil {
-		return err
-	}
-	ready, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	err := c.procs[0].WaitReady(ready, func(ctx context.Context) error {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.file("containerd.sock"))
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	})
-	if err != nil {
-		return err
-	}
-	images, err := filepath.Glob(c.file("*-image.tar"))
-	if err != nil {
-		return err
-	}
-	for _, image := range images {
-		if err := c.Import(ctx, image); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Import brings an image to the node as install.md says.
-func (c *Cluster) Import(ctx context.Context, tar string) error {
-	_, err := output(ctx, nil, "ctr", "--address", c.file("containerd.sock"), "-n", "k8s.io", "images", "import", tar)
-	return err
 }
 
 // Kubectl runs kubectl as the administrator.
@@ -229,12 +183,12 @@ func Wait(ctx context.Context, what string, ok func(context.Context) error) erro
 	}
 }
 
-// WaitNode waits until the node is Ready.
-func (c *Cluster) WaitNode(ctx context.Context) error {
+// WaitNode waits until a node is Ready.
+func (c *Cluster) WaitNode(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	return Wait(ctx, "node", func(ctx context.Context) error {
-		n, err := c.Client.CoreV1().Nodes().Get(ctx, Name, metav1.GetOptions{})
+	return Wait(ctx, "node "+name, func(ctx context.Context) error {
+		n, err := c.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -297,11 +251,11 @@ func (c *Cluster) Describe(ctx context.Context, namespace string) string {
 	return b.String()
 }
 
-// Process returns a program of the node by its name, for example kubelet.
+// Process returns a program of the node by its name, for example kubelet, as it was started last.
 func (c *Cluster) Process(name string) *harness.Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, p := range c.procs {
+	for _, p := range slices.Backward(c.procs) {
 		if filepath.Base(p.Log()) == name+".log" {
 			return p
 		}

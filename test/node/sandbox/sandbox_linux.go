@@ -96,7 +96,7 @@ func supervise(prepare func(dir string) error) (code int, err error) {
 	}
 	cgroup := "pseudo-node-" + strconv.Itoa(os.Getpid())
 	defer func() { err = errors.Join(err, removeCgroups(cgroup)) }()
-	if err := makeCgroups(cgroup); err != nil {
+	if err := MakeCgroups(cgroup); err != nil {
 		return 1, err
 	}
 
@@ -302,7 +302,9 @@ func controllers() []string {
 	return roots
 }
 
-func makeCgroups(name string) error {
+// MakeCgroups makes a cgroup of every controller, by its path below each controller's root. They are removed with the sandbox if
+// they are below its own.
+func MakeCgroups(name string) error {
 	for _, root := range controllers() {
 		dir := filepath.Join(root, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {

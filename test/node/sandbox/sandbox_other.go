@@ -9,3 +9,6 @@ func Missing() []string { return []string{"Linux (this is " + runtime.GOOS + ")"
 
 // Main is never called where something is missing.
 func Main(func(string) error, func(Place) int) int { return 1 }
+
+// MakeCgroups is never called either.
+func MakeCgroups(string) error { return nil }
