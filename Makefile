@@ -11,7 +11,7 @@ GOFUMPT            := mvdan.cc/gofumpt@v0.12.0
 GOLANGCI_LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # The Go modules of the repository that hold code of ours.
-MODULES := . test/e2e test/node test/bench packaging/image
+MODULES := . test/e2e test/node test/bench packaging/image packaging/packages
 
 # Stamped into the programs. Outside of a git checkout give them on the command line.
 VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
@@ -38,6 +38,7 @@ unit: ## runs the tests that need no other program
 	go test $(TESTFLAGS) ./...
 	cd test/bench && go test $(TESTFLAGS) ./...
 	cd packaging/image && go test $(TESTFLAGS) ./...
+	cd packaging/packages && go test $(TESTFLAGS) ./...
 	cd test/node && go test $(TESTFLAGS) ./grafana
 
 .PHONY: race
@@ -141,8 +142,8 @@ microbench: ## runs the benchmarks of single functions
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(TESTFLAGS) ./...
 
 .PHONY: release
-release: ## makes reproducible tarballs and container images for Linux on amd64 and arm64 in dist/: make release VERSION=v1.0.0
-	VERSION=$(VERSION) REVISION=$(REVISION) PUSH=$(PUSH) packaging/release.sh tarballs images
+release: ## makes reproducible tarballs, images, debs, rpms for Linux on amd64 and arm64, and charts in dist/: make release VERSION=v1.0.0
+	VERSION=$(VERSION) REVISION=$(REVISION) PUSH=$(PUSH) packaging/release.sh tarballs images packages charts
 
 # For example registry.example/observability/, of which `docker login` or `podman login` gave the password.
 PUSH ?=

@@ -2,13 +2,15 @@
 # Makes a release in dist/, from sources alone and without a container builder:
 #
 #   release.sh tarballs   for each platform the programs, their bills of materials, and what packaging/contents lists
+#   release.sh packages   for each program with a systemd unit a deb and an rpm
+#   release.sh charts     the charts, with the release's version; PUSH pushes them, too, to PUSH/charts/
 #   release.sh images     for each program an image of all platforms; PUSH=registry.example/observability/ pushes it too
 #
 # The same sources and Go release give the same bytes, wherever and whenever it runs. VERSION and REVISION are stamped into
 # the programs; SOURCE_DATE_EPOCH is the date of all files, by default that of the commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${1:?want tarballs, images or both}" "${VERSION:?is not set: run make release}" "${REVISION=}" "${PUSH=}"
+: "${1:?want tarballs, images, packages, charts, or several}" "${VERSION:?is not set: run make release}" "${REVISION=}" "${PUSH=}"
 source=${SOURCE:-https://$(go list -m)}
 out=$PWD/${OUT:-dist}
 platforms=${PLATFORMS:-linux/amd64 linux/arm64}
@@ -56,7 +58,24 @@ images() {
 	done
 }
 
+packages() {
+	(cd packaging/packages && go build -o "$tmp/packages" .)
+	for platform in $platforms; do
+		for program in pseudo-agent pod-agent; do
+			"$tmp/packages" -program "$program" -version "$VERSION" -arch "${platform#*/}" -built "$(built "$platform")" -root . \
+				-source "$source" -created "$SOURCE_DATE_EPOCH" -o "$out"
+		done
+	done
+}
+
+charts() {
+	(cd packaging/image && go build -o "$tmp/chart" ./chart)
+	for program in $programs; do
+		"$tmp/chart" -chart "charts/$program" -version "$VERSION" -created "$SOURCE_DATE_EPOCH" -o "$out" -push "${PUSH:+${PUSH}charts/}"
+	done
+}
+
 for what in "$@"; do "$what"; done
 cd "$out"
-sha256sum *-"$VERSION"-*.tar* >SHA256SUMS
+sha256sum *-"$VERSION"-*.* >SHA256SUMS
 cat SHA256SUMS
