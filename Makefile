@@ -163,7 +163,7 @@ verify-release: ## makes a release from two clones of this commit in different p
 	diff "$$tmp/one/dist/SHA256SUMS" "$$tmp/another/one/dist/SHA256SUMS" && echo 'both releases are the same'
 
 .PHONY: generate
-generate: generate-protocol generate-docs ## makes all generated files again
+generate: generate-protocol generate-docs generate-kustomize ## makes all generated files again
 
 .PHONY: generate-protocol
 generate-protocol: OUT = .
@@ -176,6 +176,10 @@ generate-protocol:
 .PHONY: generate-docs
 generate-docs:
 	go run ./tools/docgen
+
+.PHONY: generate-kustomize
+generate-kustomize:
+	cd test/e2e && go run ./cmd/kustomize
 
 .PHONY: kubernetes
 kubernetes: ## pins the apiserver of the e2e tests to another release: make kubernetes KUBERNETES=v1.35.4

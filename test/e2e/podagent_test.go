@@ -41,16 +41,22 @@ func podAgentObjects(t *testing.T, values string) []*unstructured.Unstructured {
 
 func makePodAgentNamespace(t *testing.T) {
 	t.Helper()
+	makeFreeNamespace(t, podAgentNamespace)
+}
+
+// makeFreeNamespace makes a namespace that enforces no Pod security standard, until the test ends.
+func makeFreeNamespace(t *testing.T, name string) {
+	t.Helper()
 	api := cluster.Client.CoreV1().Namespaces()
-	if _, err := api.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: podAgentNamespace}}, metav1.CreateOptions{}); err != nil {
+	if _, err := api.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx := context.Background() // the test's own has ended
-		if err := api.Delete(ctx, podAgentNamespace, metav1.DeleteOptions{}); err != nil {
+		if err := api.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
-		if err := sample.FinishNamespace(ctx, cluster.Dynamic, podAgentNamespace); err != nil {
+		if err := sample.FinishNamespace(ctx, cluster.Dynamic, name); err != nil {
 			t.Error(err)
 		}
 	})

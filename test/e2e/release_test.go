@@ -97,9 +97,10 @@ func TestReleasesSideBySide(t *testing.T) {
 			mustRun(t, "", bin, "install", releaseName, filepath.Join(chartsDir, "pseudo-agent"), "-n", "shop", "-f", values)
 			for _, ns := range []string{sideNamespace, "shop"} {
 				mustRun(t, "", bin, "install", "pseudo-server", filepath.Join(chartsDir, "pseudo-server"), "-n", ns)
+				mustRun(t, "", bin, "install", "pod-agent", filepath.Join(chartsDir, "pod-agent"), "-n", ns, "--set", "admissionPolicy.enabled=true")
 			}
 			for _, ns := range []string{sideNamespace, "shop"} {
-				mustRun(t, "", bin, "uninstall", releaseName, "pseudo-server", "-n", ns)
+				mustRun(t, "", bin, "uninstall", releaseName, "pseudo-server", "pod-agent", "-n", ns)
 			}
 			if d := cmp.Diff(before, rolesOf(t)); d != "" {
 				t.Errorf("after both were uninstalled (-want +got):\n%s", d)
@@ -253,10 +254,10 @@ func accepted(t *testing.T, release, chart string, args ...string) []*unstructur
 // TestChartAsDependency: with a condition, with aliases, with build metadata in its version, with the longest release name.
 func TestChartAsDependency(t *testing.T) {
 	releaseNamespaces(t)
-	const longest = "a23456789-123456789-123456789-123456789-123456789-123"
 	for chart, values := range map[string]string{
 		"pseudo-agent":  "enabled: true, replicas: 2, networkPolicy: {enabled: true}, config: {server: {addresses: ['s:20035']}}",
 		"pseudo-server": "enabled: true, replicas: 2, networkPolicy: {enabled: true}, storage: {type: postgres, postgres: {secretName: dsn}}",
+		"pod-agent":     "enabled: true, config: {network_source: definitions}",
 	} {
 		t.Run(chart+"/condition", func(t *testing.T) {
 			if objs := accepted(t, "u", umbrella(t, chart, "", chart+": {"+values+"}\n", chart)); len(objs) < 5 {
@@ -271,10 +272,10 @@ func TestChartAsDependency(t *testing.T) {
 			accepted(t, "u", umbrella(t, chart, "0.1.0+4fda46fd8c4e", chart+": {"+values+"}\n", chart))
 			accepted(t, "u", umbrella(t, chart, "0.1.0-"+strings.Repeat("long.", 11)+"long+4fda46fd8c4e", chart+": {"+values+"}\n", chart))
 		})
-		for _, release := range []string{"hub", "east", longest} {
+		for _, release := range []string{"hub", "east", longestRelease} {
 			t.Run(chart+"/aliases/"+release, func(t *testing.T) {
 				aliases := []string{"east", "east-hub", "cluster-west"}
-				text := ""
+				text := "global: {imageRegistry: registry.example}\n"
 				for _, a := range aliases {
 					text += a + ": {" + values + "}\n"
 				}
@@ -286,12 +287,15 @@ func TestChartAsDependency(t *testing.T) {
 						t.Errorf("two objects are %s", id)
 					}
 					names[id] = true
-					if o.GetKind() == "Deployment" {
+					if o.GetKind() == "Deployment" || o.GetKind() == "DaemonSet" {
 						text, err := yaml.Marshal(nested[map[string]any](o.Object, "spec", "selector", "matchLabels"))
 						if err != nil {
 							t.Fatal(err)
 						}
 						selectors[string(text)]++
+						if image := at([]*unstructured.Unstructured{o}, o.GetKind()+" spec template spec containers 0 image"); !strings.HasPrefix(image, "registry.example/") {
+							t.Errorf("the image is %s, want that of global.imageRegistry", image)
+						}
 					}
 				}
 				if len(selectors) != len(aliases) {
@@ -300,42 +304,6 @@ func TestChartAsDependency(t *testing.T) {
 			})
 		}
 	}
-}
-
-// restrictedV2 says why OpenShift's default SCC would refuse a Pod, by its documented rules: ids must be of the namespace's
-// range, which a chart cannot know.
-func restrictedV2(pod map[string]any) []string {
-	var why []string
-	spec := nested[map[string]any](pod, "spec")
-	contexts := []map[string]any{nested[map[string]any](spec, "securityContext")}
-	for _, c := range nested[[]any](spec, "containers") {
-		context := nested[map[string]any](c.(map[string]any), "securityContext")
-		contexts = append(contexts, context)
-		if nested[bool](context, "allowPrivilegeEscalation") || nested[bool](context, "privileged") {
-			why = append(why, "privileges")
-		}
-	}
-	for _, c := range contexts {
-		for _, key := range []string{"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups", "seLinuxOptions"} {
-			if _, ok := c[key]; ok {
-				why = append(why, key)
-			}
-		}
-	}
-	for _, key := range []string{"hostNetwork", "hostPID", "hostIPC"} {
-		if spec[key] == true {
-			why = append(why, key)
-		}
-	}
-	allowed := []string{"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
-	for _, v := range nested[[]any](spec, "volumes") {
-		for key := range v.(map[string]any) {
-			if key != "name" && !slices.Contains(allowed, key) {
-				why = append(why, "volume "+key)
-			}
-		}
-	}
-	return why
 }
 
 // TestChartsBoundLocalStorage: no Pod of ours can fill its node's disk.
@@ -358,33 +326,5 @@ func TestChartsBoundLocalStorage(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-func TestChartsOnOpenShift(t *testing.T) {
-	manifest, err := os.ReadFile("../../packaging/pseudo-agent.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	objs := documents(t, string(manifest))
-	for _, chart := range []string{"pseudo-agent", "pseudo-server"} {
-		objs = append(objs, render(t, chart, filepath.Join(chartsDir, chart, "ci/openshift-values.yaml"))...)
-	}
-	found := 0
-	for _, o := range objs {
-		if o.GetKind() != "Deployment" {
-			continue
-		}
-		found++
-		pod := podOf(o).Object
-		if why := restrictedV2(pod); len(why) > 0 {
-			t.Errorf("%s: restricted-v2 refuses %v", o.GetName(), why)
-		}
-		if !nested[bool](pod, "spec", "securityContext", "runAsNonRoot") {
-			t.Errorf("%s may run as root", o.GetName())
-		}
-	}
-	if found != 3 {
-		t.Errorf("got %d Deployments, want 3", found)
 	}
 }

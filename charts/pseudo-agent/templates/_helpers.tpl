@@ -32,7 +32,66 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- /* The name of what stands outside of the release's namespace, or may: another release there can have the same name. */ -}}
 {{- define "pseudo-agent.roleName" -}}
-{{ .Release.Namespace }}:{{ include "pseudo-agent.fullname" . }}
+{{ include "pseudo-agent.namespace" . }}:{{ include "pseudo-agent.fullname" . }}
+{{- end -}}
+
+{{- /* The namespace of all objects but those that another value puts elsewhere. */ -}}
+{{- define "pseudo-agent.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- /*
+The metadata of an object of the chart at root. name and namespace are those of most objects unless they are given; cluster
+stands for an object without a namespace; labels and annotations come before those of all objects.
+*/ -}}
+{{- define "pseudo-agent.metadata" -}}
+{{- $root := .root -}}
+{{- /* helm upgrade --reuse-values leaves out the defaults of what is new. */ -}}
+{{- if not (hasKey $root.Values "existingConfigMap") -}}
+{{- fail "these values are those of a former version of the chart: upgrade with --reset-then-reuse-values instead of --reuse-values" -}}
+{{- end -}}
+name: {{ default (include "pseudo-agent.fullname" $root) .name }}
+{{- if not .cluster }}
+namespace: {{ default (include "pseudo-agent.namespace" $root) .namespace }}
+{{- end }}
+labels: {{- mergeOverwrite (include "pseudo-agent.labels" $root | fromYaml) (default dict .labels) | toYaml | nindent 2 }}
+{{- with mergeOverwrite (deepCopy (default dict $root.Values.commonAnnotations)) (default dict .annotations) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+The metadata of what Prometheus or Grafana looks for, of its values with namespace, labels and annotations. In another
+namespace there can be that of another release of the same name, so that the name carries the release's namespace.
+*/ -}}
+{{- define "pseudo-agent.monitoringMetadata" -}}
+{{- $own := include "pseudo-agent.namespace" .root -}}
+{{- $namespace := default $own .values.namespace -}}
+{{- $name := printf "%s%s" (include "pseudo-agent.fullname" .root) (default "" .suffix) -}}
+{{- if ne $namespace $own -}}{{- $name = printf "%s.%s" $own $name -}}{{- end -}}
+{{- include "pseudo-agent.metadata" (dict "root" .root "name" $name "namespace" $namespace "labels" .values.labels "annotations" .values.annotations) -}}
+{{- end -}}
+
+{{- /*
+Settings as environment variables, which come before the file of an existing ConfigMap: a list of texts with commas, a list
+of anything else as JSON. An empty one would be no setting, and Kubernetes puts other variables in for $(…).
+*/ -}}
+{{- define "pseudo-agent.env" -}}
+{{- range $key, $value := .settings -}}
+{{- $name := printf "%s_%s" $.prefix (upper $key) -}}
+{{- if kindIs "map" $value -}}
+{{- include "pseudo-agent.env" (dict "prefix" $name "settings" $value) -}}
+{{- else if or $value (has (kindOf $value) (list "bool" "float64" "int64")) }}
+- name: {{ $name }}
+  {{- if kindIs "string" $value }}
+  value: {{ $value | replace "$(" "$$(" | quote }}
+  {{- else if and (kindIs "slice" $value) (kindIs "string" (first $value)) }}
+  value: {{ join "," $value | replace "$(" "$$(" | quote }}
+  {{- else }}
+  value: {{ toJson $value | replace "$(" "$$(" | quote }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "pseudo-agent.labels" -}}
@@ -64,7 +123,7 @@ helm.sh/chart: {{ include "pseudo-agent.labelValue" (printf "%s-%s" .Chart.Name 
 {{- define "pseudo-agent.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- if gt (int .Values.replicas) 1 -}}
-{{- $ha := dict "enabled" true "lease_name" (include "pseudo-agent.fullname" .) "lease_namespace" .Release.Namespace -}}
+{{- $ha := dict "enabled" true "lease_name" (include "pseudo-agent.fullname" .) "lease_namespace" (include "pseudo-agent.namespace" .) -}}
 {{- $_ := set $config "high_availability" (mergeOverwrite $ha (default dict $config.high_availability)) -}}
 {{- end -}}
 {{- if .Values.deepflowFiles -}}
@@ -84,7 +143,7 @@ helm.sh/chart: {{ include "pseudo-agent.labelValue" (printf "%s-%s" .Chart.Name 
 {{- $_ := set $server "tls" (mergeOverwrite $tls (default dict $server.tls)) -}}
 {{- $_ := set $config "server" $server -}}
 {{- end -}}
-{{- if not (or (dig "server" "addresses" list $config) .Values.deepflowFiles (eq (dig "watch_policy" "" $config) "watch-disabled")) -}}
+{{- if not (or (dig "server" "addresses" list $config) .Values.deepflowFiles .Values.existingConfigMap (eq (dig "watch_policy" "" $config) "watch-disabled")) -}}
 {{- fail "config.server.addresses is needed, for example --set 'config.server.addresses={deepflow-server.deepflow:20035}'" -}}
 {{- end -}}
 {{- if not (dig "server" "addresses" list $config) -}}

@@ -30,6 +30,65 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- regexReplaceAll "[^a-zA-Z0-9]+$" (. | replace "+" "_" | trunc 63) "" -}}
 {{- end -}}
 
+{{- /* The namespace of all objects but those that another value puts elsewhere. */ -}}
+{{- define "pseudo-server.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- /*
+The metadata of an object of the chart at root. name and namespace are those of most objects unless they are given; cluster
+stands for an object without a namespace; labels and annotations come before those of all objects.
+*/ -}}
+{{- define "pseudo-server.metadata" -}}
+{{- $root := .root -}}
+{{- /* helm upgrade --reuse-values leaves out the defaults of what is new. */ -}}
+{{- if not (hasKey $root.Values "existingConfigMap") -}}
+{{- fail "these values are those of a former version of the chart: upgrade with --reset-then-reuse-values instead of --reuse-values" -}}
+{{- end -}}
+name: {{ default (include "pseudo-server.fullname" $root) .name }}
+{{- if not .cluster }}
+namespace: {{ default (include "pseudo-server.namespace" $root) .namespace }}
+{{- end }}
+labels: {{- mergeOverwrite (include "pseudo-server.labels" $root | fromYaml) (default dict .labels) | toYaml | nindent 2 }}
+{{- with mergeOverwrite (deepCopy (default dict $root.Values.commonAnnotations)) (default dict .annotations) }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+The metadata of what Prometheus or Grafana looks for, of its values with namespace, labels and annotations. In another
+namespace there can be that of another release of the same name, so that the name carries the release's namespace.
+*/ -}}
+{{- define "pseudo-server.monitoringMetadata" -}}
+{{- $own := include "pseudo-server.namespace" .root -}}
+{{- $namespace := default $own .values.namespace -}}
+{{- $name := printf "%s%s" (include "pseudo-server.fullname" .root) (default "" .suffix) -}}
+{{- if ne $namespace $own -}}{{- $name = printf "%s.%s" $own $name -}}{{- end -}}
+{{- include "pseudo-server.metadata" (dict "root" .root "name" $name "namespace" $namespace "labels" .values.labels "annotations" .values.annotations) -}}
+{{- end -}}
+
+{{- /*
+Settings as environment variables, which come before the file of an existing ConfigMap: a list of texts with commas, a list
+of anything else as JSON. An empty one would be no setting, and Kubernetes puts other variables in for $(…).
+*/ -}}
+{{- define "pseudo-server.env" -}}
+{{- range $key, $value := .settings -}}
+{{- $name := printf "%s_%s" $.prefix (upper $key) -}}
+{{- if kindIs "map" $value -}}
+{{- include "pseudo-server.env" (dict "prefix" $name "settings" $value) -}}
+{{- else if or $value (has (kindOf $value) (list "bool" "float64" "int64")) }}
+- name: {{ $name }}
+  {{- if kindIs "string" $value }}
+  value: {{ $value | replace "$(" "$$(" | quote }}
+  {{- else if and (kindIs "slice" $value) (kindIs "string" (first $value)) }}
+  value: {{ join "," $value | replace "$(" "$$(" | quote }}
+  {{- else }}
+  value: {{ toJson $value | replace "$(" "$$(" | quote }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "pseudo-server.labels" -}}
 {{ include "pseudo-server.selector" . }}
 app.kubernetes.io/version: {{ include "pseudo-server.labelValue" .Chart.AppVersion | quote }}
@@ -59,6 +118,17 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- default (include "pseudo-server.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
 {{- required "serviceAccount.name is needed if serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* https if config gives the HTTP port certificates; empty otherwise. Kubelets show none of their own. */ -}}
+{{- define "pseudo-server.scheme" -}}
+{{- $tls := dig "http" "tls" dict .Values.config -}}
+{{- if $tls.enabled -}}
+{{- if $tls.require_client_cert -}}
+{{- fail "config.http.tls.require_client_cert would fail the probes, which show no certificate; use tokens (config.access) instead" -}}
+{{- end -}}
+https
 {{- end -}}
 {{- end -}}
 
@@ -122,10 +192,12 @@ helm.sh/chart: {{ include "pseudo-server.labelValue" (printf "%s-%s" .Chart.Name
 {{- $_ := set $access "tokens" $tokens -}}
 {{- $_ := set $config "access" $access -}}
 {{- end -}}
-{{- /* The Service's short name; its longer ones are always allowed. */ -}}
+{{- /* The Service's short name; its longer ones are always allowed, but for a cluster domain of your own. */ -}}
 {{- $http := deepCopy (default dict $config.http) -}}
-{{- $name := printf "%s.%s" (include "pseudo-server.fullname" .) .Release.Namespace -}}
-{{- $_ := set $http "allowed_hosts" (append (default list $http.allowed_hosts) $name | uniq) -}}
+{{- $name := printf "%s.%s" (include "pseudo-server.fullname" .) (include "pseudo-server.namespace" .) -}}
+{{- $names := append (default list $http.allowed_hosts) $name -}}
+{{- if ne .Values.clusterDomain "cluster.local" -}}{{- $names = append $names (printf "%s.svc.%s" $name .Values.clusterDomain) -}}{{- end -}}
+{{- $_ := set $http "allowed_hosts" (uniq $names) -}}
 {{- $_ := set $config "http" $http -}}
 {{- toYaml $config -}}
 {{- end -}}
