@@ -8,11 +8,20 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 )
 
+// subject is what a deed concerns.
+type subject int
+
+const (
+	faults subject = iota
+	objects
+	elections
+)
+
 // deed is a kind of event.
 type deed struct {
 	name   string
 	weight int
-	always bool // in every plan
+	about  subject
 	// say names what the numbers mean.
 	say func(n [3]int) string
 	do  func(s *system, n [3]int)
@@ -64,10 +73,10 @@ func pick[T any](list []T, n int) T { return list[n%len(list)] }
 
 // deeds are what can happen.
 var deeds = []deed{
-	{"an object is written:", 24, true, func(n [3]int) string {
+	{"an object is written:", 24, objects, func(n [3]int) string {
 		return fmt.Sprintf("%s x%d, content %d", pick(kinds, n[0]).id, n[1]%8, n[2])
 	}, func(s *system, n [3]int) { s.write(n[0], n[1], n[2]) }},
-	{"an object is deleted:", 8, true, func(n [3]int) string {
+	{"an object is deleted:", 8, objects, func(n [3]int) string {
 		return fmt.Sprintf("%s x%d", pick(kinds, n[0]).id, n[1]%8)
 	}, func(s *system, n [3]int) {
 		k := pick(kinds, n[0])
@@ -77,86 +86,90 @@ var deeds = []deed{
 			}
 		}, k)
 	}},
-	{"thirty objects are written", 2, true, nil, func(s *system, n [3]int) {
+	{"thirty objects are written", 2, objects, nil, func(s *system, n [3]int) {
 		for i := range 30 {
 			s.write(n[0]+i, n[1]+i/3, n[2]+i)
 		}
 	}},
-	{"etcd is compacted", 2, false, nil, func(s *system, _ [3]int) { s.truth.sim.Compact() }},
-	{"the CRD of CloneSets is removed, or installed again", 1, false, nil, func(s *system, _ [3]int) { s.toggleCRD() }},
-	{"requests fail:", 8, false, func(n [3]int) string {
+	{"etcd is compacted", 2, faults, nil, func(s *system, _ [3]int) { s.truth.sim.Compact() }},
+	{"the CRD of CloneSets is removed, or installed again", 1, faults, nil, func(s *system, _ [3]int) { s.toggleCRD() }},
+	{"requests fail:", 8, faults, func(n [3]int) string {
 		return fmt.Sprintf("%s: %s, for %v", pick(requests, n[0]).name, pick(failures, n[1]).name, length(n[2]))
 	}, func(s *system, n [3]int) {
 		s.failRequests(pick(requests, n[0]).match, pick(failures, n[1]).fault(n[2]), length(n[2]))
 		s.check.meet("apiserver: " + pick(requests, n[0]).name + ": " + pick(failures, n[1]).name)
 	}},
-	{"the apiserver cuts all connections", 2, false, nil, func(s *system, _ [3]int) {
+	{"the apiserver cuts all connections", 2, faults, nil, func(s *system, _ [3]int) {
 		s.net.cut(func(l link) bool { return l.server == apiserver })
 	}},
-	{"the apiserver is away", 2, false, func(n [3]int) string { return "for " + length(n[0]).String() }, func(s *system, n [3]int) {
+	{"the apiserver is away", 2, faults, func(n [3]int) string { return "for " + length(n[0]).String() }, func(s *system, n [3]int) {
 		s.net.kill(apiserver)
 		s.later(length(n[0]), func() { s.net.revive(apiserver) })
 	}},
-	{"streaming lists are answered", 1, false, func(n [3]int) string {
+	{"streaming lists are answered", 1, faults, func(n [3]int) string {
 		return []string{"", "with an error", "as watches"}[n[0]%3]
 	}, func(s *system, n [3]int) { s.truth.sim.SetStreaming(apisim.Streaming(n[0] % 3)) }},
-	{"connections are cut", 4, false, linkOf, func(s *system, n [3]int) {
+	{"connections are cut", 4, faults, linkOf, func(s *system, n [3]int) {
 		of := s.link(n)
 		s.net.cut(func(l link) bool { return l == of })
 	}},
-	{"nothing arrives", 5, false, linkFor, func(s *system, n [3]int) {
+	{"nothing arrives", 5, faults, linkFor, func(s *system, n [3]int) {
 		s.spoil(n, func(c *condition) { c.hole = true }, func(c *condition) { c.hole = false })
 	}},
-	{"everything is late", 4, false, linkFor, func(s *system, n [3]int) {
+	{"everything is late", 4, faults, linkFor, func(s *system, n [3]int) {
 		s.spoil(n, func(c *condition) { c.delay = length(n[0] % 6) }, func(c *condition) { c.delay = 0 })
 	}},
-	{"connections are refused and cut", 4, false, linkFor, func(s *system, n [3]int) {
+	{"connections are refused and cut", 4, faults, linkFor, func(s *system, n [3]int) {
 		of := s.link(n)
 		s.spoil(n, func(c *condition) { c.refused = true }, func(c *condition) { c.refused = false })
 		s.net.cut(func(l link) bool { return l == of })
 	}},
-	{"an agent is stopped", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, false, length(n[1])) }},
-	{"an agent is killed", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, true, length(n[1])) }},
-	{"an agent's clock is set:", 2, false, func(n [3]int) string {
+	{"an agent is stopped", 3, faults, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, false, length(n[1])) }},
+	{"an agent is killed", 3, faults, procFor, func(s *system, n [3]int) { s.restart(&pick(s.agents, n[0]).process, true, length(n[1])) }},
+	{"an agent's clock is set:", 2, faults, func(n [3]int) string {
 		return fmt.Sprintf("(%d), %v", n[0], offset(n[1]))
 	}, func(s *system, n [3]int) {
 		if s.plan.clocks {
 			pick(s.agents, n[0]).offset.Store(int64(offset(n[1])))
 		}
 	}},
-	{"a server is stopped", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, false, length(n[1])) }},
-	{"a server is killed", 3, false, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, true, length(n[1])) }},
-	{"a stand-in is killed", 3, false, procFor, func(s *system, n [3]int) {
+	{"a server is stopped", 3, elections, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, false, length(n[1])) }},
+	{"a server is killed", 3, elections, procFor, func(s *system, n [3]int) { s.restart(&pick(s.servers, n[0]).process, true, length(n[1])) }},
+	{"a stand-in is killed", 3, elections, procFor, func(s *system, n [3]int) {
 		if len(s.standIns) > 0 {
 			s.restart(&pick(s.standIns, n[0]).process, true, length(n[1]))
 		}
 	}},
-	{"nothing arrives of a stand-in", 3, false, procFor, func(s *system, n [3]int) {
+	{"nothing arrives of a stand-in", 4, elections, func(n [3]int) string {
+		return fmt.Sprintf("(%d), for %v", n[0], long(n[1]))
+	}, func(s *system, n [3]int) {
 		if len(s.standIns) == 0 {
 			return
 		}
-		l := link{pick(s.standIns, n[0]).node, pick(s.servers, n[2]).node}
-		s.net.change(l, func(c *condition) { c.hole = true })
-		s.later(length(n[1]), func() { s.net.change(l, func(c *condition) { c.hole = false }) })
+		for _, server := range s.servers {
+			l := link{pick(s.standIns, n[0]).node, server.node}
+			s.net.change(l, func(c *condition) { c.hole = true })
+			s.later(long(n[1]), func() { s.net.change(l, func(c *condition) { c.hole = false }) })
+		}
 	}},
-	{"the operator selects ConfigMaps, or no longer", 2, false, nil, func(s *system, _ [3]int) { s.toggleSelection() }},
-	{"a database is away", 3, false, dbFor, func(s *system, n [3]int) {
+	{"the operator selects ConfigMaps, or no longer", 2, faults, nil, func(s *system, _ [3]int) { s.toggleSelection() }},
+	{"a database is away", 3, elections, dbFor, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
 		db.set(func() { db.away = true })
 		s.later(length(n[1]), func() { db.set(func() { db.away = false }) })
 	}},
-	{"a database is full", 3, false, dbFor, func(s *system, n [3]int) {
+	{"a database is full", 3, elections, dbFor, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
 		db.set(func() { db.full = true })
 		s.later(length(n[1]), func() { db.set(func() { db.full = false }) })
 	}},
-	{"a database does not confirm its next writes:", 3, false, func(n [3]int) string {
+	{"a database does not confirm its next writes:", 3, elections, func(n [3]int) string {
 		return fmt.Sprintf("%d, of database %d", 1+n[1]%3, n[0])
 	}, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
 		db.set(func() { db.unconfirmed = 1 + n[1]%3 })
 	}},
-	{"a standby without the last writes becomes the database:", 2, false, func(n [3]int) string {
+	{"a standby without the last writes becomes the database:", 2, elections, func(n [3]int) string {
 		return fmt.Sprintf("%d, of database %d", 1+n[1]%5, n[0])
 	}, func(s *system, n [3]int) { s.failOver(pick(s.databases, n[0]), 1+n[1]%5, length(n[2]%5)) }},
 }

@@ -18,6 +18,7 @@ type plan struct {
 	claims   bool
 	// normal: pseudo-agent watches only if a server wishes it. clocks: those of its replicas are wrong.
 	normal, clocks bool
+	pageSize       int64
 	shared         bool // all servers are replicas upon one database
 	events         []event
 }
@@ -51,20 +52,16 @@ func (p plan) String() string {
 // newPlan makes the plan of a seed.
 func newPlan(seed uint64) plan {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	p := plan{seed: seed, agents: 1 + rng.IntN(2), servers: 1 + rng.IntN(2)}
+	p := plan{seed: seed, agents: 1 + rng.IntN(2), servers: 1 + rng.IntN(2), pageSize: 1 + rng.Int64N(6)}
 	p.shared, p.standIns, p.claims = rng.IntN(3) > 0, rng.IntN(4), rng.IntN(2) == 0
 	p.normal, p.clocks = rng.IntN(4) == 0, rng.IntN(4) == 0
-	// Each plan has some kinds of faults only: where everything fails all the time nothing happens.
-	weights := make([]int, len(deeds))
-	all := 0
-	for i, d := range deeds {
-		if d.always || rng.IntN(3) == 0 {
-			weights[i] = d.weight
-		}
-		all += weights[i]
+	about := subject(rng.IntN(4))
+	if about == elections {
+		p.standIns, p.claims = 3+rng.IntN(3), false
 	}
 	end := time.Duration(2+rng.IntN(12)) * time.Minute
 	pace := float64(time.Duration(1+rng.IntN(15)) * time.Second)
+	weights, all := weigh(rng, about)
 	for at := time.Duration(0); ; {
 		at += time.Duration(rng.ExpFloat64() * pace).Round(time.Millisecond)
 		if at >= end {
@@ -79,6 +76,24 @@ func newPlan(seed uint64) plan {
 	}
 }
 
+// weigh draws how often each deed happens. Each plan has some kinds of faults only: where everything fails all the time nothing
+// happens. Plans about elections have all that concerns these, and little else.
+func weigh(rng *rand.Rand, about subject) (weights []int, all int) {
+	weights = make([]int, len(deeds))
+	for i, d := range deeds {
+		switch {
+		case about == elections && d.about == objects:
+			weights[i] = 1
+		case about == elections && d.about == elections:
+			weights[i] = 3 * d.weight
+		case d.about == objects || rng.IntN(3) == 0:
+			weights[i] = d.weight
+		}
+		all += weights[i]
+	}
+	return weights, all
+}
+
 // without returns the plan without the events from i to j.
 func (p plan) without(i, j int) plan {
 	p.events = slices.Concat(p.events[:i], p.events[j:])
@@ -91,4 +106,11 @@ func length(n int) time.Duration {
 		300 * time.Millisecond, time.Second, 3 * time.Second, 7 * time.Second, 15 * time.Second, 20 * time.Second, 40 * time.Second,
 		70 * time.Second, 4 * time.Minute,
 	}[n%9] + time.Duration(n%997)*time.Millisecond
+}
+
+// long is a time that n says, at most twelve minutes: longer than a watcher's lease.
+func long(n int) time.Duration {
+	return []time.Duration{
+		20 * time.Second, time.Minute, 3 * time.Minute, 6 * time.Minute, 9 * time.Minute, 12 * time.Minute,
+	}[n%6] + time.Duration(n%997)*time.Millisecond
 }

@@ -227,6 +227,7 @@ func (s *system) config(addresses []string) config.Agent {
 	cfg.ClusterID = clusterID
 	cfg.Server.Addresses = addresses
 	cfg.ClaimWatcher = s.plan.claims
+	cfg.Inputs.Resources.Kubernetes.APIListPageSize = s.plan.pageSize
 	if s.plan.normal {
 		cfg.WatchPolicy, cfg.RegisterAsAgent = "normal", true
 	}
@@ -414,6 +415,15 @@ func (s *system) failOver(db *database, n int, d time.Duration) {
 // promised is the time in which everything has come right after the last fault.
 const promised = 4 * time.Minute
 
+// limit is the time in which everything has to come right. Where the servers decide who watches, the lease of somebody who is
+// gone has to end first: each of them, and a database that lost writes, may know of another one.
+func (s *system) limit() time.Duration {
+	if s.plan.normal {
+		return promised + watcherLease + sweeps
+	}
+	return promised
+}
+
 // sweeps is the time that servers take to see what has expired.
 const sweeps = 3 * time.Minute
 
@@ -429,15 +439,25 @@ func (s *system) settle() {
 	for _, db := range s.databases {
 		db.set(func() { db.away, db.full, db.unconfirmed = false, false, 0 })
 	}
-	limit := promised
-	if s.plan.normal && len(s.standIns) > 0 {
+	if s.plan.normal {
 		for _, p := range s.standIns {
 			p.stop(true)
 		}
-		limit += watcherLease + sweeps
 	}
-	s.await("after the last fault", limit, func() string { return s.right("") })
+	s.await("after the last fault", s.limit(), func() string { return s.right("") })
 	s.loseServer()
+	s.loseWrites()
+}
+
+// loseWrites takes the last writes from the database in use. Nothing else changes, so that the agent has to notice by itself.
+func (s *system) loseWrites() {
+	server := s.inUse()
+	if server == nil || len(s.check.complaints()) > 0 {
+		return
+	}
+	s.failOver(server.db, 1+int(s.plan.seed%5), 0)
+	server.start()
+	s.await("after the loss of writes", s.limit(), func() string { return s.right("") })
 }
 
 // loseServer takes the server away to which the agent reports, if there is another.
@@ -451,11 +471,7 @@ func (s *system) loseServer() {
 	}
 	lost.stop(true)
 	s.write(0, 1, int(s.plan.seed%1000))
-	limit := promised
-	if s.plan.normal && !s.plan.shared {
-		limit += watcherLease + sweeps // the other server's election knows nothing of this one's
-	}
-	s.await("after the loss of the server", limit, func() string {
+	s.await("after the loss of the server", s.limit(), func() string {
 		if s.inUse() == lost {
 			return "the agent still reports to the server that is gone"
 		}
@@ -514,8 +530,9 @@ func (s *system) right(wantError string) string {
 		if d == nil {
 			continue
 		}
-		server := s.serverAt(d.Status().Address)
-		if server == nil {
+		st := d.Status()
+		server := s.serverAt(st.Address)
+		if server == nil || !st.Watcher.Watching {
 			continue
 		}
 		m, err := (&handle{db: server.db}).read()
@@ -537,7 +554,7 @@ func (s *system) right(wantError string) string {
 		}
 	}
 	if len(why) == 0 {
-		return "no agent is connected to a server"
+		return "no agent that watches is connected to a server"
 	}
 	return strings.Join(why, "; ")
 }
@@ -553,11 +570,11 @@ func (s *system) tellErrors() {
 	s.rules.next++
 	s.rules.mu.Unlock()
 	s.net.cut(func(l link) bool { return l.server == apiserver })
-	s.await("an error is told", promised, func() string { return s.right("pods") })
+	s.await("an error is told", s.limit(), func() string { return s.right("pods") })
 	s.rules.mu.Lock()
 	delete(s.rules.list, i)
 	s.rules.mu.Unlock()
-	s.await("an error is cleared", promised, func() string { return s.right("") })
+	s.await("an error is cleared", s.limit(), func() string { return s.right("") })
 }
 
 // end stops everything.
