@@ -70,7 +70,7 @@ var advices = map[class]string{
 	classConversion:      "the conversion webhook of its CustomResourceDefinition fails: repair what spec.conversion names there, or take the versions that need it out of spec.versions",
 	classServer:          "look at the apiserver's log",
 	classRefused:         "the apiserver refuses the request; check field_selector",
-	classTimeout:         "check the network to the apiserver and its load",
+	classTimeout:         "check the network to the apiserver, NetworkPolicies on the way, and its load",
 	classConnection:      "check that the apiserver is up and reachable",
 	classCertificate:     "the apiserver cannot be trusted: compare its certificate with the kubeconfig's certificate-authority, in a Pod with the ConfigMap kube-root-ca.crt",
 	classData:            "something between here and the apiserver, or an aggregated API server, sends damaged answers",

@@ -171,7 +171,7 @@ var chinesePhrases = [][2]string{
 	{"the apiserver sheds load; look at its priority and fairness metrics", "apiserver 正在限流；请查看其优先级与公平性指标"},
 	{"look at the apiserver's log", "查看 apiserver 的日志"},
 	{"the apiserver refuses the request; check field_selector", "apiserver 拒绝该请求；检查 field_selector"},
-	{"check the network to the apiserver and its load", "检查到 apiserver 的网络及其负载"},
+	{"check the network to the apiserver, NetworkPolicies on the way, and its load", "检查到 apiserver 的网络、途中的 NetworkPolicy，以及其负载"},
 	{"check that the apiserver is up and reachable", "检查 apiserver 是否运行且可达"},
 	{"install its CRD, or take `required: true` from its api_resources entry", "安装其 CRD，或从其 api_resources 条目中去掉 `required: true`"},
 	{"there is no connection to a server", "没有到服务器的连接"},

@@ -28,6 +28,9 @@ type Embedded struct {
 	broken error
 	copies map[*liveCopy]struct{} // that must hear of every write; guarded by writing
 
+	queueing sync.Mutex
+	queue    []*write // that wait for writing
+
 	// copying is held by the copy of the whole file that is under way.
 	copying sync.Mutex
 
@@ -267,28 +270,9 @@ func (e *Embedded) read(f func(tx *bolt.Tx) error) error {
 	}
 }
 
-// update runs a write, which touches these keys, and tells the copies under way of them.
+// update does a write, which touches these keys.
 func (e *Embedded) update(f func(tx *bolt.Tx) error, touched ...touched) error {
-	e.writing.Lock()
-	defer e.writing.Unlock()
-	if e.broken != nil {
-		return e.classify(e.broken)
-	}
-	if err := e.sameFile(); err != nil {
-		return err
-	}
-	err := guarded(func() error { return e.db.Load().Update(f) })
-	if errors.Is(err, ErrDamaged) {
-		e.broken = err
-	}
-	// Also after an error: the write may have reached the file all the same.
-	for c := range e.copies {
-		c.note(touched)
-	}
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrConflict) {
-		e.states.forget()
-	}
-	return e.classify(err)
+	return e.write(&write{do: f, touched: touched})
 }
 
 func (e *Embedded) classify(err error) error {
@@ -420,7 +404,7 @@ func (e *Embedded) Commit(_ context.Context, c *Change) error {
 			n++
 		}
 		last := n == len(added)
-		err := e.update(func(tx *bolt.Tx) error {
+		err := e.write(&write{bytes: size, touched: touchedBy(c, added[:n], last), do: func(tx *bolt.Tx) error {
 			if err := expect(tx, c.State.ID, c.Expected); err != nil {
 				return err
 			}
@@ -429,7 +413,7 @@ func (e *Embedded) Commit(_ context.Context, c *Change) error {
 			}
 			tx.OnCommit(func() { e.states.put(c.State) })
 			return finish(tx, c)
-		}, touchedBy(c, added[:n], last)...)
+		}})
 		if err != nil || last {
 			return err
 		}

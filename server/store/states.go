@@ -24,7 +24,7 @@ func (s *states) all(read func(found func(State)) error) ([]State, error) {
 		}
 		s.known = known
 	}
-	return slices.Collect(maps.Values(s.known)), nil
+	return slices.AppendSeq(make([]State, 0, len(s.known)), maps.Values(s.known)), nil
 }
 
 // put notes a state that was written.

@@ -86,12 +86,26 @@ type Entry struct {
 	RawSize   uint32 // bytes of the object's JSON
 }
 
+// decompressors are used again: a new one is larger than most objects, and an inventory is made of thousands of these.
+var decompressors sync.Pool
+
+// decompressor returns a reader of what is compressed, to be given back to decompressors.
+func decompressor(payload []byte) (io.Reader, error) {
+	if used, ok := decompressors.Get().(io.Reader); ok {
+		if again, ok := used.(zlib.Resetter); ok {
+			return used, again.Reset(bytes.NewReader(payload), nil)
+		}
+	}
+	return zlib.NewReader(bytes.NewReader(payload))
+}
+
 // JSON decompresses the entry's payload as Payloads returns it.
 func (e *Entry) JSON(payload []byte) ([]byte, error) {
-	zr, err := zlib.NewReader(bytes.NewReader(payload))
+	zr, err := decompressor(payload)
 	if err != nil {
 		return nil, fmt.Errorf("decompress stored entry: %w", err)
 	}
+	defer decompressors.Put(zr)
 	var data bytes.Buffer
 	data.Grow(int(e.RawSize) + bytes.MinRead)
 	// One byte more than expected: only at its end the stream's checksum is looked at.

@@ -154,7 +154,7 @@ func (f *fleetRun) steady(ctx context.Context) error {
 func (f *fleetRun) click(ctx context.Context) error {
 	var took []time.Duration
 	for range 20 {
-		id := clusterID(rand.IntN(f.o.clusters)) //nolint:gosec // no secret
+		id := clusterID(rand.IntN(f.o.clusters))
 		start := time.Now()
 		for {
 			_, err := f.server.get("/api/v1/clusters/" + id + "/inventory/pods?limit=100")
