@@ -16,6 +16,7 @@ import (
 type Postgres struct {
 	pool    *pgxpool.Pool
 	standby *standby // nil: there is none
+	listed  listed
 }
 
 // OpenPostgres connects to the database of a connection string, at most with so many connections, and creates its
@@ -87,11 +88,8 @@ func classify(ctx context.Context, err error) error {
 func (p *Postgres) Clusters(ctx context.Context) ([]State, error) {
 	var states []State
 	err := p.transact(ctx, pgx.ReadOnly, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, "SELECT state FROM pseudo_cluster")
-		if err != nil {
-			return err
-		}
-		states, err = pgx.CollectRows(rows, scanJSON[State])
+		var err error
+		states, err = p.listed.read(ctx, tx)
 		return err
 	})
 	return states, err
