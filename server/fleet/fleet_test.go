@@ -37,7 +37,7 @@ type world struct {
 }
 
 // api returns the API over a world; the token "0123456789abcdef-eu" may see d-eu-1 only.
-func (w *world) api(t *testing.T) http.Handler {
+func (w *world) api(t testing.TB) http.Handler {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(restricted), 0o600); err != nil {
@@ -67,7 +67,7 @@ func (w *world) api(t *testing.T) http.Handler {
 
 const restricted = "0123456789abcdef-eu"
 
-func ask(t *testing.T, api http.Handler, path, token string, want int, into any) []byte {
+func ask(t testing.TB, api http.Handler, path, token string, want int, into any) []byte {
 	t.Helper()
 	req := httptest.NewRequest(http.MethodGet, receiver.APIPrefix+path, nil)
 	if token != "" {
@@ -287,5 +287,25 @@ func TestOnlyWhatMayBeSeen(t *testing.T) {
 	ask(t, api, "/fleet", restricted, http.StatusOK, &o)
 	if o.Clusters != 1 || o.Objects != 1000 || len(o.Troubles) != 0 || o.ReportsPerMinute != nil || o.BytesPerMinute != nil {
 		t.Errorf("got %+v, want one cluster and nothing of the others", o)
+	}
+}
+
+// BenchmarkList asks for a page of ten thousand clusters, and for all of them in numbers.
+func BenchmarkList(b *testing.B) {
+	w := &world{roles: map[string]elector.Role{}}
+	for i := range 10_000 {
+		id := fmt.Sprintf("d-%05d", i)
+		w.clusters = append(w.clusters, receiver.ClusterInfo{
+			ID: id, Version: uint64(i), State: "ok", LastReport: time.Unix(int64(i), 0), Objects: i, Labels: map[string]string{"region": fmt.Sprint("r", i%7)},
+		})
+		w.roles[id] = elector.Role{State: elector.RoleHeld, Holder: fmt.Sprint("node-", i)}
+	}
+	for _, path := range []string{"/clusters", "/clusters?sort=trouble", "/clusters?contains=r3&sort=-age", "/fleet"} {
+		b.Run(path, func(b *testing.B) {
+			api := w.api(b)
+			for b.Loop() {
+				ask(b, api, path, "", http.StatusOK, nil)
+			}
+		})
 	}
 }

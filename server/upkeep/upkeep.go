@@ -50,6 +50,8 @@ type Upkeep struct {
 	opts    Options
 	file    *store.Embedded // nil: there is none
 	metrics *metrics
+	// passedOver says that the log tells of a standby that is not read from; only Run uses it.
+	passedOver bool
 
 	mu      sync.Mutex
 	last    *Compaction
@@ -145,12 +147,27 @@ func (u *Upkeep) Run(ctx context.Context) error {
 		if u.file != nil && u.opts.Compact {
 			u.look(ctx)
 		}
+		if p, ok := u.opts.Backend.(*store.Postgres); ok {
+			u.tellStandby(p.Standby())
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
 	}
+}
+
+// tellStandby logs when a standby begins and ceases to be passed over; nil: there is none.
+func (u *Upkeep) tellStandby(use *store.StandbyUse) {
+	passedOver := use != nil && use.Reason != ""
+	switch {
+	case passedOver && !u.passedOver:
+		u.opts.Logger.Warn("the standby is not read from; the primary has more to do", "reason", use.Reason)
+	case !passedOver && u.passedOver:
+		u.opts.Logger.Info("the standby is read from again")
+	}
+	u.passedOver = passedOver
 }
 
 func (u *Upkeep) look(ctx context.Context) {

@@ -103,3 +103,16 @@ func TestBackupRefused(t *testing.T) {
 		t.Errorf("got %d %v %s, %v", w.Code, w.Header(), body, err)
 	}
 }
+
+// TestStandbyIsTold: that a standby is passed over is one line, however often and why, and so is its end.
+func TestStandbyIsTold(t *testing.T) {
+	var log bytes.Buffer
+	u := New(Options{Backend: store.NewMemory(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for _, use := range []*store.StandbyUse{nil, {Reads: 1}, {Reason: "what it has is 70 s old"}, {Reason: "what it has is 80 s old"}, {Reads: 2}, {Reads: 3}} {
+		u.tellStandby(use)
+	}
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "70 s old") || !strings.Contains(lines[1], "again") {
+		t.Errorf("got %q, want when it began and when it ended", lines)
+	}
+}
