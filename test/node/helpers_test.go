@@ -173,15 +173,24 @@ func fetch(ctx context.Context, url string) (string, error) { return fetchAs(ctx
 
 // askServer asks the API of the pseudo-server of a namespace through its Service, with the token that the chart made.
 func askServer(ctx context.Context, namespace, path string) (string, error) {
-	service, err := cluster.Client.CoreV1().Services(namespace).Get(ctx, "pseudo-server", metav1.GetOptions{})
+	return askRelease(ctx, namespace, "pseudo-server", path)
+}
+
+func askRelease(ctx context.Context, namespace, fullname, path string) (string, error) {
+	service, err := cluster.Client.CoreV1().Services(namespace).Get(ctx, fullname, metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}
-	secret, err := cluster.Client.CoreV1().Secrets(namespace).Get(ctx, "pseudo-server-tokens", metav1.GetOptions{})
+	return askAddress(ctx, namespace, fullname, service.Spec.ClusterIP, path)
+}
+
+// askAddress asks at the address of the Service or of one of its Pods.
+func askAddress(ctx context.Context, namespace, fullname, ip, path string) (string, error) {
+	secret, err := cluster.Client.CoreV1().Secrets(namespace).Get(ctx, fullname+"-tokens", metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}
-	return fetchAs(ctx, "http://"+service.Spec.ClusterIP+":"+strconv.Itoa(serverPort)+"/api/v1"+path, string(secret.Data["read"]))
+	return fetchAs(ctx, "http://"+ip+":"+strconv.Itoa(serverPort)+"/api/v1"+path, string(secret.Data["read"]))
 }
 
 func fetchAs(ctx context.Context, url, token string) (string, error) {

@@ -3,20 +3,17 @@ package nodetest
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pseudo-agent/pseudo-agent/test/node/node"
@@ -72,7 +69,7 @@ func TestInstall(t *testing.T) {
 		t.Errorf("the report came from %s, want the Pod's address %s", r.Reporter.SourceIP, agent.Status.PodIP)
 	}
 	for _, p := range []corev1.Pod{agent, server} {
-		confined(t, p, "65532")
+		confined(t, p)
 	}
 	out := kubectl(t, "-n", namespace, "exec", "deployment/pseudo-agent", "--", "/pseudo-agent", "check", "--config", "/etc/pseudo-agent/config.yaml")
 	if !strings.Contains(out, "server keeps") {
@@ -138,7 +135,12 @@ func process(t *testing.T, p corev1.Pod) string {
 }
 
 // confined checks that the kernel holds the Pod's program to what the restricted standard wants, and more.
-func confined(t *testing.T, p corev1.Pod, group string) {
+func confined(t *testing.T, p corev1.Pod) {
+	t.Helper()
+	confinedAs(t, p, "65532", "65532")
+}
+
+func confinedAs(t *testing.T, p corev1.Pod, user, group string) {
 	t.Helper()
 	dir := "/proc/" + process(t, p)
 	text, err := os.ReadFile(dir + "/status")
@@ -152,7 +154,7 @@ func confined(t *testing.T, p corev1.Pod, group string) {
 	}
 	none := strings.Repeat("0", 16)
 	for key, want := range map[string]string{
-		"Uid": "65532 65532 65532 65532", "Gid": strings.TrimSpace(strings.Repeat(group+" ", 4)), "CapEff": none, "CapPrm": none, "CapBnd": none,
+		"Uid": strings.TrimSpace(strings.Repeat(user+" ", 4)), "Gid": strings.TrimSpace(strings.Repeat(group+" ", 4)), "CapEff": none, "CapPrm": none, "CapBnd": none,
 		"NoNewPrivs": "1", "Seccomp": "2",
 	} {
 		if got[key] != want {
@@ -199,11 +201,11 @@ func TestAgentExamples(t *testing.T) { //nolint:tparallel // the other tests nee
 			})
 			installed(t, namespace, fullname(name))
 			for _, p := range pods(t, namespace, name) {
-				group := "65532"
 				if name == "openshift" { // its SCC gives both; without one a user that the image names has group 0
-					group = "0"
+					confinedAs(t, p, "65532", "0")
+				} else {
+					confined(t, p)
 				}
-				confined(t, p, group)
 				if name != "replicas" && name != "standing-by" {
 					isOK(t, p)
 				}
@@ -216,57 +218,6 @@ func TestAgentExamples(t *testing.T) { //nolint:tparallel // the other tests nee
 					t.Errorf("%s was restarted %d times:\n%s", p.Name, n, cluster.Describe(t.Context(), namespace))
 				}
 			}
-		})
-	}
-}
-
-// The examples of pseudo-server's chart, each in a namespace of its own; that for TLS is part of TestLifecycle.
-func TestServerExamples(t *testing.T) { //nolint:tparallel // as above
-	for _, file := range examples(t, "pseudo-server") {
-		name := strings.TrimSuffix(filepath.Base(file), "-values.yaml")
-		switch name {
-		case "tls":
-			continue
-		case "postgres": // there is no PostgreSQL on the node
-			continue
-		case "upstream": // there are no deepflow-servers to stand in front of
-			continue
-		case "openshift": // an SCC gives the group that may write to the volume; without one nobody may
-			continue
-		}
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ns := "server-" + name
-			if err := errors.Join(makeNamespace(t.Context(), ns), makeVolume(t.Context(), ns, "pseudo-server")); err != nil {
-				t.Fatal(err)
-			}
-			if name == "all-options" { // it names a claim that exists
-				claim := &corev1.PersistentVolumeClaim{
-					ObjectMeta: metav1.ObjectMeta{Name: "pseudo-server"},
-					Spec: corev1.PersistentVolumeClaimSpec{
-						AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-						Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Gi")}},
-					},
-				}
-				if _, err := cluster.Client.CoreV1().PersistentVolumeClaims(ns).Create(t.Context(), claim, metav1.CreateOptions{}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			helm(t, append([]string{
-				"install", "pseudo-server", "charts/pseudo-server", "-n", ns, "-f", file,
-				"--set", "image.repository=pseudo-server", "--set", "image.tag=" + node.Version, "--set", "image.pullPolicy=IfNotPresent",
-			}, onNode(name)...)...)
-			installed(t, ns, "pseudo-server")
-			p := pod(t, ns, "pseudo-server")
-			confined(t, p, "65532")
-			eventually(t, time.Minute, "status", func(ctx context.Context) error {
-				text, err := fetch(ctx, "http://"+p.Status.PodIP+":"+strconv.Itoa(serverPort)+"/healthz/ready")
-				if err != nil {
-					err = fmt.Errorf("%w %s", err, text)
-				}
-				return err
-			})
-			kubectl(t, "delete", "namespace", ns, "--wait=false")
 		})
 	}
 }

@@ -172,5 +172,5 @@ func TestRegistry(t *testing.T) {
 	}
 	isOK(t, p)
 	arrived(t, id)
-	confined(t, p, "65532")
+	confined(t, p)
 }
