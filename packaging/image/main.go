@@ -19,6 +19,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
+
+	"github.com/pseudo-agent/pseudo-agent/packaging/image/artefact"
 )
 
 // user is whom the program runs as: nobody that a machine knows, as the charts ask for.
@@ -103,7 +106,42 @@ func run(args []string, out io.Writer) error {
 	if err := remote.WriteIndex(ref, index, remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
+	if err := attachBills(ref.Context(), index, o); err != nil {
+		return fmt.Errorf("push the bills of materials of %s: %w", ref, err)
+	}
 	fmt.Fprintf(out, "pushed  %s@%s\n", ref, digest)
+	return nil
+}
+
+// bill is the type of a bill of materials.
+const bill = "application/vnd.cyclonedx+json"
+
+// attachBills gives the image of each platform its bill of materials as a referrer, where scanners look for one.
+func attachBills(where name.Repository, index v1.ImageIndex, o options) error {
+	manifests, err := index.IndexManifest()
+	if err != nil {
+		return fmt.Errorf("index: %w", err)
+	}
+	for _, image := range manifests.Manifests {
+		content, err := os.ReadFile(filepath.Join(o.platforms[image.Platform.String()], o.program+".cdx.json"))
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		about, err := artefact.New(artefact.Content{
+			Type: bill, File: content, FileType: bill, Annotations: map[string]string{"org.opencontainers.image.created": o.created.Format(time.RFC3339)},
+			Subject: &v1.Descriptor{MediaType: image.MediaType, Size: image.Size, Digest: image.Digest},
+		})
+		if err != nil {
+			return err
+		}
+		digest, err := about.Digest()
+		if err != nil {
+			return fmt.Errorf("digest: %w", err)
+		}
+		if err := remote.Write(where.Digest(digest.String()), about, remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
+			return fmt.Errorf("%s: %w", image.Platform, err)
+		}
+	}
 	return nil
 }
 

@@ -161,6 +161,56 @@ func TestPushedImage(t *testing.T) {
 	}
 }
 
+// TestBillsAreReferrers: a registry tells of each platform's image its bill of materials, whether it knows referrers by
+// itself or by the tags that stand for them.
+func TestBillsAreReferrers(t *testing.T) {
+	for _, knows := range []bool{true, false} {
+		server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(knows)))
+		t.Cleanup(server.Close)
+		prefix := strings.TrimPrefix(server.URL, "http://") + "/observability/"
+		if err := run(append(programs(t), "-o", filepath.Join(t.TempDir(), "image.tar"), "-push", prefix), io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		ref, err := name.ParseReference(prefix + "it:v1.2.3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		index, err := remote.Index(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		images, err := index.IndexManifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, image := range images.Manifests {
+			referrers, err := remote.Referrers(ref.Context().Digest(image.Digest.String()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := referrers.IndexManifest()
+			if err != nil || len(list.Manifests) != 1 || list.Manifests[0].ArtifactType != bill {
+				t.Fatalf("%s: got the referrers %+v (%v), want one bill of materials", image.Platform, list, err)
+			}
+			about, err := remote.Image(ref.Context().Digest(list.Manifests[0].Digest.String()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			layers, err := about.Layers()
+			if err != nil || len(layers) != 1 {
+				t.Fatalf("got %d files (%v), want one", len(layers), err)
+			}
+			content, err := layers[0].Compressed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text, err := io.ReadAll(content); err != nil || string(text) != "{}" {
+				t.Errorf("%s: got %q (%v), want the bill of the program", image.Platform, text, err)
+			}
+		}
+	}
+}
+
 // holds checks an image's files.
 func holds(t *testing.T, image v1.Image, arch string) {
 	t.Helper()

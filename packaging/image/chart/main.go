@@ -22,12 +22,11 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"sigs.k8s.io/yaml"
+
+	"github.com/pseudo-agent/pseudo-agent/packaging/image/artefact"
 )
 
 // The media types of a chart in a registry, by Helm's document "Use OCI-based registries".
@@ -76,9 +75,16 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("-push: %w", err)
 	}
-	image, err := newArtefact(archive, about)
+	config, err := json.Marshal(about.all)
 	if err != nil {
-		return err
+		return fmt.Errorf("configuration: %w", err)
+	}
+	image, err := artefact.New(artefact.Content{
+		Config: config, ConfigType: configType, File: archive, FileType: layerType,
+		Annotations: map[string]string{"org.opencontainers.image.title": about.Name, "org.opencontainers.image.version": about.Version},
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", *dir, err)
 	}
 	digest, err := image.Digest()
 	if err != nil {
@@ -212,50 +218,3 @@ func ignore(chart fs.FS) (func(file string, folder bool) bool, error) {
 		return false
 	}, nil
 }
-
-// artefact is the chart as a registry keeps it.
-type artefact struct {
-	config, manifest []byte
-	archive          v1.Layer
-}
-
-func newArtefact(archive []byte, about *metadata) (v1.Image, error) {
-	config, err := json.Marshal(about.all)
-	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	hash, size, err := v1.SHA256(bytes.NewReader(config))
-	if err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	a := &artefact{config: config, archive: static.NewLayer(archive, layerType)}
-	layer, err := partial.Descriptor(a.archive)
-	if err != nil {
-		return nil, fmt.Errorf("archive: %w", err)
-	}
-	a.manifest, err = json.Marshal(v1.Manifest{
-		SchemaVersion: 2, MediaType: types.OCIManifestSchema1,
-		Config: v1.Descriptor{MediaType: configType, Size: size, Digest: hash}, Layers: []v1.Descriptor{*layer},
-		Annotations: map[string]string{"org.opencontainers.image.title": about.Name, "org.opencontainers.image.version": about.Version},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	image, err := partial.CompressedToImage(a)
-	if err != nil {
-		return nil, fmt.Errorf("artefact: %w", err)
-	}
-	return image, nil
-}
-
-// RawConfigFile is part of partial.CompressedImageCore, as are the following.
-func (a *artefact) RawConfigFile() ([]byte, error) { return a.config, nil }
-
-// MediaType is that of the manifest.
-func (a *artefact) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
-
-// RawManifest is the manifest's text.
-func (a *artefact) RawManifest() ([]byte, error) { return a.manifest, nil }
-
-// LayerByDigest is the archive: there is no other.
-func (a *artefact) LayerByDigest(v1.Hash) (partial.CompressedLayer, error) { return a.archive, nil }
