@@ -2,19 +2,22 @@ module github.com/pseudo-agent/pseudo-agent/test/node
 
 go 1.26.0
 
-// The product is run, not imported.
+// The product is run, not imported; but for what its tests and benchmarks use.
 replace (
 	github.com/pseudo-agent/pseudo-agent => ../..
+	github.com/pseudo-agent/pseudo-agent/test/bench => ../bench
 	github.com/pseudo-agent/pseudo-agent/test/e2e => ../e2e
 )
 
 require (
 	github.com/grafana/grafana-foundation-sdk/go v0.0.22
-	github.com/pseudo-agent/pseudo-agent v0.0.0-00010101000000-000000000000
-	github.com/pseudo-agent/pseudo-agent/test/e2e v0.0.0-00010101000000-000000000000
+	github.com/pseudo-agent/pseudo-agent v0.0.0
+	github.com/pseudo-agent/pseudo-agent/test/bench v0.0.0-00010101000000-000000000000
+	github.com/pseudo-agent/pseudo-agent/test/e2e v0.0.0
 	google.golang.org/grpc v1.85.0
 	k8s.io/api v0.36.6
 	k8s.io/apimachinery v0.36.6
+	k8s.io/client-go v0.36.6
 	k8s.io/cri-api v0.36.6
 )
 
@@ -52,7 +55,6 @@ require (
 	gopkg.in/evanphx/json-patch.v4 v4.13.0 // indirect
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
-	k8s.io/client-go v0.36.6 // indirect
 	k8s.io/klog/v2 v2.140.0 // indirect
 	k8s.io/kube-openapi v0.0.0-20260317180543-43fb72c5454a // indirect
 	k8s.io/utils v0.0.0-20260210185600-b8788abfbbc2 // indirect

@@ -11,9 +11,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -230,6 +232,37 @@ func (c *Cluster) Compact(ctx context.Context) error {
 		return err
 	}
 	return c.etcdCall(ctx, "/v3/kv/compaction", map[string]any{"revision": status.Header.Revision, "physical": true}, nil)
+}
+
+// etcdBatch is how many changes are in one transaction; etcd takes 128.
+const etcdBatch = 100
+
+// PutStored writes objects, as the apiserver stores them, into etcd behind the apiserver's back: without admission, defaults
+// and the time these take. The keys are etcd's, for example /registry/pods/NAMESPACE/NAME.
+func (c *Cluster) PutStored(ctx context.Context, objects map[string][]byte) error {
+	return c.etcdChange(ctx, slices.Collect(maps.Keys(objects)), func(key string) map[string]any {
+		return map[string]any{"requestPut": map[string]any{"key": []byte(key), "value": objects[key]}}
+	})
+}
+
+// DeleteStored removes objects in the same way: no finalizer holds them.
+func (c *Cluster) DeleteStored(ctx context.Context, keys []string) error {
+	return c.etcdChange(ctx, keys, func(key string) map[string]any {
+		return map[string]any{"requestDeleteRange": map[string]any{"key": []byte(key)}}
+	})
+}
+
+func (c *Cluster) etcdChange(ctx context.Context, keys []string, change func(key string) map[string]any) error {
+	for batch := range slices.Chunk(keys, etcdBatch) {
+		var changes []map[string]any
+		for _, key := range batch {
+			changes = append(changes, change(key))
+		}
+		if err := c.etcdCall(ctx, "/v3/kv/txn", map[string]any{"success": changes}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // etcdCall makes one call of etcd's JSON gateway.
