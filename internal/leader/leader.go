@@ -229,10 +229,15 @@ func (e *Election) reached(err error) {
 type observedLock struct {
 	resourcelock.Interface
 	election *Election
+	holder   string // as of the last Get; only the elector's goroutine uses it
 }
 
 func (l *observedLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	r, raw, err := l.Interface.Get(ctx)
+	l.holder = ""
+	if err == nil {
+		l.holder = r.HolderIdentity
+	}
 	if apierrors.IsNotFound(err) {
 		l.election.reached(nil) // it is about to be created
 	} else {
@@ -258,6 +263,10 @@ func (l *observedLock) write(
 	if !ours {
 		// A release: once it is on its way, another replica may begin.
 		l.election.acquired(time.Time{})
+		if l.holder != l.Identity() {
+			// client-go reads the lease, and gives back whatever it finds. Another replica may have it by now.
+			return nil
+		}
 	}
 	begun := time.Now()
 	err := write(ctx, r)

@@ -66,16 +66,24 @@ type member struct {
 // link carries the requests of one replica, which can be cut off from the apiserver without the others.
 type link struct {
 	http.RoundTripper
-	mu  sync.Mutex
-	cut bool
+	mu   sync.Mutex
+	cut  bool
+	hole chan struct{} // nothing gets through until this is closed; nil: there is none
 }
 
 func (l *link) RoundTrip(r *http.Request) (*http.Response, error) {
 	l.mu.Lock()
-	cut := l.cut
+	cut, hole := l.cut, l.hole
 	l.mu.Unlock()
 	if cut {
 		return nil, errors.New("network is unreachable")
+	}
+	if hole != nil {
+		select {
+		case <-hole:
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 	}
 	return l.RoundTripper.RoundTrip(r)
 }
@@ -247,6 +255,40 @@ func TestCutOffLeaderEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLostLeaseIsNotGivenBack: a replica whose lease was lost hears from the apiserver again while it ends, after another one
+// has taken over. client-go reads the lease before it gives it back, and does not look whose it is by then. Seed
+// 2771941359514461337 of test/simulation.
+func TestLostLeaseIsNotGivenBack(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		first := b.join("first", 0)
+		time.Sleep(time.Second)
+		second := b.join("second", 0)
+		time.Sleep(time.Minute)
+		hole := make(chan struct{})
+		first.link.mu.Lock()
+		first.link.hole = hole
+		first.link.mu.Unlock()
+		for second.workBegan().IsZero() {
+			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
+		}
+		close(hole)
+		synctest.Wait()
+		for _, o := range b.sim.Objects(leases) {
+			if !strings.Contains(string(o), `"holderIdentity":"second"`) {
+				t.Errorf("the lease of the replica that took over was given back: %s", o)
+			}
+		}
+		<-first.done
+		if !errors.Is(first.err, ErrLost) {
+			t.Errorf("the former leader ended with %v, want ErrLost", first.err)
+		}
+		if err := second.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestHiccupOfTheApiserverKeepsTheLeader(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 // versionType is that of the apiserver's version, which never changes here.
 const versionType = "*version.Info"
 
+var versionCell = cell{versionType, ""}
+
 // checker knows the truth and looks at all that is sent and stored.
 type checker struct {
 	truth   *truth
@@ -33,7 +35,7 @@ type version struct {
 	content
 	by    string
 	at    time.Time
-	reach map[string]int // how far the truth had come when it was sent first
+	reach map[cell]int // how far the truth had come when it was sent first
 }
 
 func newChecker(w *truth, ordered bool) *checker {
@@ -110,10 +112,10 @@ func (c *checker) sent(from string, r *agent.KubernetesAPISyncRequest) {
 		c.failed("%s sends version %d with an entry that cannot be read: %v", from, r.GetVersion(), err)
 		return
 	}
-	if got[versionType] == "" {
+	if got[versionCell] == "" {
 		c.failed("%s sends version %d without the apiserver's version", from, r.GetVersion())
 	}
-	delete(got, versionType)
+	delete(got, versionCell)
 	i, known := c.find(r.GetVersion())
 	if known {
 		if v := c.versions[i]; !maps.Equal(v.content, got) {
@@ -125,36 +127,47 @@ func (c *checker) sent(from string, r *agent.KubernetesAPISyncRequest) {
 	c.inOrder()
 }
 
-// inOrder looks whether each version is what the cluster was, type by type, and none goes back. mu is held.
+// inOrder looks whether each version is what the cluster was, cell by cell, and none goes back. mu is held.
 func (c *checker) inOrder() {
-	reached := map[string]int{}
+	reached := map[cell]int{}
 	for _, v := range c.versions {
-		for wireType := range v.content {
-			if v.reach[wireType] == 0 {
-				c.failed("%s sends version %d with %s, which the cluster never had", v.by, v.number, wireType)
+		for at := range v.content {
+			if v.reach[at] == 0 {
+				c.failed("%s sends version %d with %v, which the cluster never had", v.by, v.number, at)
 			}
 		}
 		for _, k := range kinds {
-			text := v.content[k.wireType]
-			if k.optional && text == "" {
-				continue // given up
-			}
-			from := reached[k.wireType]
-			if !c.ordered {
-				from = 0
-			}
-			at, found := c.truth.find(k.wireType, text, from, v.reach[k.wireType])
-			if !found {
-				what := "was never so"
-				if _, ever := c.truth.find(k.wireType, text, 0, v.reach[k.wireType]); ever {
-					what = "was so only before what an earlier version has"
+			for _, ns := range k.namespaces() {
+				at := cell{k.wireType, ns}
+				text := v.content[at]
+				if k.optional && text == "" {
+					continue // given up
 				}
-				c.failed("%s sends version %d at %v in which %s %s:\n%s", v.by, v.number, v.at.Sub(c.begun), k.id, what, text)
-				return
+				if !c.follows(v, at, text, reached) {
+					return
+				}
 			}
-			reached[k.wireType] = at
 		}
 	}
+}
+
+// follows looks whether what a version has in a cell was so, not before what an earlier version had. mu is held.
+func (c *checker) follows(v *version, at cell, text string, reached map[cell]int) bool {
+	from := reached[at]
+	if !c.ordered {
+		from = 0
+	}
+	i, found := c.truth.find(at, text, from, v.reach[at])
+	if found {
+		reached[at] = i
+		return true
+	}
+	what := "was never so"
+	if _, ever := c.truth.find(at, text, 0, v.reach[at]); ever {
+		what = "was so only before what an earlier version has"
+	}
+	c.failed("%s sends version %d at %v in which %v %s:\n%s", v.by, v.number, v.at.Sub(c.begun), at, what, text)
+	return false
 }
 
 // stored looks at what a database has of a cluster after a write.
@@ -197,7 +210,7 @@ func latest(m *store.Memory) (store.State, content, error) {
 			}
 		}
 	})
-	delete(got, versionType)
+	delete(got, versionCell)
 	return state, got, err
 }
 

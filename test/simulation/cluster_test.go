@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 	"github.com/pseudo-agent/pseudo-agent/resources"
 )
@@ -27,41 +28,41 @@ type kind struct {
 	id       string // of the selection
 	wireType string
 	optional bool // given up after five minutes in which it cannot be read
-	object   func(name string, n int) string
+	object   func(namespace, name string, n int) string
 }
 
 var kinds = []kind{
 	{
 		Resource: apisim.Resource{GroupVersionResource: gvr("", "v1", "pods"), Kind: "Pod", Namespaced: true}, id: "pods", wireType: "*v1.Pod",
-		object: func(name string, n int) string {
-			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default","labels":{"n":"%d"}},"status":{"podIP":"10.1.2.3","phase":"Running"}}`, name, n)
+		object: func(namespace, name string, n int) string {
+			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":%q,"labels":{"n":"%d"}},"status":{"podIP":"10.1.2.3","phase":"Running"}}`, name, namespace, n)
 		},
 	},
 	{
 		Resource: apisim.Resource{GroupVersionResource: gvr("", "v1", "nodes"), Kind: "Node"}, id: "nodes", wireType: "*v1.Node",
-		object: func(name string, n int) string {
+		object: func(_, name string, n int) string {
 			return fmt.Sprintf(`{"metadata":{"name":%q},"status":{"addresses":[{"type":"InternalIP","address":"10.9.0.%d"}],"capacity":{"cpu":"4","memory":"8Gi"}}}`, name, n%250)
 		},
 	},
 	{
 		Resource: apisim.Resource{GroupVersionResource: gvr("apps", "v1", "replicasets"), Kind: "ReplicaSet", Namespaced: true},
 		id:       "replicasets", wireType: "*v1.ReplicaSet",
-		object: func(name string, n int) string { // one without replicas is not reported
-			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default"},"spec":{"replicas":%d}}`, name, n%3)
+		object: func(namespace, name string, n int) string { // one without replicas is not reported
+			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":%q},"spec":{"replicas":%d}}`, name, namespace, n%3)
 		},
 	},
 	{
 		Resource: apisim.Resource{GroupVersionResource: gvr("apps.kruise.io", "v1alpha1", "clonesets"), Kind: "CloneSet", Namespaced: true},
 		id:       "clonesets", wireType: "*v1.CloneSet", optional: true,
-		object: func(name string, n int) string {
-			return fmt.Sprintf(`{"kind":"CloneSet","metadata":{"name":%q,"namespace":"default"},"spec":{"replicas":%d,"template":{"metadata":{"labels":{"a":"b"}}}}}`, name, n)
+		object: func(namespace, name string, n int) string {
+			return fmt.Sprintf(`{"kind":"CloneSet","metadata":{"name":%q,"namespace":%q},"spec":{"replicas":%d,"template":{"metadata":{"labels":{"a":"b"}}}}}`, name, namespace, n)
 		},
 	},
 	{
 		Resource: apisim.Resource{GroupVersionResource: gvr("", "v1", "configmaps"), Kind: "ConfigMap", Namespaced: true},
 		id:       "configmaps", wireType: "*v1.ConfigMap", optional: true,
-		object: func(name string, n int) string {
-			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"default","labels":{"n":"%d"}},"data":{"a":"b"}}`, name, n)
+		object: func(namespace, name string, n int) string {
+			return fmt.Sprintf(`{"metadata":{"name":%q,"namespace":%q,"labels":{"n":"%d"}},"data":{"a":"b"}}`, name, namespace, n)
 		},
 	},
 }
@@ -87,25 +88,76 @@ func selection(configMaps bool) []resources.Request {
 	return requests
 }
 
-// content is what a snapshot or a cluster has, by wire type: one object a line, sorted.
-type content map[string]string
+// choices of namespaces that the operator has.
+var choices = []struct {
+	name string
+	config.AgentSelection
+}{
+	{"all", config.AgentSelection{}},
+	{"default only", config.AgentSelection{Namespaces: []string{"default"}}},
+	{"default and shop only", config.AgentSelection{Namespaces: []string{"default", "shop"}}},
+	{"all but shop", config.AgentSelection{ExcludeNamespaces: []string{"shop"}}},
+}
+
+// namespaces are those in which there are objects.
+var namespaces = []string{"default", "shop"}
+
+// namespaceOf is the namespace of the object of that name, and of that kind.
+func (k kind) namespaceOf(name int) string {
+	switch {
+	case !k.Namespaced:
+		return ""
+	case name%8 < 5:
+		return namespaces[0]
+	default:
+		return namespaces[1]
+	}
+}
+
+// namespaces are those in which there may be objects of a kind.
+func (k kind) namespaces() []string {
+	if !k.Namespaced {
+		return []string{""}
+	}
+	return namespaces
+}
+
+// cell is a type in a namespace, which is watched by one reflector at a time and so moves from one moment to the next.
+type cell struct{ wireType, namespace string }
+
+func cellOf(wireType, text string) cell {
+	for _, ns := range namespaces {
+		if strings.Contains(text, `"namespace":"`+ns+`"`) {
+			return cell{wireType, ns}
+		}
+	}
+	return cell{wireType, ""}
+}
+
+// content is what a snapshot or a cluster has: one object a line, sorted.
+type content map[cell]string
 
 // contentOf reads entries as they go over the wire.
 func contentOf(entries func(yield func(wireType string, compressed []byte) bool)) (content, error) {
-	lines := map[string][]string{}
+	lines := map[cell][]string{}
 	for wireType, compressed := range entries {
 		text, err := inflate(compressed)
 		if err != nil {
 			return nil, err
 		}
-		lines[wireType] = append(lines[wireType], text)
+		at := cellOf(wireType, text)
+		lines[at] = append(lines[at], text)
 	}
+	return joined(lines), nil
+}
+
+func joined(lines map[cell][]string) content {
 	c := content{}
-	for wireType, list := range lines {
+	for at, list := range lines {
 		slices.Sort(list)
-		c[wireType] = strings.Join(list, "\n")
+		c[at] = strings.Join(list, "\n")
 	}
-	return c, nil
+	return c
 }
 
 var readers sync.Pool // of zlib
@@ -138,11 +190,12 @@ type truth struct {
 
 	mu       sync.Mutex
 	selected map[string]bool // ids of kinds
+	chosen   config.AgentSelection
 	served   map[string]bool
-	history  map[string][]moment // by wire type
+	history  map[cell][]moment
 }
 
-// moment is what a type had from then on.
+// moment is what a cell had from then on.
 type moment struct {
 	at   time.Time
 	text string
@@ -152,7 +205,7 @@ func newTruth(t testing.TB) *truth {
 	t.Helper()
 	w := &truth{
 		t: t, sim: apisim.New(), projectors: map[string]*resources.Projector{},
-		selected: map[string]bool{}, served: map[string]bool{}, history: map[string][]moment{},
+		selected: map[string]bool{}, served: map[string]bool{}, history: map[cell][]moment{},
 	}
 	selected, err := resources.Select(selection(true), resources.Namespaces{})
 	if err != nil {
@@ -167,7 +220,9 @@ func newTruth(t testing.TB) *truth {
 	for _, k := range kinds {
 		w.sim.Serve(k.Resource)
 		w.served[k.id], w.selected[k.id] = true, k.id != "configmaps"
-		w.history[k.wireType] = []moment{{time.Now(), ""}}
+		for _, ns := range k.namespaces() {
+			w.history[cell{k.wireType, ns}] = []moment{{time.Now(), ""}}
+		}
 	}
 	return w
 }
@@ -178,19 +233,22 @@ func (w *truth) do(f func(), changed ...kind) {
 	defer w.mu.Unlock()
 	f()
 	for _, k := range changed {
-		text := w.now(k)
-		if past := w.history[k.wireType]; past[len(past)-1].text != text {
-			w.history[k.wireType] = append(past, moment{time.Now(), text})
+		now := w.now(k)
+		for _, ns := range k.namespaces() {
+			at := cell{k.wireType, ns}
+			if past := w.history[at]; past[len(past)-1].text != now[at] {
+				w.history[at] = append(past, moment{time.Now(), now[at]})
+			}
 		}
 	}
 }
 
 // now is what a report has to have of a kind. mu is held.
-func (w *truth) now(k kind) string {
+func (w *truth) now(k kind) content {
 	if !w.selected[k.id] || !w.served[k.id] {
-		return ""
+		return nil
 	}
-	var lines []string
+	lines := map[cell][]string{}
 	for _, raw := range w.sim.Objects(k.GroupVersionResource) {
 		o, _, err := w.projectors[k.id].Project(raw, nil)
 		if err != nil {
@@ -203,10 +261,17 @@ func (w *truth) now(k kind) string {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		lines = append(lines, string(text))
+		if at := cellOf(k.wireType, string(text)); w.watches(at.namespace) {
+			lines[at] = append(lines[at], string(text))
+		}
 	}
-	slices.Sort(lines)
-	return strings.Join(lines, "\n")
+	return joined(lines)
+}
+
+// watches tells whether objects of a namespace, or of none, are to be reported. mu is held.
+func (w *truth) watches(namespace string) bool {
+	only := w.chosen.Namespaces
+	return namespace == "" || (len(only) == 0 || slices.Contains(only, namespace)) && !slices.Contains(w.chosen.ExcludeNamespaces, namespace)
 }
 
 // current is what a report has to have.
@@ -214,30 +279,30 @@ func (w *truth) current() content {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := content{}
-	for _, k := range kinds {
-		if past := w.history[k.wireType]; past[len(past)-1].text != "" {
-			c[k.wireType] = past[len(past)-1].text
+	for at, past := range w.history {
+		if past[len(past)-1].text != "" {
+			c[at] = past[len(past)-1].text
 		}
 	}
 	return c
 }
 
-// reach is how far each type's history goes now.
-func (w *truth) reach() map[string]int {
+// reach is how far each cell's history goes now.
+func (w *truth) reach() map[cell]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := map[string]int{}
-	for wireType, past := range w.history {
-		r[wireType] = len(past)
+	r := map[cell]int{}
+	for at, past := range w.history {
+		r[at] = len(past)
 	}
 	return r
 }
 
-// find returns the first moment of a type, from one on and before another, that had this content; false if none had.
-func (w *truth) find(wireType, text string, from, before int) (int, bool) {
+// find returns the first moment of a cell, from one on and before another, that had this content; false if none had.
+func (w *truth) find(at cell, text string, from, before int) (int, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	past := w.history[wireType]
+	past := w.history[at]
 	for i := from; i < min(before, len(past)); i++ {
 		if past[i].text == text {
 			return i, true

@@ -82,7 +82,7 @@ var deeds = []deed{
 		k := pick(kinds, n[0])
 		s.truth.do(func() {
 			if s.truth.served[k.id] {
-				s.truth.sim.Delete(k.GroupVersionResource, k.namespace(), fmt.Sprint("x", n[1]%8))
+				s.truth.sim.Delete(k.GroupVersionResource, k.namespaceOf(n[1]), fmt.Sprint("x", n[1]%8))
 			}
 		}, k)
 	}},
@@ -153,6 +153,9 @@ var deeds = []deed{
 		}
 	}},
 	{"the operator selects ConfigMaps, or no longer", 2, faults, nil, func(s *system, _ [3]int) { s.toggleSelection() }},
+	{"the operator selects namespaces:", 3, faults, func(n [3]int) string { return pick(choices, n[0]).name }, func(s *system, n [3]int) {
+		s.chooseNamespaces(pick(choices, n[0]).AgentSelection)
+	}},
 	{"a database is away", 3, elections, dbFor, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
 		db.set(func() { db.away = true })
@@ -186,10 +189,3 @@ func linkFor(n [3]int) string { return linkOf(n) + ", for " + length(n[0]).Strin
 func procFor(n [3]int) string { return fmt.Sprintf("(%d), for %v", n[0], length(n[1])) }
 
 func dbFor(n [3]int) string { return fmt.Sprintf("(%d), for %v", n[0], length(n[1])) }
-
-func (k kind) namespace() string {
-	if k.Namespaced {
-		return "default"
-	}
-	return ""
-}

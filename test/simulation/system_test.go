@@ -49,6 +49,7 @@ type system struct {
 	choice struct {
 		sync.Mutex
 		configMaps bool
+		namespaces config.AgentSelection
 	}
 }
 
@@ -236,7 +237,7 @@ func (s *system) config(addresses []string) config.Agent {
 	cfg.Report.FullResyncInterval = 20 * time.Minute
 	s.choice.Lock()
 	defer s.choice.Unlock()
-	cfg.Inputs.Resources.Kubernetes.APIResources = selection(s.choice.configMaps)
+	cfg.Inputs.Resources.Kubernetes.APIResources, cfg.Selection = selection(s.choice.configMaps), s.choice.namespaces
 	return cfg
 }
 
@@ -329,7 +330,7 @@ func (s *system) write(which, name, n int) {
 	k := pick(kinds, which)
 	s.truth.do(func() {
 		if s.truth.served[k.id] {
-			s.truth.sim.Put(k.GroupVersionResource, k.object(fmt.Sprint("x", name%8), n))
+			s.truth.sim.Put(k.GroupVersionResource, k.object(k.namespaceOf(name), fmt.Sprint("x", name%8), n))
 		}
 	}, k)
 }
@@ -346,11 +347,22 @@ func (s *system) toggleCRD() {
 }
 
 func (s *system) toggleSelection() {
-	s.truth.do(func() {
-		s.choice.Lock()
+	s.choose(func() {
 		s.choice.configMaps = !s.choice.configMaps
 		s.truth.selected["configmaps"] = s.choice.configMaps
-		s.choice.Unlock()
+	})
+}
+
+func (s *system) chooseNamespaces(of config.AgentSelection) {
+	s.choose(func() { s.choice.namespaces, s.truth.chosen = of, of })
+}
+
+// choose changes the configuration of all agents.
+func (s *system) choose(change func()) {
+	s.truth.do(func() {
+		s.choice.Lock()
+		defer s.choice.Unlock()
+		change()
 	}, kinds...)
 	for _, a := range s.agents {
 		if d := a.present(); d != nil {
