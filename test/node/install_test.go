@@ -175,6 +175,7 @@ func confinedAs(t *testing.T, p corev1.Pod, user, group string) {
 func TestAgentExamples(t *testing.T) { //nolint:tparallel // the other tests need the node for themselves
 	serverRelease(t)
 	prepareExamples(t)
+	constrain(t, namespace, "openshift")
 	for i, file := range examples(t, "pseudo-agent") {
 		name := strings.TrimSuffix(filepath.Base(file), "-values.yaml")
 		if name == "tls" {
@@ -201,8 +202,8 @@ func TestAgentExamples(t *testing.T) { //nolint:tparallel // the other tests nee
 			})
 			installed(t, namespace, fullname(name))
 			for _, p := range pods(t, namespace, name) {
-				if name == "openshift" { // its SCC gives both; without one a user that the image names has group 0
-					confinedAs(t, p, "65532", "0")
+				if name == "openshift" {
+					confinedAs(t, p, sccUser, "0")
 				} else {
 					confined(t, p)
 				}
