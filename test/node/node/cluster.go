@@ -166,18 +166,23 @@ func output(ctx context.Context, env []string, program string, args ...string) (
 	return stdout.String(), nil
 }
 
-// Wait asks ok until it agrees. Its error, or what it says is still missing, is told when the context ends.
+// Wait asks ok until it agrees. Its error, or what it says is still missing, is told when the context ends. An error of a call
+// that this end has cut off is not told, unless it is the only one.
 func Wait(ctx context.Context, what string, ok func(context.Context) error) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	var missing error
 	for {
 		err := ok(ctx)
 		if err == nil {
 			return nil
 		}
+		if missing == nil || ctx.Err() == nil {
+			missing = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not in time: %w", what, err)
+			return fmt.Errorf("%s: not in time: %w", what, missing)
 		case <-tick.C:
 		}
 	}
