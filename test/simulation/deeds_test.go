@@ -172,7 +172,7 @@ var deeds = []deed{
 		db := pick(s.databases, n[0])
 		db.set(func() { db.unconfirmed = 1 + n[1]%3 })
 	}},
-	{"a standby without the last writes becomes the database:", 2, elections, func(n [3]int) string {
+	{"a standby without the last writes becomes the database:", 2, faults, func(n [3]int) string {
 		return fmt.Sprintf("%d, of database %d", 1+n[1]%5, n[0])
 	}, func(s *system, n [3]int) { s.failOver(pick(s.databases, n[0]), 1+n[1]%5, length(n[2]%5)) }},
 }

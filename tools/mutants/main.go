@@ -45,7 +45,7 @@ var tests = map[string][][2]string{
 	"reporter":        {{"./reporter", "^(TestExplore|TestRandomHistories)"}, {"./reporter", "."}, simulation},
 	"server/elector":  {{"./server/elector", "^(TestExplore|TestSimulation$)"}, simulation},
 	"server/store":    {{"./server/store", "^TestExplore"}, {"./server/store", "^(TestRestored|TestConformance|TestKill|TestCrash)"}, simulation},
-	"snapshot":        {{"./snapshot", "^(TestRandomHistories|TestNoHalfReplace|TestVersions)"}, {"./reporter", "^(TestExplore|TestRandomHistories)"}},
+	"snapshot":        {{"./snapshot", "."}, {"./reporter", "^(TestExplore|TestRandomHistories)"}},
 	"relations":       {{"./relations", "^(TestAnyOrder|TestConcurrentSources)"}, {"./relations", "."}},
 	"informers":       {{"./informers", "^TestRandom$"}, {"./informers", "^(TestGate|TestVerdict|TestStateChanges)"}, simulation},
 	"internal/leader": {{"./internal/leader", "."}, simulation},
