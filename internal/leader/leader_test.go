@@ -232,12 +232,19 @@ func TestCutOffLeaderEnds(t *testing.T) {
 			if !ok {
 				t.Fatal("the leader may not send")
 			}
+			longest := last
 			for second.workBegan().IsZero() {
 				if time.Since(cut) > within {
 					t.Fatalf("cut off %s after a whole minute: nobody has taken over within %s", at, within)
 				}
 				time.Sleep(10 * time.Millisecond)
 				synctest.Wait()
+				if deadline, ok := first.MaySend(); ok {
+					longest = later(longest, deadline)
+				}
+			}
+			if end := cut.Add(defaults.LeaseDuration - safetyMargin); longest.After(end) {
+				t.Errorf("cut off %s after a whole minute: the leader may send %s longer than a lease of that moment lasts", at, longest.Sub(end))
 			}
 			if begun := second.workBegan(); !begun.After(last) {
 				t.Errorf("the standby began %s before the end of the former leader's requests", last.Sub(begun))
@@ -289,6 +296,13 @@ func TestLostLeaseIsNotGivenBack(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func TestHiccupOfTheApiserverKeepsTheLeader(t *testing.T) {
