@@ -36,6 +36,24 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Log(c)
+	if c.failed || c.histories < 200 {
+		return
+	}
+	for _, situation := range needed {
+		if c.met[situation] == 0 {
+			t.Errorf("no history has come to %q: the weights of the deeds have to make it reachable", situation)
+		}
+	}
+}
+
+// needed are situations that 200 histories have to come to, some dozens of times each.
+var needed = []string{
+	"reporter: idle", "reporter: probing", "reporter: reporting", "reporter: synced", "reporter: telling", "reporter: waiting",
+	"sent: a full report", "sent: a heartbeat or probe", "sent: an error alone", "sent: an error with entries", "stored: an error",
+	"log: leader election", "log: the lease cannot be reached; trying on", "log: the server cannot be reported to", "log: storage works again",
+	"log: resource is no longer selected", "log: selection of resources changed", "log: another agent reports the cluster",
+	"log: watching, as the server wishes", "log: no longer watching, as the server wishes",
+	"log: watcher is silent, its role is free", "log: watcher told to stop, another one ranks higher", "log: watcher role given back",
 }
 
 // campaign is many histories, each with the next seed.
