@@ -121,8 +121,10 @@ func holdsAt(ctx context.Context, namespace, id, name string) error {
 	return names(text, err, name)
 }
 
-// servicesOf is where the API lists the Services of a cluster.
-func servicesOf(id string) string { return "/clusters/" + id + "/objects?type=*v1.Service&limit=500" }
+// servicesOf is where the API lists the Services of a cluster that makeChange has made, on one page.
+func servicesOf(id string) string {
+	return "/clusters/" + id + "/objects?type=*v1.Service&namespace=shop&limit=500"
+}
 
 // names returns an error unless an answer of the API names an object.
 func names(text string, err error, name string) error {
