@@ -26,6 +26,12 @@ func TestStore(t *testing.T) {
 		{"the same uid under another name", func(s *storeRig) { s.list("a:1:x"); s.list("b:1:y") }, "replace(1) upsert(1)"},
 		{"abandoned list", func(s *storeRig) { s.list("a:1:x"); s.begin("b:2:x"); s.pending.abandon(); s.event("Update", "a:1:y") }, "replace(1) upsert(1)"},
 		{"list begun again", func(s *storeRig) { s.begin("a:1:x"); s.list("b:2:x") }, "replace(2)"},
+		{"a list that starts over without what is gone by then", func(s *storeRig) {
+			s.begin("a:1:x b:2:x")
+			s.pending.restart()
+			s.collect("b:2:x")
+			s.end("")
+		}, "replace(2)"},
 		{"no longer reported during the list", func(s *storeRig) { s.begin("a:1:x a:1:"); s.end("") }, "replace()"},
 		{"events", func(s *storeRig) {
 			s.list("")
@@ -117,6 +123,10 @@ func (s *storeRig) object(text string) resources.Object {
 
 func (s *storeRig) begin(objects string) {
 	s.pending = s.store.begin("")
+	s.collect(objects)
+}
+
+func (s *storeRig) collect(objects string) {
 	for o := range strings.FieldsSeq(objects) {
 		if err := s.pending.collect(s.object(o)); err != nil {
 			s.t.Error(err)

@@ -47,7 +47,7 @@ var tests = map[string][][2]string{
 	"server/store":    {{"./server/store", "^TestExplore"}, {"./server/store", "^(TestRestored|TestConformance|TestKill|TestCrash)"}, simulation},
 	"snapshot":        {{"./snapshot", "."}, {"./reporter", "^(TestExplore|TestRandomHistories)"}},
 	"relations":       {{"./relations", "^(TestAnyOrder|TestConcurrentSources)"}, {"./relations", "."}},
-	"informers":       {{"./informers", "^TestRandom$"}, {"./informers", "^(TestGate|TestVerdict|TestStateChanges)"}, simulation},
+	"informers":       {{"./informers", "^TestRandom$"}, {"./informers", "^(TestGate|TestVerdict|TestStateChanges|TestStore)"}, {"./informers", "."}, simulation},
 	"internal/leader": {{"./internal/leader", "."}, simulation},
 	"server/receiver": {{"./server/receiver", "."}, simulation},
 }
