@@ -174,3 +174,30 @@ func settled(t *testing.T, p corev1.Pod, id string) {
 	}
 	changeArrives(t, id)
 }
+
+// A limit that is far too small ends where a person looks: kubectl says OOMKilled, or the status says that the memory is too
+// little. The cluster's entries take three quarters of this limit by themselves.
+func TestLimitFarTooSmall(t *testing.T) {
+	const release, id = "tiny-pseudo-agent", "d-nodetiny01"
+	agentRelease(t, release, id, "--set", "resources.limits.memory=20Mi", "--set", "resources.requests.memory=10Mi")
+	p := pod(t, namespace, release)
+	arrived(t, id)
+	crowd(t, 20000)
+	eventually(t, 4*time.Minute, "word of too little memory", func(ctx context.Context) error {
+		now, err := current(ctx, p)
+		if err != nil {
+			return err
+		}
+		s := now.Status.ContainerStatuses[0]
+		if end := s.LastTerminationState.Terminated; end != nil && end.Reason == "OOMKilled" {
+			t.Logf("kubectl describe: %s, exit status %d, %d restarts", end.Reason, end.ExitCode, s.RestartCount)
+			return nil
+		}
+		text, err := fetch(ctx, "http://"+now.Status.PodIP+":8080/status?format=text")
+		if err == nil && strings.Contains(text, "give the agent more memory (the container's limit)") {
+			t.Logf("status: %s", text)
+			return nil
+		}
+		return fmt.Errorf("%w: state %s, last state %s, status %s", err, &s.State, &s.LastTerminationState, text)
+	})
+}
