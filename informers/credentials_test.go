@@ -269,12 +269,14 @@ func TestRedirection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	if _, err := c.get(t.Context(), "pods", "/version", "", "application/json", ""); err == nil {
-		t.Error("get: got no error")
+	if _, err := c.get(t.Context(), "pods", "/version", "", "application/json", ""); classify(err) != classRedirected {
+		t.Errorf("get: got %v, want an error of a redirection", err)
 	}
-	if body, _, err := c.stream(t.Context(), "list", "pods", "/api/v1/pods", nil, acceptJSON); err == nil {
-		_ = body.Close()
-		t.Error("list: got no error")
+	if body, _, err := c.stream(t.Context(), "list", "pods", "/api/v1/pods", nil, acceptJSON); classify(err) != classRedirected {
+		if body != nil {
+			_ = body.Close()
+		}
+		t.Errorf("list: got %v, want an error of a redirection", err)
 	}
 	if asked {
 		t.Error("the other server was asked")

@@ -33,6 +33,7 @@ const (
 	classConversion      class = "conversion"
 	classServer          class = "server_error"
 	classRefused         class = "refused"
+	classRedirected      class = "redirected"
 	classTimeout         class = "timeout"
 	classConnection      class = "connection"
 	classCertificate     class = "certificate"
@@ -53,7 +54,7 @@ func (c class) rank() int {
 	switch {
 	case c == classInitializing:
 		return 0
-	case c.definite(), c == classTooLarge, c == classConversion, c == classCertificate, c == classCredentials:
+	case c.definite(), c == classTooLarge, c == classData, c == classRefused, c == classRedirected, c == classConversion, c == classCertificate, c == classCredentials:
 		return 2
 	default:
 		return 1
@@ -70,6 +71,7 @@ var advices = map[class]string{
 	classConversion:      "the conversion webhook of its CustomResourceDefinition fails: repair what spec.conversion names there, or take the versions that need it out of spec.versions",
 	classServer:          "look at the apiserver's log",
 	classRefused:         "the apiserver refuses the request; check field_selector",
+	classRedirected:      "something between here and the apiserver answers with a redirection, which would take the token elsewhere: name the apiserver's own address in the kubeconfig",
 	classTimeout:         "check the network to the apiserver, NetworkPolicies on the way, and its load",
 	classConnection:      "check that the apiserver is up and reachable",
 	classCertificate:     "the apiserver cannot be trusted: compare its certificate with the kubeconfig's certificate-authority, in a Pod with the ConfigMap kube-root-ca.crt",
@@ -133,7 +135,10 @@ func classify(err error) class {
 	}
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		if code := status.Status().Code; code >= 400 && code < 500 {
+		switch code := status.Status().Code; {
+		case code >= 300 && code < 400:
+			return classRedirected
+		case code >= 400 && code < 500:
 			return classRefused
 		}
 		return classServer
@@ -156,7 +161,19 @@ func failureOf(doing string, err error) failure {
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		err = request.Err // the address says nothing that is not known, and differs with every retry
 	}
-	return failure{class: c, reason: shorten(doing + ": " + err.Error()), advice: adviceFor(c, err)}
+	return failure{class: c, reason: shorten(doing + ": " + withoutSource(err)), advice: adviceFor(c, err)}
+}
+
+// withoutSource is the error's text without our own address, whose port is another one for each connection: resources that
+// suffer from one cause would each have a text of their own.
+func withoutSource(err error) string {
+	text := err.Error()
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Source != nil {
+		other := *op
+		other.Source = nil
+		text = strings.ReplaceAll(text, op.Error(), other.Error())
+	}
+	return text
 }
 
 // adviceFor says what to do about err, which is of class c.

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,6 +143,23 @@ func TestErrorTextStaysTheSame(t *testing.T) {
 	}
 }
 
+// TestOwnPortsAreNotTold: an apiserver that goes away breaks each connection, each with another port of ours.
+func TestOwnPortsAreNotTold(t *testing.T) {
+	broken := func(port int) string {
+		err := &net.OpError{
+			Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: port}, Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 6443},
+			Err: os.NewSyscallError("read", syscall.ECONNRESET),
+		}
+		return failureOf("cannot watch", fmt.Errorf("the watch broke off: %w", err)).reason
+	}
+	if got, want := broken(5001), "cannot watch: the watch broke off: read tcp 10.0.0.2:6443: read: connection reset by peer"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if a, b := broken(5001), broken(5002); a != b {
+		t.Errorf("got %q and %q, want one text", a, b)
+	}
+}
+
 // TestOneCauseOneText: what a watch and a list say of one cause, in turn, is told in one text, which names the cause.
 func TestOneCauseOneText(t *testing.T) {
 	status := func(code int32, reason metav1.StatusReason, message string) error {
@@ -204,7 +224,7 @@ func TestReasonFollowsTheFailure(t *testing.T) {
 
 // TestCauseIsToldAtOnce: what names a cause takes the place of what only follows from it, and not the other way round.
 func TestCauseIsToldAtOnce(t *testing.T) {
-	for _, cause := range []class{classCertificate, classCredentials, classForbidden, classUnauthorized, classConversion} {
+	for _, cause := range []class{classCertificate, classCredentials, classForbidden, classUnauthorized, classConversion, classData, classRefused, classRedirected} {
 		now := time.Unix(0, 0)
 		var r record
 		r.failed(now, failure{class: classConnection, reason: "connection reset"})
