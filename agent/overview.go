@@ -142,7 +142,9 @@ func wayFrom(seen informers.Status, st reporter.Status, idle bool) []operate.Sta
 		}
 	}
 	in := func(states ...informers.State) bool {
-		return slices.ContainsFunc(seen.Resources, func(r informers.ResourceStatus) bool { return slices.Contains(states, r.State) })
+		return slices.ContainsFunc(seen.Resources, func(r informers.ResourceStatus) bool {
+			return r.Resource != informers.VersionID && slices.Contains(states, r.State) // the version is asked for now and then only
+		})
 	}
 	switch {
 	// What is not served stays so while nobody can be asked.

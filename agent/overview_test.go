@@ -35,6 +35,7 @@ func TestWay(t *testing.T) {
 	now := time.Now()
 	synced := informers.ResourceStatus{Resource: "pods", State: informers.Synced, Required: true, Entries: 3, LastList: &now, LastEvent: &now}
 	failing := informers.ResourceStatus{Resource: "pods", State: informers.Failing, Required: true}
+	version := informers.ResourceStatus{Resource: informers.VersionID, State: informers.Synced, Required: true}
 	absent := informers.ResourceStatus{Resource: "routes", State: informers.NotServed}
 	forbidden := informers.ResourceStatus{Resource: "nodes", State: informers.Forbidden, Required: true}
 	whole := informers.Verdict{Complete: true}
@@ -52,7 +53,7 @@ func TestWay(t *testing.T) {
 	}{
 		"all is well":             {informers.Status{Resources: []informers.ResourceStatus{synced}, Verdict: whole}, good, false, "apiserver good, resources good, snapshot good, reporter good, server good"},
 		"the apiserver is away":   {informers.Status{Resources: []informers.ResourceStatus{failing}}, reporter.Status{State: "waiting", Watcher: good.Watcher}, false, "apiserver bad, resources bad, snapshot warn, reporter good, server warn"},
-		"the apiserver went away": {informers.Status{Resources: []informers.ResourceStatus{failing, absent}, Verdict: whole}, good, false, "apiserver bad, resources bad, snapshot good, reporter good, server good"},
+		"the apiserver went away": {informers.Status{Resources: []informers.ResourceStatus{failing, absent, version}, Verdict: whole}, good, false, "apiserver bad, resources bad, snapshot good, reporter good, server good"},
 		"a resource is forbidden": {informers.Status{Resources: []informers.ResourceStatus{synced, forbidden}}, frozen, false, "apiserver good, resources bad, snapshot warn, reporter bad, server good"},
 		"the server is away":      {informers.Status{Resources: []informers.ResourceStatus{synced}, Verdict: whole}, away, false, "apiserver good, resources good, snapshot good, reporter good, server bad"},
 		"it stands by":            {informers.Status{}, reporter.Status{State: "standby"}, true, "apiserver quiet, resources quiet, snapshot quiet, reporter quiet, server quiet"},
