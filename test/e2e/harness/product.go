@@ -48,6 +48,7 @@ type Daemon struct {
 	HTTP string
 	// ConfigFile is the configuration that it is started with.
 	ConfigFile string
+	Env        []string // in addition to the tests' own
 
 	path     string
 	dir      string
@@ -119,7 +120,7 @@ func (d *Daemon) Configure(changes ...Settings) error {
 
 // Start starts the program and waits until it answers on its HTTP port, which does not yet mean that it is ready.
 func (d *Daemon) Start(ctx context.Context) error {
-	p, err := StartProcess(Command{Name: d.Name, Path: d.path, Dir: d.dir, Args: []string{"run", "--config", d.ConfigFile}})
+	p, err := StartProcess(Command{Name: d.Name, Path: d.path, Dir: d.dir, Args: []string{"run", "--config", d.ConfigFile}, Env: d.Env})
 	if err != nil {
 		return err
 	}
