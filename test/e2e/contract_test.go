@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -57,5 +59,27 @@ func TestProductIsNotImported(t *testing.T) {
 		if strings.HasPrefix(path, product) && !strings.HasPrefix(path, own) && !slices.Contains(shared, path) {
 			t.Errorf("the end-to-end tests import %s", path)
 		}
+	}
+}
+
+// TestWatchOfReplacedCRD: a watch from before a CRD was removed and installed again gets 410, so that a list follows. The
+// simulated apiserver of the unit tests does the same.
+func TestWatchOfReplacedCRD(t *testing.T) {
+	crd := sample.CRDs[slices.IndexFunc(sample.CRDs, func(c sample.CRD) bool { return c.Kind == "CloneSet" })]
+	client := cluster.Dynamic.Resource(crd.Resource())
+	before, err := client.List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(crd.Remove(t.Context(), cluster.Dynamic), crd.Install(t.Context(), cluster.Dynamic)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := client.Watch(t.Context(), metav1.ListOptions{ResourceVersion: before.GetResourceVersion()})
+	if err == nil {
+		defer w.Stop()
+		err = apierrors.FromObject((<-w.ResultChan()).Object)
+	}
+	if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+		t.Errorf("got %v, want that the version is too old", err)
 	}
 }

@@ -109,6 +109,7 @@ type collection struct {
 
 // history is what happened to the objects of a resource, in all its versions.
 type history struct {
+	born uint64            // resourceVersion at which it was served; of what was before under its name nothing is known
 	base map[string]stored // as of the last compaction
 	log  []change
 }
@@ -183,7 +184,7 @@ func (s *Server) Serve(r Resource) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.collections[r.GroupVersionResource] == nil {
-		s.collections[r.GroupVersionResource] = &collection{Resource: r, history: &history{base: map[string]stored{}}}
+		s.collections[r.GroupVersionResource] = &collection{Resource: r, history: &history{born: s.rv, base: map[string]stored{}}}
 	}
 }
 
@@ -200,6 +201,7 @@ func (s *Server) Remove(gvr schema.GroupVersionResource) {
 	defer s.mu.Unlock()
 	if c := s.collections[gvr]; c != nil {
 		c.removed = true
+		s.rv++ // the CRD is an object, too
 		delete(s.collections, gvr)
 		s.wake()
 	}

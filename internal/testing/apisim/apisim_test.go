@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -37,4 +38,20 @@ func TestContract(t *testing.T) {
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	contract.Run(t, srv.URL, http.DefaultClient)
+}
+
+// TestServedAgain: a resource that was removed and is served again knows nothing of before, so that a watch from before gets
+// 410, as TestWatchOfReplacedCRD in test/e2e sees of a real apiserver.
+func TestServedAgain(t *testing.T) {
+	s := apisim.New()
+	r := apisim.Resource{GroupVersionResource: schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "rollers"}, Kind: "Roller", Namespaced: true}
+	s.Serve(r)
+	version := s.Put(r.GroupVersionResource, `{"metadata":{"namespace":"default","name":"a"}}`)
+	s.Remove(r.GroupVersionResource)
+	s.Serve(r)
+	answer := httptest.NewRecorder()
+	s.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/apis/example.com/v1/rollers?watch=1&timeoutSeconds=1&resourceVersion="+version, nil))
+	if said := answer.Body.String(); !strings.Contains(said, `"code":410`) {
+		t.Errorf("got %s, want 410", said)
+	}
 }

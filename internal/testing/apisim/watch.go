@@ -49,7 +49,7 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 		if streaming && !w.fault.NoFinalBookmark && !f.late {
 			w.event("BOOKMARK", c.kind(), c.bookmark(f.from, true))
 		}
-	case from < compacted:
+	case from < max(compacted, c.born):
 		f.tooOld()
 		return
 	}
