@@ -73,3 +73,28 @@ func TestFullDiskIsToldOnce(t *testing.T) {
 		})
 	}
 }
+
+// contested is a storage to which another replica has written in between, the first time.
+type contested struct {
+	*store.Memory
+
+	writes int
+}
+
+// PutDocument implements elector.Documents.
+func (c *contested) PutDocument(ctx context.Context, kind string, d store.Document) (uint64, error) {
+	if c.writes++; c.writes == 1 {
+		return 0, store.ErrConflict
+	}
+	return c.Memory.PutDocument(ctx, kind, d)
+}
+
+// TestConflictIsDecidedAnew: who Syncs while another replica writes is answered upon what that has written.
+func TestConflictIsDecidedAnew(t *testing.T) {
+	documents := &contested{Memory: store.NewMemory()}
+	e := elector.New(elector.Options{Documents: documents, Logger: slog.New(slog.DiscardHandler)})
+	answer, err := e.Sync(t.Context(), "10.0.0.1:1", &agent.SyncRequest{KubernetesClusterId: new("d-a"), Host: new("h")})
+	if err != nil || !answer.GetDynamicConfig().GetKubernetesApiEnabled() || documents.writes != 2 {
+		t.Errorf("got %v, %v after %d writes, want the role with the second one", answer, err, documents.writes)
+	}
+}

@@ -43,7 +43,7 @@ var simulation = [2]string{"./test/simulation", "^TestSimulation$"}
 // run in this order, each until the first failure.
 var tests = map[string][][2]string{
 	"reporter":        {{"./reporter", "^(TestExplore|TestRandomHistories)"}, {"./reporter", "."}, simulation},
-	"server/elector":  {{"./server/elector", "^(TestExplore|TestSimulation$)"}, simulation},
+	"server/elector":  {{"./server/elector", "^(TestExplore|TestSimulation$)"}, {"./server/elector", "."}, simulation},
 	"server/store":    {{"./server/store", "^TestExplore"}, {"./server/store", "^(TestRestored|TestConformance|TestKill|TestCrash)"}, simulation},
 	"snapshot":        {{"./snapshot", "."}, {"./reporter", "^(TestExplore|TestRandomHistories)"}},
 	"relations":       {{"./relations", "^(TestAnyOrder|TestConcurrentSources)"}, {"./relations", "."}},
