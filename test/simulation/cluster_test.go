@@ -233,19 +233,35 @@ func (w *truth) do(f func(), changed ...kind) {
 	defer w.mu.Unlock()
 	f()
 	for _, k := range changed {
-		now := w.now(k)
+		all := w.all(k)
 		for _, ns := range k.namespaces() {
 			at := cell{k.wireType, ns}
-			if past := w.history[at]; past[len(past)-1].text != now[at] {
-				w.history[at] = append(past, moment{time.Now(), now[at]})
-			}
+			w.note(at, all[at], w.selected[k.id] && w.watches(ns))
 		}
 	}
 }
 
-// now is what a report has to have of a kind. mu is held.
-func (w *truth) now(k kind) content {
-	if !w.selected[k.id] || !w.served[k.id] {
+// note notes what a cell has now. Of what is no longer selected it notes both that it is not to be reported and what it is: an
+// agent that cannot ask what is served goes on with its former selection, and what it reports until then has to be true. mu is
+// held.
+func (w *truth) note(at cell, text string, selected bool) {
+	past := w.history[at]
+	last := past[len(past)-1].text
+	switch {
+	case selected && last != text:
+		past = append(past, moment{time.Now(), text})
+	case selected:
+	case text != "" && (len(past) < 2 || last != "" || past[len(past)-2].text != text):
+		past = append(past, moment{time.Now(), text}, moment{time.Now(), ""})
+	case last != "":
+		past = append(past, moment{time.Now(), ""})
+	}
+	w.history[at] = past
+}
+
+// all is what the cluster has of a kind, whatever is selected of it. mu is held.
+func (w *truth) all(k kind) content {
+	if !w.served[k.id] {
 		return nil
 	}
 	lines := map[cell][]string{}
@@ -261,9 +277,8 @@ func (w *truth) now(k kind) content {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if at := cellOf(k.wireType, string(text)); w.watches(at.namespace) {
-			lines[at] = append(lines[at], string(text))
-		}
+		at := cellOf(k.wireType, string(text))
+		lines[at] = append(lines[at], string(text))
 	}
 	return joined(lines)
 }
