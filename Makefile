@@ -76,11 +76,16 @@ mutants: MUTANTS = .
 mutants: ## breaks one rule of the code after the other and tells which test notices: make mutants MUTANTS=^elector
 	go run ./tools/mutants -run '$(MUTANTS)'
 
-# Tests that mostly wait, in two groups that run beside the others, each on an apiserver of its own.
+# Groups of tests that run beside the others, each on an apiserver of its own. Those of two mostly wait,
 E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
 E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
-# A test that only waits, for the end of a token's lifetime.
+# one only waits, for the end of a token's lifetime,
 E2E_WAITING  := ^TestShortestToken
+# one needs a browser, or lies,
+E2E_LOOKING  := ^Test(ServerViews|AgentViews|Accessible|Page$$|Pictures|LargePage|FleetPage|HostilePage|Lying|ServerThat)
+# and one renders and installs charts.
+E2E_CHARTS   := ^Test(Chart|Releases|Kustomize|RestrictedV2|ExistingConfigMap|PlainManifest|PodAgentChart)
+E2E_GROUPS   := acting charts looking electing waiting losing
 E2E := cd test/e2e && go test -count=1 -timeout 30m -v
 
 .PHONY: e2e
@@ -88,14 +93,22 @@ e2e: ## runs the binaries against a real kube-apiserver and etcd; for one test: 
 ifeq ($(TESTFLAGS),)
 	@# The first test builds what all of them need.
 	$(E2E) -run '^TestProductIsNotImported$$' .
-	$(MAKE) --no-print-directory -j4 --output-sync=target e2e-acting e2e-electing e2e-losing e2e-waiting
+	$(MAKE) --no-print-directory -j5 --output-sync=target $(E2E_GROUPS:%=e2e-%)
 else
 	$(E2E) $(TESTFLAGS) ./...
 endif
 
 .PHONY: e2e-acting
 e2e-acting:
-	$(E2E) -skip '$(E2E_ELECTING)|$(E2E_LOSING)|$(E2E_WAITING)' ./...
+	$(E2E) -skip '$(E2E_ELECTING)|$(E2E_LOSING)|$(E2E_WAITING)|$(E2E_LOOKING)|$(E2E_CHARTS)' ./...
+
+.PHONY: e2e-charts
+e2e-charts:
+	$(E2E) -run '$(E2E_CHARTS)' .
+
+.PHONY: e2e-looking
+e2e-looking:
+	$(E2E) -run '$(E2E_LOOKING)' .
 
 .PHONY: e2e-electing
 e2e-electing:

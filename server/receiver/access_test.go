@@ -287,9 +287,7 @@ func reportWith(t *testing.T, address string, creds credentials.TransportCredent
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	for _, header := range authorization {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", header)
-	}
+	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{"authorization": authorization})
 	_, err = agent.NewSynchronizerClient(conn).KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
 		ClusterId: new(cluster), Version: proto.Uint64(1), AgentId: proto.Uint32(1),
 		Entries: []*agent.KubernetesAPIInfo{versionEntry(t)},

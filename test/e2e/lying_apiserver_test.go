@@ -122,7 +122,7 @@ func lies(elsewhere string) []lie {
 			_, _ = io.WriteString(g, beginning+huge)
 			forever(g, always(strings.Repeat("A", chunk)))
 		}},
-		{name: "half an answer", says: []string{"unexpected EOF"}, list: func(w http.ResponseWriter, r *http.Request, truth []byte) {
+		{name: "half an answer", says: []string{"unexpected EOF"}, list: func(w http.ResponseWriter, _ *http.Request, truth []byte) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write(truth[:len(truth)/2])
 			_ = http.NewResponseController(w).Flush()
@@ -251,7 +251,8 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Unlock()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(ends, cancel)()
+	stop := context.AfterFunc(ends, cancel)
+	defer stop()
 	r = r.WithContext(ctx)
 	switch {
 	case now == nil:
@@ -287,6 +288,8 @@ func (l *liar) truth(r *http.Request) []byte {
 
 // TestLyingApiserver: whatever poses as an apiserver, the server keeps what it has, the agent stays within its memory, says
 // what is wrong, takes its token nowhere else, and recovers as soon as it is told the truth.
+//
+//nolint:tparallel // the cluster is the same for all tests
 func TestLyingApiserver(t *testing.T) {
 	load(t, nil)
 	for _, lie := range lies("/elsewhere") {

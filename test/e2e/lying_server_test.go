@@ -110,6 +110,8 @@ func (l *lyingServer) tell(lie answer) {
 
 // TestLyingServer: whatever a server answers, it is sent nothing that is false, the agent says that something is wrong, stays
 // within its memory, and goes on as soon as the answers are right.
+//
+//nolint:tparallel // the cluster is the same for all tests
 func TestLyingServer(t *testing.T) {
 	loader, objs := load(t, nil)
 	web := pick(t, objs, "Pod", "web-6d5f8b9c4-x7k2p")
