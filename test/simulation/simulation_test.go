@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 func TestSimulation(t *testing.T) {
 	histories := 200
 	if testing.Short() {
-		histories = 50
+		histories = 10 // under the race detector each takes ten times as long
 	}
 	c := &campaign{first: 1, histories: uint64(testseed.Rounds(t, histories)), met: map[string]int{}}
 	if os.Getenv("PSEUDO_TEST_SEED") != "" || os.Getenv("PSEUDO_TEST_ROUNDS") != "" {
