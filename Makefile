@@ -77,15 +77,16 @@ mutants: ## breaks one rule of the code after the other and tells which test not
 	go run ./tools/mutants -run '$(MUTANTS)'
 
 # Groups of tests that run beside the others, each on an apiserver of its own. Those of two mostly wait,
-E2E_ELECTING := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
-E2E_LOSING   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
+E2E_electing := ^Test(WatcherElection|Standby|FrozenLeader|LeaderWithout|LagFollows|PermissionRevoked|ServedVersion)
+E2E_losing   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|ClientCertificate|ServingAuthority)
 # one only waits, for the end of a token's lifetime,
-E2E_WAITING  := ^TestShortestToken
+E2E_waiting  := ^TestShortestToken
 # one needs a browser, or lies,
-E2E_LOOKING  := ^Test(ServerViews|AgentViews|Accessible|Page$$|Pictures|LargePage|FleetPage|HostilePage|Lying|ServerThat)
+E2E_looking  := ^Test(ServerViews|AgentViews|Accessible|Page$$|Pictures|LargePage|FleetPage|HostilePage|Lying|ServerThat)
 # and one renders and installs charts.
-E2E_CHARTS   := ^Test(Chart|Releases|Kustomize|RestrictedV2|ExistingConfigMap|PlainManifest|PodAgentChart)
-E2E_GROUPS   := acting charts looking electing waiting losing
+E2E_charts   := ^Test(Chart|Releases|Kustomize|RestrictedV2|ExistingConfigMap|PlainManifest|PodAgentChart)
+E2E_GROUPS   := charts looking electing waiting losing
+E2E_GROUPED  := $(subst $() ,|,$(foreach group,$(E2E_GROUPS),$(E2E_$(group))))
 E2E := cd test/e2e && go test -count=1 -timeout 30m -v
 
 .PHONY: e2e
@@ -93,34 +94,18 @@ e2e: ## runs the binaries against a real kube-apiserver and etcd; for one test: 
 ifeq ($(TESTFLAGS),)
 	@# The first test builds what all of them need.
 	$(E2E) -run '^TestProductIsNotImported$$' .
-	$(MAKE) --no-print-directory -j5 --output-sync=target $(E2E_GROUPS:%=e2e-%)
+	$(MAKE) --no-print-directory -j5 --output-sync=target e2e-acting $(E2E_GROUPS:%=e2e-%)
 else
 	$(E2E) $(TESTFLAGS) ./...
 endif
 
 .PHONY: e2e-acting
 e2e-acting:
-	$(E2E) -skip '$(E2E_ELECTING)|$(E2E_LOSING)|$(E2E_WAITING)|$(E2E_LOOKING)|$(E2E_CHARTS)' ./...
+	$(E2E) -skip '$(E2E_GROUPED)' ./...
 
-.PHONY: e2e-charts
-e2e-charts:
-	$(E2E) -run '$(E2E_CHARTS)' .
-
-.PHONY: e2e-looking
-e2e-looking:
-	$(E2E) -run '$(E2E_LOOKING)' .
-
-.PHONY: e2e-electing
-e2e-electing:
-	$(E2E) -run '$(E2E_ELECTING)' .
-
-.PHONY: e2e-losing
-e2e-losing:
-	$(E2E) -run '$(E2E_LOSING)' .
-
-.PHONY: e2e-waiting
-e2e-waiting:
-	$(E2E) -run '$(E2E_WAITING)' .
+.PHONY: $(E2E_GROUPS:%=e2e-%)
+$(E2E_GROUPS:%=e2e-%): e2e-%:
+	$(E2E) -run '$(E2E_$*)' .
 
 .PHONY: node
 node: ## brings up a cluster of one real node (root, Linux, containerd), prints its kubeconfig, and removes all of it on ^C
