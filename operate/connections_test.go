@@ -2,7 +2,6 @@ package operate
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -28,19 +27,12 @@ func TestConnectionsAreBounded(t *testing.T) {
 		})},
 	})
 	s.connections.max = 8
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
+	address, stop := serve(t, s)
 	var conns []net.Conn
 	dial := func(say string) net.Conn {
 		t.Helper()
 		var d net.Dialer
-		conn, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+		conn, err := d.DialContext(t.Context(), "tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,8 +86,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 		open = len(s.connections.open)
 		s.connections.mu.Unlock()
 	}
-	cancel()
-	if err := <-done; err != nil {
+	if err := stop(); err != nil {
 		t.Error(err)
 	}
 }

@@ -117,9 +117,9 @@ func TestProfilesAreOffByDefault(t *testing.T) {
 	}
 }
 
-func TestServeStopsWithTheContext(t *testing.T) {
-	reg := NewRegistry("pseudo_agent", NewBuild("v1", "abc"))
-	s := New(Options{Registry: reg, Pprof: true})
+// serve serves until the returned function is called, which returns what Serve has.
+func serve(t *testing.T, s *Server) (address string, stop func() error) {
+	t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -128,8 +128,18 @@ func TestServeStopsWithTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
+	return l.Addr().String(), func() error {
+		cancel()
+		return <-done
+	}
+}
+
+func TestServeStopsWithTheContext(t *testing.T) {
+	reg := NewRegistry("pseudo_agent", NewBuild("v1", "abc"))
+	s := New(Options{Registry: reg, Pprof: true})
+	address, stop := serve(t, s)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.Addr().String()+"/metrics", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,8 +157,7 @@ func TestServeStopsWithTheContext(t *testing.T) {
 	if want := `pseudo_agent_build_info{goversion=`; !strings.Contains(string(body), want) {
 		t.Errorf("/metrics lacks %s", want)
 	}
-	cancel()
-	if err := <-done; err != nil {
+	if err := stop(); err != nil {
 		t.Errorf("got %v, want nil after the context ended", err)
 	}
 }
