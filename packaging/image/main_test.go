@@ -116,9 +116,11 @@ func TestDockerFindsEachPlatform(t *testing.T) {
 	}
 }
 
-func TestPushedImage(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	defer server.Close()
+// pushed pushes the image to a registry, and returns it as that has it, with what was told.
+func pushed(t *testing.T, options ...registry.Option) (name.Reference, v1.ImageIndex, string) {
+	t.Helper()
+	server := httptest.NewServer(registry.New(append(options, registry.Logger(log.New(io.Discard, "", 0)))...))
+	t.Cleanup(server.Close)
 	prefix := strings.TrimPrefix(server.URL, "http://") + "/observability/"
 	var told bytes.Buffer
 	if err := run(append(programs(t), "-o", filepath.Join(t.TempDir(), "image.tar"), "-push", prefix), &told); err != nil {
@@ -132,12 +134,17 @@ func TestPushedImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ref, index, told.String()
+}
+
+func TestPushedImage(t *testing.T) {
+	ref, index, told := pushed(t)
 	digest, err := index.Digest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(told.String(), digest.String()); n != 2 {
-		t.Errorf("the registry has %s, which was told %d times, want 2:\n%s", digest, n, &told)
+	if n := strings.Count(told, digest.String()); n != 2 {
+		t.Errorf("the registry has %s, which was told %d times, want 2:\n%s", digest, n, told)
 	}
 	for _, arch := range []string{"amd64", "arm64"} {
 		image, err := remote.Image(ref, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: arch}))
@@ -165,20 +172,7 @@ func TestPushedImage(t *testing.T) {
 // itself or by the tags that stand for them.
 func TestBillsAreReferrers(t *testing.T) {
 	for _, knows := range []bool{true, false} {
-		server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(knows)))
-		t.Cleanup(server.Close)
-		prefix := strings.TrimPrefix(server.URL, "http://") + "/observability/"
-		if err := run(append(programs(t), "-o", filepath.Join(t.TempDir(), "image.tar"), "-push", prefix), io.Discard); err != nil {
-			t.Fatal(err)
-		}
-		ref, err := name.ParseReference(prefix + "it:v1.2.3")
-		if err != nil {
-			t.Fatal(err)
-		}
-		index, err := remote.Index(ref)
-		if err != nil {
-			t.Fatal(err)
-		}
+		ref, index, _ := pushed(t, registry.WithReferrersSupport(knows))
 		images, err := index.IndexManifest()
 		if err != nil {
 			t.Fatal(err)
