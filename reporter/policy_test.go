@@ -219,6 +219,27 @@ func TestGoodbye(t *testing.T) {
 	}
 }
 
+// A connect that is under way at the deadline of stopping is joined before the role is given back, and not left open.
+func TestGoodbyeWhileConnecting(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			server := newMemServer()
+			server.pseudo = true
+			src := newSource(nil)
+			seedContent(src)
+			r := start(t, Options{Source: src, ClaimWatcher: true, ConnectTimeout: time.Minute}, nil, server)
+			pass(90 * time.Second)
+			server.set(func(s *memServer) { s.hole, s.late = true, late })
+			server.cut()
+			pass(5 * time.Second)
+			r.stop()
+			if n := len(server.sessions); n != 0 {
+				t.Errorf("late %v: got %d connections left open, want none", late, n)
+			}
+		})
+	}
+}
+
 func TestStopFlushes(t *testing.T) {
 	scenario(t, "a pending change", nil, func(b *bench) {
 		b.expect("start", 0, "probe full")

@@ -73,10 +73,25 @@ func (r *Reporter) newLoop(ctx context.Context) *loop {
 	return l
 }
 
-// end cuts off and joins the requests, and closes the connection.
-func (l *loop) end() {
+// settle cuts off and joins the requests. It keeps the session that a connect made meanwhile.
+func (l *loop) settle() {
 	l.cancel()
 	l.wg.Wait()
+	for {
+		select {
+		case o := <-l.results:
+			if o.session != nil {
+				l.session = o.session
+			}
+		default:
+			return
+		}
+	}
+}
+
+// end cuts off and joins the requests, and closes the connection.
+func (l *loop) end() {
+	l.settle()
 	if l.session != nil {
 		l.session.close()
 	}
@@ -140,7 +155,8 @@ func (l *loop) goodbye() {
 		l.pseudo = l.session.pseudoServer()
 	}
 	if l.pseudo {
-		l.session = l.giveBack(l.ctx, l.session)
+		l.settle() // the deadline of stopping may have left a connect under way, and the transport makes one at a time
+		l.session = l.giveBack(context.WithoutCancel(l.ctx), l.session)
 	}
 }
 

@@ -115,6 +115,7 @@ type memNet struct {
 	opts     *Options
 	index    int
 	connects atomic.Int64
+	under    atomic.Int64 // connects under way
 }
 
 // memServer is one server as the network sees it.
@@ -124,6 +125,7 @@ type memServer struct {
 	mu       sync.Mutex
 	down     bool // connections are refused
 	hole     bool // connections and requests get no answer
+	late     bool // with hole, a connection stands at the moment it is given up
 	pseudo   bool
 	answered func(version uint64) // if set, is told what is answered to reports
 	syncErr  error
@@ -157,6 +159,10 @@ func (n *memNet) next() { n.index = (n.index + 1) % len(n.servers) }
 
 func (n *memNet) connect(ctx context.Context) (session, error) {
 	n.connects.Add(1)
+	if n.under.Add(1) > 1 {
+		panic("two connects at a time")
+	}
+	defer n.under.Add(-1)
 	s := n.servers[n.index]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,7 +170,9 @@ func (n *memNet) connect(ctx context.Context) (session, error) {
 		s.mu.Unlock()
 		<-ctx.Done()
 		s.mu.Lock()
-		return nil, &stageError{causeConnect, ctx.Err()}
+		if !s.late {
+			return nil, &stageError{causeConnect, ctx.Err()}
+		}
 	}
 	if s.down {
 		return nil, &stageError{causeConnect, errors.New("connection refused")}
