@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,7 @@ import (
 const stopTimeout = 10 * time.Second
 
 // gcPercent keeps the memory for a large report below twice its size. Most of such a report is bytes, which cost the
-// garbage collector nothing; docs/receiver.md has the figures.
+// garbage collector nothing; docs/receiver.md has the figures. Under load it is eased as far as the memory limit allows.
 const gcPercent = 15
 
 // gcPercentUpstream is that of a server that passes calls on: a Sync of every agent leaves garbage, of which little else is
@@ -88,7 +89,12 @@ func (d *daemon) run(ctx context.Context, watch func(context.Context)) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var easing sync.WaitGroup
+	easing.Go(func() { operate.EaseCollector(ctx, percent) })
 	err = d.serve(ctx, backend, watch)
+	cancel()
+	easing.Wait()
 	return errors.Join(err, backend.Close())
 }
 

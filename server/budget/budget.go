@@ -2,7 +2,8 @@
 //
 // It holds how much each cluster has. It relies on those who take memory to say so before they do. It promises that all
 // clusters together never have more than the budget, that no cluster has more than its share, that what is reserved for
-// bound clusters is not given to others, and that memory which was given back is given to others only once it was collected.
+// bound clusters is not given to others, that a cluster which is there can grow a little however many others come, and that
+// memory which was given back is given to others only once it was collected.
 package budget
 
 import (
@@ -35,19 +36,32 @@ type Budget struct {
 	mu          sync.Mutex
 	used        int64
 	usedUnbound int64
-	clusters    map[string]int64
+	// kept is the sum of what the clusters' rooms keep from others.
+	kept, keptUnbound int64
+	clusters          map[string]room
 	// garbage has been given back, but was not collected for certain: a heap that holds it and what takes its place would be
 	// larger than the budget. late is what of it was given back while a collection ran. rounds counts collections.
 	garbage, late int64
 	rounds        uint64
 }
 
+// room is what a cluster has.
+type room struct {
+	held int64
+	// kept is what others do not get: what it holds and, unless there was no room for that, an eighth more, because the next report
+	// of a cluster that hardly changes needs a little more before the former one is given up.
+	kept int64
+}
+
+// growth is what a cluster that holds so many bytes may grow to without asking whether there is room.
+func growth(held int64) int64 { return held + held/8 }
+
 // New returns a Budget of limit bytes, nil if that is 0. If there are bound clusters a quarter of it is theirs alone.
 func New(limit int64, bound []string) *Budget {
 	if limit <= 0 {
 		return nil
 	}
-	b := &Budget{limit: limit, unbound: limit, bound: map[string]bool{}, clusters: map[string]int64{}}
+	b := &Budget{limit: limit, unbound: limit, bound: map[string]bool{}, clusters: map[string]room{}}
 	for _, id := range bound {
 		b.bound[id] = true
 	}
@@ -117,13 +131,20 @@ func (b *Budget) Grow(cluster string, n int64) error {
 func (b *Budget) grow(cluster string, n int64) (blocked bool, round uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.fits(cluster, n); err != nil {
+	next := b.clusters[cluster]
+	if next.held += n; next.held > next.kept {
+		next.kept = growth(next.held)
+		if b.fits(cluster, next) != nil {
+			next.kept = next.held
+		}
+	}
+	if err := b.fits(cluster, next); err != nil {
 		return false, 0, err
 	}
 	if b.garbage > 0 && b.used+b.garbage+n > b.limit {
 		return true, b.rounds, nil
 	}
-	b.add(cluster, n)
+	b.set(cluster, next)
 	return false, 0, nil
 }
 
@@ -145,22 +166,22 @@ func (b *Budget) collect(round uint64) {
 	b.rounds++
 }
 
-// fits tells whether there are n bytes for a cluster. b.mu is held.
-func (b *Budget) fits(cluster string, n int64) error {
-	bound := b.bound[cluster]
+// fits tells whether a cluster's room may become larger. b.mu is held.
+func (b *Budget) fits(cluster string, next room) error {
+	bound, n := b.bound[cluster], next.kept-b.clusters[cluster].kept
 	most := b.unbound
 	if bound {
 		most = b.limit
 	}
 	switch {
-	case b.clusters[cluster]+n > share(most):
+	case next.kept > share(most):
 		return &FullError{What: fmt.Sprintf("cluster %s needs more than its share of the memory, %d bytes", cluster, share(most)), Advice: advice}
-	case !bound && b.usedUnbound+n > b.unbound && b.unbound < b.limit:
+	case !bound && b.keptUnbound+n > b.unbound && b.unbound < b.limit:
 		return &FullError{
 			What:   fmt.Sprintf("the clusters that are not bound to senders fill their memory of %d bytes", b.unbound),
 			Advice: "bind the cluster in access.clusters, or " + advice,
 		}
-	case b.used+n > b.limit:
+	case b.kept+n > b.limit:
 		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice}
 	}
 	return nil
@@ -176,19 +197,30 @@ func (b *Budget) takeBack(cluster string, n, garbage int64) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.add(cluster, -n)
+	next := b.clusters[cluster]
+	if next.held -= n; next.kept > 2*next.held {
+		next.kept = growth(next.held)
+	}
+	b.set(cluster, next)
 	b.garbage += garbage
 	b.late += garbage
 }
 
-func (b *Budget) add(cluster string, n int64) {
-	b.used += n
+// set notes what a cluster has now. b.mu is held.
+func (b *Budget) set(cluster string, next room) {
+	was := b.clusters[cluster]
+	held, kept := next.held-was.held, next.kept-was.kept
+	b.used += held
+	b.kept += kept
 	if !b.bound[cluster] {
-		b.usedUnbound += n
+		b.usedUnbound += held
+		b.keptUnbound += kept
 	}
-	if b.clusters[cluster] += n; b.clusters[cluster] == 0 {
+	if next.held == 0 {
 		delete(b.clusters, cluster)
+		return
 	}
+	b.clusters[cluster] = next
 }
 
 // Account is what one user of memory has of a cluster. Its methods are called by one goroutine at a time.

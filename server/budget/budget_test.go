@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"weak"
@@ -37,8 +38,30 @@ func TestShares(t *testing.T) {
 	grow("b", 26, "the clusters fill")
 	b.Shrink("b", 75)
 	b.Shrink("bound", 300)
-	if b.Used() != 0 || b.usedUnbound != 0 || len(b.clusters) != 0 {
+	if b.Used() != 0 || b.usedUnbound != 0 || b.kept != 0 || b.keptUnbound != 0 || len(b.clusters) != 0 {
 		t.Errorf("the budget is not empty: %+v", b)
+	}
+}
+
+// TestOthersLeaveRoomToGrow: a cluster that is there gets what its next report needs, however many others come after it.
+func TestOthersLeaveRoomToGrow(t *testing.T) {
+	for _, bound := range [][]string{nil, {"somebody"}} {
+		b := New(4000, bound)
+		there := b.Account("there")
+		if err := there.Set(80); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10_000 {
+			_ = b.Account(strconv.Itoa(i)).Set(int64(1 + i%7)) // most get nothing
+		}
+		for range 10 {
+			if err := errors.Join(there.Set(90), there.Set(80)); err != nil {
+				t.Errorf("bound %q: a report that needs an eighth more for a moment: %v", bound, err)
+			}
+		}
+		if err := there.Set(91); !errors.Is(err, ErrFull) {
+			t.Errorf("bound %q: more than an eighth more: got %v, want ErrFull", bound, err)
+		}
 	}
 }
 
@@ -74,7 +97,7 @@ func TestInvariantBudget(t *testing.T) {
 					unbound += a.Held()
 				}
 			}
-			if all != b.Used() || all > b.limit || unbound != b.usedUnbound || unbound > b.unbound {
+			if all != b.Used() || all > b.kept || b.kept > b.limit || unbound != b.usedUnbound || unbound > b.keptUnbound || b.keptUnbound > b.unbound {
 				t.Fatalf("%d bytes are held, %d by unbound clusters; the budget %+v", all, unbound, b)
 			}
 		}

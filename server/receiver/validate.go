@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -427,16 +428,7 @@ func (d *decoder) decompress(i int, raw rawEntry, limit int64, large chan struct
 	if len(raw.payload) == 0 {
 		return nil, invalid(ruleZlib, advice, "entry %d (%s): compressed_info is empty", i, raw.wireType)
 	}
-	d.in.Reset(raw.payload)
-	var err error
-	if d.zr == nil {
-		d.zr, err = zlib.NewReader(&d.in)
-	} else if resetter, ok := d.zr.(zlib.Resetter); ok {
-		err = resetter.Reset(&d.in, nil)
-	}
-	if err == nil {
-		err = d.read(limit, large)
-	}
+	err := d.read(raw.payload, limit, large)
 	if errors.Is(err, errEntrySize) {
 		return nil, invalid(ruleEntrySize, "leave huge values out or raise limits.max_entry_size of pseudo-server",
 			"entry %d (%s): it has more than %d bytes decompressed", i, raw.wireType, limit)
@@ -457,20 +449,21 @@ func (d *decoder) leave(large chan struct{}) {
 	}
 }
 
-func (d *decoder) read(limit int64, large chan struct{}) error {
+// read decompresses payload into the buffer. The size of what is large is found out first, so that what is too large costs no
+// memory, and the rest no more than it needs.
+func (d *decoder) read(payload []byte, limit int64, large chan struct{}) error {
+	if err := d.reset(payload); err != nil {
+		return err
+	}
 	if cap(d.buf) == 0 || cap(d.buf) > keepBuffer {
 		d.buf = make([]byte, 0, 16<<10)
 	}
 	d.buf = d.buf[:0]
-	for {
+	for len(d.buf) < keepBuffer {
 		if len(d.buf) == cap(d.buf) {
-			if len(d.buf) >= keepBuffer && large != nil && !d.inside {
-				large <- struct{}{} // each of those inside needs nobody else to come out again
-				d.inside = true
-			}
-			d.buf = append(d.buf, 0)[:len(d.buf)]
+			d.buf = slices.Grow(d.buf, len(d.buf))
 		}
-		n, err := d.zr.Read(d.buf[len(d.buf):cap(d.buf)])
+		n, err := d.zr.Read(d.buf[len(d.buf):min(cap(d.buf), keepBuffer)])
 		d.buf = d.buf[:len(d.buf)+n]
 		if int64(len(d.buf)) > limit {
 			return errEntrySize
@@ -482,6 +475,33 @@ func (d *decoder) read(limit int64, large chan struct{}) error {
 			return err
 		}
 	}
+	rest, err := io.Copy(io.Discard, io.LimitReader(d.zr, limit-keepBuffer+1))
+	if err != nil {
+		return err
+	}
+	if keepBuffer+rest > limit {
+		return errEntrySize
+	}
+	if large != nil {
+		large <- struct{}{} // each of those inside needs nobody else to come out again
+		d.inside = true
+	}
+	d.buf = make([]byte, keepBuffer+rest)
+	if err := d.reset(payload); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(d.zr, d.buf)
+	return err
+}
+
+func (d *decoder) reset(payload []byte) (err error) {
+	d.in.Reset(payload)
+	if d.zr == nil {
+		d.zr, err = zlib.NewReader(&d.in)
+	} else if resetter, ok := d.zr.(zlib.Resetter); ok {
+		err = resetter.Reset(&d.in, nil)
+	}
+	return err
 }
 
 func (d *decoder) compress(data []byte) []byte {
