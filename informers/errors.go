@@ -159,7 +159,10 @@ func isStatus(err error) bool {
 func failureOf(doing string, err error) failure {
 	c := classify(err)
 	if request, ok := errors.AsType[*url.Error](err); ok {
-		err = request.Err // the address says nothing that is not known, and differs with every retry
+		err = request.Err // the address as a whole differs with every retry
+		if at, e := url.Parse(request.URL); e == nil && errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%s does not answer: %w", at.Host, err) // other errors of a connection name it themselves
+		}
 	}
 	return failure{class: c, reason: shorten(doing + ": " + withoutSource(err)), advice: adviceFor(c, err)}
 }

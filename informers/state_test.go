@@ -1,6 +1,7 @@
 package informers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -157,6 +158,15 @@ func TestOwnPortsAreNotTold(t *testing.T) {
 	}
 	if a, b := broken(5001), broken(5002); a != b {
 		t.Errorf("got %q and %q, want one text", a, b)
+	}
+}
+
+// TestSilentAddressIsTold: who waits for an answer that does not come, for example because a NetworkPolicy drops the packets, is told
+// of whom.
+func TestSilentAddressIsTold(t *testing.T) {
+	silent := &url.Error{Op: "Get", URL: "https://10.96.0.1:443/version?x=1", Err: context.DeadlineExceeded}
+	if got, want := failureOf("cannot get /version", silent).reason, "cannot get /version: 10.96.0.1:443 does not answer: context deadline exceeded"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

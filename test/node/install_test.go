@@ -78,6 +78,9 @@ func TestInstall(t *testing.T) {
 	if logs := kubectl(t, "-n", namespace, "logs", "deployment/pseudo-agent"); !strings.Contains(logs, id) {
 		t.Errorf("the log does not name the cluster:\n%s", logs)
 	}
+	stays(t, namespace, "pseudo-agent")
+	isOK(t, agent)
+	stays(t, namespace, "pseudo-server")
 	port := forward(t, "deployment/pseudo-agent", "8080")
 	text, err := fetch(t.Context(), "http://localhost:"+port+"/status?format=text")
 	if err != nil || !strings.Contains(text, ": OK - cluster "+id) {
@@ -214,12 +217,30 @@ func TestAgentExamples(t *testing.T) { //nolint:tparallel // the other tests nee
 			if name != "standing-by" { // it reports nothing
 				arrived(t, id)
 			}
-			for _, p := range pods(t, namespace, name) {
-				if n := p.Status.ContainerStatuses[0].RestartCount; n > 0 {
-					t.Errorf("%s was restarted %d times:\n%s", p.Name, n, cluster.Describe(t.Context(), namespace))
-				}
-			}
+			stays(t, namespace, name)
 		})
+	}
+}
+
+// stays checks that no container of a release was restarted; with -long, in the first ten minutes of its Pods.
+func stays(t *testing.T, ns, release string) {
+	t.Helper()
+	all := pods(t, ns, release)
+	if *long {
+		for _, p := range all {
+			time.Sleep(time.Until(p.CreationTimestamp.Add(10 * time.Minute)))
+		}
+		all = pods(t, ns, release)
+	}
+	for _, p := range all {
+		for _, s := range p.Status.ContainerStatuses {
+			if s.RestartCount > 0 || !s.Ready {
+				t.Errorf("%s, %s: %d restarts, ready %v:\n%s", p.Name, s.Name, s.RestartCount, s.Ready, cluster.Describe(t.Context(), ns))
+			}
+		}
+		if *long {
+			t.Logf("%s: no restart in %s", p.Name, time.Since(p.CreationTimestamp.Time).Round(time.Second))
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 )
 
 // long has the tests that mostly wait take the times that real clusters have.
-var long = flag.Bool("long", false, "wait as long as in real clusters: about 10 minutes more")
+var long = flag.Bool("long", false, "wait as long as in real clusters: with -parallel 30 about 30 minutes more")
 
 // signalProgram sends the program of a Pod a signal.
 func signalProgram(t *testing.T, p corev1.Pod, s syscall.Signal) {

@@ -87,6 +87,7 @@ func TestServerExamples(t *testing.T) { //nolint:tparallel // the other tests ne
 			case "upstream":
 				behindHolds(t, ns, guestReports(t, ns))
 			}
+			stays(t, ns, "pseudo-server")
 		})
 	}
 }
