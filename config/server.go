@@ -78,6 +78,9 @@ type ServerStore struct {
 	Path string `mapstructure:"path" usage:"file of the embedded database"`
 	// Compact says whether the embedded database's file is compacted when more than half of it is free.
 	Compact bool `mapstructure:"compact" usage:"compact the embedded database's file when more than half of it is free"`
+	// IndexMemory is how many bytes of indexes of clusters that nobody uses stay in memory, 0: all. Others are read again when they
+	// report a change or are looked at.
+	IndexMemory int64 `mapstructure:"index_memory" min:"0" max:"1099511627776" usage:"bytes of indexes kept for clusters that nobody uses, 0: not bounded"`
 	// DSN is PostgreSQL's connection string. Give it by environment or DSNFile if it holds a password.
 	DSN string `mapstructure:"dsn" secret:"true" usage:"PostgreSQL connection string"`
 	// DSNFile is a file that holds the connection string, for example of a mounted Secret.
@@ -289,7 +292,7 @@ func DefaultServer() Server {
 	return Server{
 		Listen: ServerListen{GRPC: ":20035", HTTP: ":20080"},
 		Store: ServerStore{
-			Type: "embedded", Path: "/var/lib/pseudo-server/pseudo-server.db", Compact: true, StandbyMaxAge: time.Minute, MaxConnections: 16,
+			Type: "embedded", Path: "/var/lib/pseudo-server/pseudo-server.db", Compact: true, IndexMemory: 256 << 20, StandbyMaxAge: time.Minute, MaxConnections: 16,
 			KeepVersions: 10, KeepVersionsFor: 24 * time.Hour,
 		},
 		Retention: ServerRetention{StaleAfter: 24 * time.Hour, GoneAfter: 7 * 24 * time.Hour},

@@ -1,5 +1,10 @@
 package inventory
 
+import (
+	"encoding/json"
+	"fmt"
+)
+
 // Check looks for what could crash, freeze or empty the server, at each entry by itself. It takes next to no memory beside an
 // Inventory, and errs on one side only: where Inventory finds a failure of the scopes crash or cluster, it is suspicious.
 type Check struct {
@@ -79,4 +84,44 @@ func (c *Check) look(e entity, key string) mask {
 // Suspicious tells whether the server could crash, or take nothing over. Only an Inventory can tell for certain.
 func (c *Check) Suspicious() bool {
 	return len(c.versions) == 0 || len(c.nodes) == 0 || len(c.suspects) > 0 || len(c.bare) > 0 && len(c.virtual) > 0
+}
+
+// savedCheck is what Save writes.
+type savedCheck struct {
+	Versions, Nodes, Suspects, Bare, Virtual [][]byte `json:",omitempty"`
+}
+
+// Save returns the check as text from which LoadCheck makes it again.
+func (c *Check) Save() ([]byte, error) {
+	keys := func(set map[string]struct{}) (list [][]byte) {
+		for key := range set {
+			list = append(list, []byte(key))
+		}
+		return list
+	}
+	b, err := json.Marshal(savedCheck{
+		Versions: keys(c.versions), Nodes: keys(c.nodes), Suspects: keys(c.suspects), Bare: keys(c.bare), Virtual: keys(c.virtual),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("save a check: %w", err)
+	}
+	return b, nil
+}
+
+// LoadCheck returns the check that was saved.
+func LoadCheck(b []byte) (*Check, error) {
+	var saved savedCheck
+	if err := json.Unmarshal(b, &saved); err != nil {
+		return nil, fmt.Errorf("load a check: %w", err)
+	}
+	c := NewCheck()
+	for _, of := range []struct {
+		set  map[string]struct{}
+		keys [][]byte
+	}{{c.versions, saved.Versions}, {c.nodes, saved.Nodes}, {c.suspects, saved.Suspects}, {c.bare, saved.Bare}, {c.virtual, saved.Virtual}} {
+		for _, key := range of.keys {
+			of.set[string(key)] = struct{}{}
+		}
+	}
+	return c, nil
 }

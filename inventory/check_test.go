@@ -61,6 +61,9 @@ func TestCheckMissesNothing(t *testing.T) {
 					held[[2]string{e.Type, e.ID}] = e
 				}
 			}
+			if c.IntN(3) == 0 {
+				check = again(t, check)
+			}
 			check.Apply(batch)
 			failures := inventory.Build(inventory.Options{}, slices.Collect(maps.Values(held))).Summary().Failures
 			for _, f := range failures {
@@ -88,4 +91,18 @@ func TestCheckMissesNothing(t *testing.T) {
 			t.Errorf("reason %s never occurred", r.Reason)
 		}
 	}
+}
+
+// again is a check after a restart.
+func again(t *testing.T, check *inventory.Check) *inventory.Check {
+	t.Helper()
+	b, err := check.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := inventory.LoadCheck(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loaded
 }

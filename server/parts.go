@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
-	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/operate"
 	"github.com/pseudo-agent/pseudo-agent/server/budget"
@@ -49,8 +48,9 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 		p.pulses = append(p.pulses, beat)
 		return beat.Beat
 	}
+	forClusters, caches := budget.Divide(memory(), budget.Caches{Indexes: cfg.Store.IndexMemory, Inventories: cfg.Viewer.Memory})
 	kept := store.New(backend, store.Options{
-		Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor, Budget: newBudget(cfg.Access), Beside: inventory.Expected,
+		Keep: cfg.Store.KeepVersions, KeepFor: cfg.Store.KeepVersionsFor, Budget: newBudget(forClusters, cfg.Access), Indexes: caches.Indexes,
 	})
 	if err := kept.Plan(ctx); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -59,7 +59,7 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 	if p.elector, err = newElector(ctx, cfg, kept, d.log, reg, pulse("elector")); err != nil {
 		return nil, err
 	}
-	if p.viewer, p.plugins, err = newViewer(ctx, cfg, kept, d.log, reg, pulse("viewer")); err != nil {
+	if p.viewer, p.plugins, err = newViewer(ctx, cfg, kept, caches.Inventories, d.log, reg, pulse("viewer")); err != nil {
 		return nil, err
 	}
 	opts.Store, opts.Elector, opts.Version, opts.Logger, opts.Registerer = kept, p.elector, d.build.Version, d.log, reg
@@ -83,14 +83,13 @@ func (d *daemon) assemble(ctx context.Context, backend store.Backend, reg promet
 	return p, nil
 }
 
-// newBudget gives three eighths of the memory to what lasts. Requests have a quarter; the rest is for the program,
-// connections, the API, and the garbage collector.
-func newBudget(access config.ServerAccess) *budget.Budget {
+// newBudget divides n bytes among clusters.
+func newBudget(n int64, access config.ServerAccess) *budget.Budget {
 	bound := make([]string, len(access.Clusters))
 	for i, c := range access.Clusters {
 		bound[i] = c.ClusterID
 	}
-	return budget.New(memory()/8*3, bound)
+	return budget.New(n, bound)
 }
 
 // grpcServer returns what answers the agents.

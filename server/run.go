@@ -195,7 +195,7 @@ func openBackend(ctx context.Context, cfg config.ServerStore) (store.Backend, er
 		if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
 			return nil, fmt.Errorf("store.path: %w", err)
 		}
-		return asBackend(store.OpenEmbedded(cfg.Path))
+		return asBackend(store.OpenEmbedded(cfg.Path)) //nolint:contextcheck // what it does in the background lasts until Close
 	}
 }
 

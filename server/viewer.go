@@ -17,7 +17,7 @@ import (
 )
 
 // newViewer returns the viewer, and the plugins that are to be closed when it has ended.
-func newViewer(ctx context.Context, cfg *config.Server, kept *store.Store, log *slog.Logger, reg prometheus.Registerer, beat func()) (*viewer.Viewer, *plugin.Registry, error) {
+func newViewer(ctx context.Context, cfg *config.Server, kept *store.Store, inventories int64, log *slog.Logger, reg prometheus.Registerer, beat func()) (*viewer.Viewer, *plugin.Registry, error) {
 	plugins, err := plugin.Open(ctx, plugin.Options{
 		Store:  viewer.PluginStore(kept.Backend()),
 		Limits: plugin.Limits{CallTime: cfg.Plugins.Timeout, Memory: cfg.Plugins.MaxMemory},
@@ -26,7 +26,7 @@ func newViewer(ctx context.Context, cfg *config.Server, kept *store.Store, log *
 	if err != nil {
 		return nil, nil, fmt.Errorf("plugins: %w", err)
 	}
-	return viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Registerer: reg, Beat: beat, Memory: cfg.Viewer.Memory}), plugins, nil
+	return viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: log, Registerer: reg, Beat: beat, Memory: inventories}), plugins, nil
 }
 
 // handlers are the API and the page.

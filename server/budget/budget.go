@@ -1,15 +1,17 @@
 // Package budget divides the memory that lasts (indexes, inventories, agents) among clusters, in bytes.
 //
-// It holds how much each cluster has. It relies on those who take memory to say so before they do. It promises that all
-// clusters together never have more than the budget, that no cluster has more than its share, that what is reserved for
-// bound clusters is not given to others, that a cluster which is there can grow a little however many others come, and that
-// memory which was given back is given to others only once it was collected.
+// It holds how much each cluster has, and what each part of the program has of its memory. It relies on those who take memory to
+// say so before they do. It promises that all clusters together never have more than the budget, that no cluster has more than its
+// share, that what is reserved for bound clusters is not given to others, that a cluster which is there can grow a little however many
+// others come, that memory which was given back is given to others only once it was collected, and that nobody is refused while
+// somebody holds what can be made again and nobody uses.
 package budget
 
 import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -19,6 +21,8 @@ var ErrFull = errors.New("no room in memory")
 // FullError is an ErrFull. Its message says which bound was met and what to do.
 type FullError struct {
 	What, Advice string
+	// others tells that the cluster would have room if others gave some back, rather than itself.
+	others bool
 }
 
 func (f *FullError) Error() string { return f.What + "; " + f.Advice }
@@ -43,6 +47,7 @@ type Budget struct {
 	// larger than the budget. late is what of it was given back while a collection ran. rounds counts collections.
 	garbage, late int64
 	rounds        uint64
+	idle          []func(cluster string, own bool) bool // see Idle
 }
 
 // room is what a cluster has.
@@ -113,6 +118,18 @@ func share(n int64) int64 { return n / 4 * 3 }
 const advice = "delete clusters that are gone, report fewer types, keep fewer versions (store.keep_versions), " +
 	"or give pseudo-server more memory (limits.memory, by default the container's limit)"
 
+// Idle has free called when there is no room for more of a cluster: it gives back something that nobody uses, of the cluster itself
+// if own is set, else of another one, and tells whether there was any. Those that were named first are asked first. free waits for
+// nobody: whoever asks for memory may hold any lock.
+func (b *Budget) Idle(free func(cluster string, own bool) bool) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.idle = append(b.idle, free)
+}
+
 // Grow gives n bytes more to a cluster, or returns a *FullError and gives nothing.
 func (b *Budget) Grow(cluster string, n int64) error {
 	if b == nil || n <= 0 {
@@ -120,11 +137,45 @@ func (b *Budget) Grow(cluster string, n int64) error {
 	}
 	for {
 		blocked, round, err := b.grow(cluster, n)
-		if !blocked {
+		switch {
+		case blocked:
+			b.collect(round)
+		case err == nil || !b.freed(cluster, err):
 			return err
 		}
-		b.collect(round)
 	}
+}
+
+// freed has something given back, if that can help against err.
+func (b *Budget) freed(cluster string, err error) bool {
+	var full *FullError
+	if !errors.As(err, &full) {
+		return false
+	}
+	b.mu.Lock()
+	idle := b.idle
+	b.mu.Unlock()
+	return slices.ContainsFunc(idle, func(free func(string, bool) bool) bool { return free(cluster, !full.others) })
+}
+
+// Alone returns a *FullError if a cluster that needs n bytes found no room although no other one had any.
+func (b *Budget) Alone(cluster string, n int64) error {
+	if b == nil || n <= share(b.most(cluster)) {
+		return nil
+	}
+	return b.tooLarge(cluster)
+}
+
+// most is what all clusters that are bound, or not, as this one may have together.
+func (b *Budget) most(cluster string) int64 {
+	if b.bound[cluster] {
+		return b.limit
+	}
+	return b.unbound
+}
+
+func (b *Budget) tooLarge(cluster string) error {
+	return &FullError{What: fmt.Sprintf("cluster %s needs more than its share of the memory, %d bytes", cluster, share(b.most(cluster))), Advice: advice}
 }
 
 // grow gives n bytes more, unless only garbage stands in the way: then it returns the round of collections.
@@ -169,20 +220,16 @@ func (b *Budget) collect(round uint64) {
 // fits tells whether a cluster's room may become larger. b.mu is held.
 func (b *Budget) fits(cluster string, next room) error {
 	bound, n := b.bound[cluster], next.kept-b.clusters[cluster].kept
-	most := b.unbound
-	if bound {
-		most = b.limit
-	}
 	switch {
-	case next.kept > share(most):
-		return &FullError{What: fmt.Sprintf("cluster %s needs more than its share of the memory, %d bytes", cluster, share(most)), Advice: advice}
+	case next.kept > share(b.most(cluster)):
+		return b.tooLarge(cluster)
 	case !bound && b.keptUnbound+n > b.unbound && b.unbound < b.limit:
 		return &FullError{
 			What:   fmt.Sprintf("the clusters that are not bound to senders fill their memory of %d bytes", b.unbound),
-			Advice: "bind the cluster in access.clusters, or " + advice,
+			Advice: "bind the cluster in access.clusters, or " + advice, others: true,
 		}
 	case b.kept+n > b.limit:
-		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice}
+		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice, others: true}
 	}
 	return nil
 }
@@ -247,11 +294,16 @@ func (a *Account) Set(n int64) error {
 	return nil
 }
 
-// Free makes it hold nothing. What it held was used, and nothing refers to it any more.
-func (a *Account) Free() {
-	a.budget.Shrink(a.cluster, a.held)
-	a.held = 0
+// Keep makes it hold at most n bytes. What it held more was used, and nothing refers to it any more.
+func (a *Account) Keep(n int64) {
+	if a.held > n {
+		a.budget.Shrink(a.cluster, a.held-n)
+		a.held = n
+	}
 }
+
+// Free makes it hold nothing. What it held was used, and nothing refers to it any more.
+func (a *Account) Free() { a.Keep(0) }
 
 // Adopt adds n bytes that Budget.Grow has given to the cluster already.
 func (a *Account) Adopt(n int64) {

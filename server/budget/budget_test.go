@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,5 +138,75 @@ func TestCollected(t *testing.T) {
 	}
 	if n := cycles() - before; n > 1 {
 		t.Errorf("%d collections were forced for memory that was never used", n)
+	}
+}
+
+// TestIdle: nobody is refused while others, or the cluster itself, hold what nobody uses; nobody is asked for more than is needed.
+func TestIdle(t *testing.T) {
+	b := New(400, []string{"bound"}) // not bound ones have 300, each of them 225
+	type held struct {
+		cluster string
+		account *Account
+	}
+	var idle []held
+	hold := func(cluster string, n int64) {
+		t.Helper()
+		h := held{cluster, b.Account(cluster)}
+		if err := h.account.Set(n); err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, h)
+	}
+	b.Idle(func(cluster string, own bool) bool {
+		for i, h := range idle {
+			if (h.cluster == cluster) == own {
+				h.account.Free()
+				idle = slices.Delete(idle, i, i+1)
+				return true
+			}
+		}
+		return false
+	})
+	hold("a", 90)
+	hold("b", 90)
+	hold("a", 40)
+	hold("c", 40)
+	want := func(cluster string, n int64, full string, left int) {
+		t.Helper()
+		err := b.Grow(cluster, n)
+		if full == "" && err != nil || full != "" && (err == nil || !strings.Contains(err.Error(), full)) {
+			t.Errorf("%s asks for %d bytes: got %v, want %q", cluster, n, err, full)
+		}
+		if len(idle) != left || b.Used() > b.Limit() {
+			t.Errorf("%s asked for %d bytes: %d accounts are left, want %d; the budget %+v", cluster, n, len(idle), left, b)
+		}
+	}
+	want("d", 50, "", 3)                      // in place of a's first
+	want("d", 200, "its share", 3)            // in nobody's place
+	want("a", 190, "", 1)                     // in place of its own, for its share, then of that of b
+	want("d", 100, "not bound to senders", 0) // then nobody holds anything that is not used
+	if err := b.Alone("a", 225); err != nil {
+		t.Error(err)
+	}
+	if err := b.Alone("a", 226); err == nil || !strings.Contains(err.Error(), "its share") {
+		t.Errorf("got %v, want that it is more than its share", err)
+	}
+}
+
+// TestDivide: what lasts has three eighths of the memory, the caches at most a quarter of that each.
+func TestDivide(t *testing.T) {
+	for _, tt := range []struct {
+		memory   int64
+		want     Caches
+		clusters int64
+		have     Caches
+	}{
+		{0, Caches{256, 0}, 0, Caches{256, 0}},
+		{1 << 20, Caches{256, 1 << 30}, 3 << 17, Caches{256, 3 << 15}},
+		{1 << 20, Caches{0, 1}, 3 << 17, Caches{3 << 15, 1}},
+	} {
+		if clusters, have := Divide(tt.memory, tt.want); clusters != tt.clusters || have != tt.have {
+			t.Errorf("of %d bytes for %+v: got %d and %+v, want %d and %+v", tt.memory, tt.want, clusters, have, tt.clusters, tt.have)
+		}
 	}
 }

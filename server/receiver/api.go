@@ -148,11 +148,15 @@ func (r *Receiver) All(ctx context.Context) ([]ClusterInfo, store.Age, error) {
 }
 
 func (r *Receiver) apiCluster(req *http.Request) (any, error) {
-	view, err := r.view(req)
+	id := req.PathValue("cluster")
+	st, err := r.store.State(req.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, noCluster(id)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return r.info(view.State), nil
+	return r.info(st), nil
 }
 
 func (r *Receiver) view(req *http.Request) (*store.View, error) {
@@ -382,7 +386,7 @@ func page(version, token string) (uint64, int, error) {
 
 func (r *Receiver) apiForget(req *http.Request) (any, error) {
 	id := req.PathValue("cluster")
-	tx, err := r.store.BeginForget(req.Context(), id)
+	tx, err := r.store.BeginState(req.Context(), id)
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +405,7 @@ func (r *Receiver) apiForget(req *http.Request) (any, error) {
 // begin takes the right to change a stored cluster, that of the path.
 func (r *Receiver) begin(req *http.Request) (*store.Tx, error) {
 	id := req.PathValue("cluster")
-	tx, err := r.store.Begin(req.Context(), id)
+	tx, err := r.store.BeginState(req.Context(), id)
 	if err != nil {
 		return nil, err
 	}

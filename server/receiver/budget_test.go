@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -34,9 +35,9 @@ func longNames(t *testing.T, cluster string, version uint64, n int) *agent.Kuber
 	return req
 }
 
-// TestMemoryOfClusters: what would not fit is refused before it is stored, what was there stays, bound clusters have their
-// reserve, and forgetting a cluster makes room. After a restart the largest unbound cluster is the one without room; it
-// stays stored, is told, and is there again when there is room.
+// TestMemoryOfClusters: what would not fit beside what is in use is refused before it is stored, what was there stays, bound clusters
+// have their reserve, and what nobody uses gives way. After a restart with less memory the cluster that is too large for it is without
+// room; it stays stored, is told, and is there again when there is room.
 func TestMemoryOfClusters(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	open := func(limit int64) (*rig, *httptest.Server, func()) {
@@ -67,12 +68,27 @@ func TestMemoryOfClusters(t *testing.T) {
 	r, _, stop := open(4 << 20) // unbound clusters have 3 MiB, each 2.25 MiB
 	send(r, longNames(t, "d-big", 1, 3000), "its share of the memory, 2359296 bytes (rule capacity)")
 	send(r, longNames(t, "d-big", 1, 1700), "")
+	reading, read := context.WithCancel(t.Context())
+	if _, err := r.store.View(reading, "d-big"); err != nil {
+		t.Fatal(err)
+	}
 	send(r, longNames(t, "d-small", 1, 1000), "not bound to senders fill their memory of 3145728 bytes (rule capacity)")
 	send(r, longNames(t, "d-small", 1, 500), "")
 	send(r, longNames(t, "d-big", 2, 1720), "") // only what is new needs room
 	send(r, longNames(t, "d-bound", 1, 800), "")
 	if s := r.recv.Status(); s.MemoryUsed > s.MemoryLimit || s.MemoryUsed < 3<<20 || s.Clusters != 3 {
 		t.Errorf("got %+v, want three clusters with more than 3 of 4 MiB", s)
+	}
+	read()
+	for range 1000 { // until the room of d-big is free
+		req := longNames(t, "d-small", 2, 1000)
+		if _, err := r.agent.KubernetesAPISync(t.Context(), req); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if s, err := r.store.State(t.Context(), "d-small"); err != nil || s.Latest.Version != 2 {
+		t.Errorf("d-small has version %d, %v; want that it gets the room of d-big, which nobody uses", s.Latest.Version, err)
 	}
 	stop()
 
@@ -91,7 +107,7 @@ func TestMemoryOfClusters(t *testing.T) {
 		t.Errorf("nothing tells of d-big: %+v", r.recv.Problems())
 	}
 	send(r, longNames(t, "d-bound", 2, 800), "")
-	send(r, longNames(t, "d-small", 2, 500), "")
+	send(r, longNames(t, "d-small", 3, 500), "")
 	send(r, longNames(t, "d-big", 2, 1720), "rule capacity")
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodDelete, api.URL+receiver.APIPrefix+"/clusters/d-big", nil)
 	resp, err := http.DefaultClient.Do(req)

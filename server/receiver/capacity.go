@@ -139,7 +139,7 @@ func (r *Receiver) evict(ctx context.Context, states []store.State, toAny bool, 
 func (r *Receiver) giveWay(ctx context.Context, seen store.State) error {
 	ctx, cancel := context.WithTimeout(ctx, evictPatience)
 	defer cancel()
-	tx, err := r.store.BeginForget(ctx, seen.ID)
+	tx, err := r.store.BeginState(ctx, seen.ID)
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func TestEnroll(t *testing.T) {
 	want("closed, without its token", report(closed, "d-new", "", 4), codes.Unauthenticated, "rule enroll")
 
 	// A cluster that is forgotten is new again.
-	tx, err := byToken.store.BeginForget(t.Context(), "d-old")
+	tx, err := byToken.store.BeginState(t.Context(), "d-old")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func TestGiveWay(t *testing.T) {
 	}
 	forget := func() {
 		t.Helper()
-		tx, err := s.BeginForget(ctx, "d-a")
+		tx, err := s.BeginState(ctx, "d-a")
 		if err != nil {
 			t.Fatal(err)
 		}

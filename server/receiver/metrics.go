@@ -67,7 +67,7 @@ var silenceBuckets = []float64{60, 120, 300, 600, 1800, 3600, 6 * 3600, 24 * 360
 type clusterMetrics struct {
 	r                                                          *Receiver
 	up, lastReport, objects, bytes, errorMsg, stale, suspicion *prometheus.Desc
-	unloaded, used, limit                                      *prometheus.Desc
+	unloaded, used, limit, indexes, indexReads                 *prometheus.Desc
 	clusters, allObjects, allBytes, silence, unnamed           *prometheus.Desc
 }
 
@@ -92,13 +92,15 @@ func newClusterMetrics(r *Receiver) *clusterMetrics {
 		unnamed:    prometheus.NewDesc("pseudo_server_clusters_without_series", "Clusters that have no series of their own because there are more than 200.", nil, nil),
 		used:       prometheus.NewDesc("pseudo_server_clusters_memory_bytes", "Memory that indexes, inventories and agents of all clusters take, as counted.", nil, nil),
 		limit:      prometheus.NewDesc("pseudo_server_clusters_memory_limit_bytes", "What they may take; 0: it is not bounded.", nil, nil),
+		indexes:    prometheus.NewDesc("pseudo_server_index_bytes", "Memory of the indexes of clusters that are in memory, as counted.", nil, nil),
+		indexReads: prometheus.NewDesc("pseudo_server_index_reads_total", "How often the index of a cluster that was not in memory was read from the storage.", nil, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *clusterMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion, c.unloaded, c.used, c.limit,
+		c.up, c.lastReport, c.objects, c.bytes, c.errorMsg, c.stale, c.suspicion, c.unloaded, c.used, c.limit, c.indexes, c.indexReads,
 		c.clusters, c.allObjects, c.allBytes, c.silence, c.unnamed,
 	} {
 		ch <- d
@@ -114,6 +116,9 @@ func (c *clusterMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.up, truth(err == nil && c.r.storageError() == nil))
 	gauge(c.used, float64(c.r.store.Budget().Used()))
 	gauge(c.limit, float64(c.r.store.Budget().Limit()))
+	indexes := c.r.store.Indexes()
+	gauge(c.indexes, float64(indexes.Bytes))
+	ch <- prometheus.MustNewConstMetric(c.indexReads, prometheus.CounterValue, float64(indexes.Reads))
 	out := map[string]bool{}
 	for _, u := range c.r.store.Unloaded() {
 		out[u.Cluster] = true

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
@@ -82,13 +83,10 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// What is given to connections and to requests that wait, and what each of them takes, in bytes.
+// What a connection and a request that waits take, in bytes.
 const (
-	connectionShare = 10 // of Memory
 	connectionBytes = 24 << 10
-	waitingShare    = 16
 	waitingBytes    = 64 << 10
-	entryShare      = 128 // for one decompressed object
 )
 
 // mediumShare is the part of the bytes of its gate that a request of middle size has at most.
@@ -118,9 +116,9 @@ func (l *Limits) fit(log *slog.Logger) {
 		log.Info("a limit is lowered, because the memory does not allow more", "key", key, "from", v, "to", most, "memory", l.Memory)
 		return most
 	}
-	l.MaxConnections = int(lower("limits.max_connections", int64(l.MaxConnections), max(256, l.Memory/connectionShare/connectionBytes)))
-	l.MaxWaitingRequests = int(lower("limits.max_waiting_requests", int64(l.MaxWaitingRequests), max(64, l.Memory/waitingShare/waitingBytes)))
-	l.MaxEntrySize = lower("limits.max_entry_size", l.MaxEntrySize, max(2<<20, l.Memory/entryShare))
+	l.MaxConnections = int(lower("limits.max_connections", int64(l.MaxConnections), max(256, l.Memory/budget.ConnectionShare/connectionBytes)))
+	l.MaxWaitingRequests = int(lower("limits.max_waiting_requests", int64(l.MaxWaitingRequests), max(64, l.Memory/budget.WaitingShare/waitingBytes)))
+	l.MaxEntrySize = lower("limits.max_entry_size", l.MaxEntrySize, max(2<<20, l.Memory/budget.EntryShare))
 }
 
 func orDefault[T comparable](v *T, d T) {
@@ -197,15 +195,15 @@ func New(opts Options) *Receiver {
 		opts: opts, store: opts.Store, log: opts.Logger, now: opts.Now, metrics: newMetrics(opts.Registerer),
 		waiting:  newGate(opts.Limits.MaxWaitingRequests, 0),
 		small:    newGate(opts.Limits.MaxConcurrentRequests, 0),
-		medium:   newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16),
-		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16*3),
+		medium:   newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/budget.MediumShare),
+		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/budget.MediumShare*budget.LargeShares),
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{}, enrolled: map[string]seenEnrolled{},
 		audit: newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
 	}
 	if m := opts.Limits.Memory; m > 0 {
 		// Growing by appending, a buffer and the next one exist together.
-		r.entries = make(chan struct{}, max(1, m/16/(2*opts.Limits.MaxEntrySize)))
+		r.entries = make(chan struct{}, max(1, m/budget.MediumShare/(2*opts.Limits.MaxEntrySize)))
 	}
 	for _, id := range opts.Lenient {
 		r.lenient[id] = true

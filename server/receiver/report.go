@@ -153,7 +153,11 @@ func (r *Receiver) limiter(id string) *rate.Limiter {
 // decide answers a request upon the cluster's present state. It returns the version to answer and, for the metrics,
 // what became of the request.
 func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome string, version uint64, err error) {
-	tx, err := r.store.Begin(ctx, req.clusterID)
+	begin := r.store.Begin
+	if len(req.entries) == 0 {
+		begin = r.store.BeginState
+	}
+	tx, err := begin(ctx, req.clusterID)
 	if err != nil {
 		return "", 0, err
 	}

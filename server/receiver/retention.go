@@ -111,7 +111,14 @@ func (r *Receiver) sweep(ctx context.Context) {
 	if err := r.step(ctx, func(ctx context.Context) error { return r.sweepTrifles(ctx, states) }); err != nil {
 		return
 	}
+	unloaded := map[string]bool{}
+	for _, u := range r.store.Unloaded() {
+		unloaded[u.Cluster] = true
+	}
 	for _, st := range states {
+		if !unloaded[st.ID] && !r.isGone(&st) && !r.store.Prunable(&st) {
+			continue
+		}
 		err := r.step(ctx, func(ctx context.Context) error { return r.sweepCluster(ctx, st.ID) })
 		if errors.Is(err, store.ErrUnavailable) {
 			return
@@ -148,10 +155,17 @@ func (r *Receiver) step(ctx context.Context, do func(context.Context) error) err
 	return err
 }
 
+// isGone tells whether a cluster has been silent for so long that it is forgotten.
+func (r *Receiver) isGone(st *store.State) bool {
+	listened := r.now().Sub(r.listening) >= min(listenFirst, r.opts.Retention.GoneAfter)
+	return listened && r.now().Sub(st.LastReport) > r.opts.Retention.GoneAfter
+}
+
+// sweepCluster forgets a cluster that is gone, or what is too old of it; one that had no room in memory may find some now.
 func (r *Receiver) sweepCluster(ctx context.Context, id string) error {
 	tx, err := r.store.Begin(ctx, id)
 	if errors.Is(err, budget.ErrFull) {
-		tx, err = r.store.BeginForget(ctx, id)
+		tx, err = r.store.BeginState(ctx, id)
 	}
 	if err != nil {
 		return err
@@ -161,13 +175,11 @@ func (r *Receiver) sweepCluster(ctx context.Context, id string) error {
 	if st.Revision == 0 {
 		return nil
 	}
-	now := r.now()
-	listened := now.Sub(r.listening) >= min(listenFirst, r.opts.Retention.GoneAfter)
-	if silent := now.Sub(st.LastReport); listened && silent > r.opts.Retention.GoneAfter {
+	if r.isGone(&st) {
 		if err := tx.Forget(ctx); err != nil {
 			return err
 		}
-		r.forgot(ctx, st, "age", fmt.Sprintf("no report for %s", silent.Round(time.Second)))
+		r.forgot(ctx, st, "age", fmt.Sprintf("no report for %s", r.now().Sub(st.LastReport).Round(time.Second)))
 		return nil
 	}
 	n, err := tx.Prune(ctx)

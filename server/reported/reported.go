@@ -35,6 +35,8 @@ var ownerTypes = map[string]string{"ReplicaSet": "*v1.ReplicaSet"}
 
 // Pod implements elector.Workloads.
 func (w *Workloads) Pod(ctx context.Context, cluster, namespace, name string) (elector.Pod, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // the view is no longer used
 	view, err := w.store.View(ctx, cluster)
 	if errors.Is(err, store.ErrNotFound) || err == nil && view.State.Latest.Seq == 0 {
 		return elector.Pod{Age: -1}, nil

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"container/list"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -24,11 +25,11 @@ type Options struct {
 	KeepFor time.Duration
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
-	// Budget bounds the index, in bytes; nil: nothing does.
+	// Budget bounds the indexes that are in memory, in bytes; nil: nothing does.
 	Budget *budget.Budget
-	// Beside is how many bytes others will need for an entry of the latest snapshot, by its wire type; they have their room in
-	// the budget together with the index. nil: none.
-	Beside func(wireType string) int64
+	// Indexes is how many bytes of indexes stay in memory when nobody uses them; beyond it those used least recently are read again
+	// when they are needed. 0: all. A Memory has all in any case.
+	Indexes int64
 }
 
 // Store keeps clusters. It is safe for concurrent use.
@@ -39,6 +40,9 @@ type Store struct {
 	mu       sync.Mutex
 	clusters map[string]*cluster
 	unloaded map[string]Unloaded // clusters that there is no room for
+	recent   list.List           // clusters whose index is in memory, the one used last at the front
+	held     int64               // bytes of these indexes
+	reads    int64               // how often one was read
 }
 
 // New returns a Store upon a backend, which it does not close.
@@ -47,10 +51,11 @@ func New(backend Backend, opts Options) *Store {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	if opts.Beside == nil {
-		opts.Beside = func(string) int64 { return 0 }
+	s := &Store{backend: backend, opts: opts, clusters: map[string]*cluster{}, unloaded: map[string]Unloaded{}}
+	if s.rereads() {
+		opts.Budget.Idle(func(of string, own bool) bool { return !own && s.dismiss(of) })
 	}
-	return &Store{backend: backend, opts: opts, clusters: map[string]*cluster{}, unloaded: map[string]Unloaded{}}
+	return s
 }
 
 // Budget is the memory of the clusters; nil: it is not bounded.
@@ -61,11 +66,17 @@ func (s *Store) Backend() Backend { return s.backend }
 
 // cluster is the index of one cluster. Its lock is a channel so that waiting for it ends with the caller's context.
 type cluster struct {
+	id   string
 	lock chan struct{}
-	view atomic.Pointer[View] // replaced, never changed
+	view atomic.Pointer[View] // replaced, never changed; nil: the index is not in memory
 	// known finds the latest snapshot's entries by content; only the lock's holder uses it.
 	known map[Sum]*Entry
 	room  *budget.Account // what the index has; only the lock's holder uses it
+
+	// Guarded by Store.mu.
+	readers int           // who uses the view without the lock
+	size    int64         // what the view takes
+	place   *list.Element // in Store.recent
 }
 
 // View is a cluster at one moment. It never changes.
@@ -114,6 +125,26 @@ func (v *View) Kept(match func(*Entry) bool) []*Entry {
 	return found
 }
 
+// Since returns the entries that came after an earlier snapshot and are there now, and those that it had and that went, both in the
+// order of View.Entries; false: it is not kept any more.
+func (v *View) Since(earlier Snapshot) (came, gone []*Entry, ok bool) {
+	if !slices.ContainsFunc(v.Snapshots, func(s Snapshot) bool { return sameSnapshot(s, earlier) }) {
+		return nil, nil, false
+	}
+	for _, e := range v.Entries {
+		if e.From > earlier.Seq {
+			came = append(came, e)
+		}
+	}
+	for _, e := range v.ended {
+		if e.From <= earlier.Seq && e.To > earlier.Seq {
+			gone = append(gone, e)
+		}
+	}
+	slices.SortFunc(gone, compareEntries)
+	return came, gone, true
+}
+
 func compareEntries(a, b *Entry) int {
 	return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Namespace, b.Namespace),
 		strings.Compare(a.Name, b.Name), bytes.Compare(a.Key[:], b.Key[:]))
@@ -136,12 +167,11 @@ func (s *Store) Clusters(ctx context.Context) ([]State, error) {
 	return states, nil
 }
 
-// View returns a cluster as it is now, or ErrNotFound.
+// View returns a cluster as it is now, or ErrNotFound. Its index stays in memory until the context ends, which is to be soon.
 func (s *Store) View(ctx context.Context, id string) (*View, error) {
-	c := s.cluster(id)
 	if !s.backend.Shared() {
 		// Nobody else writes: what was published last is the truth, also while a report is being stored.
-		if v := c.view.Load(); v != nil {
+		if v := s.reading(ctx, id); v != nil {
 			return v, nil
 		}
 	}
@@ -153,6 +183,7 @@ func (s *Store) View(ctx context.Context, id string) (*View, error) {
 	if tx.View().State.Revision == 0 {
 		return nil, fmt.Errorf("cluster %s: %w", id, ErrNotFound)
 	}
+	s.reading(ctx, id)
 	return tx.View(), nil
 }
 
@@ -215,7 +246,7 @@ func (s *Store) cluster(id string) *cluster {
 	defer s.mu.Unlock()
 	c := s.clusters[id]
 	if c == nil {
-		c = &cluster{lock: make(chan struct{}, 1), room: s.opts.Budget.Account(id)}
+		c = &cluster{id: id, lock: make(chan struct{}, 1), room: s.opts.Budget.Account(id)}
 		s.clusters[id] = c
 	}
 	return c
@@ -227,6 +258,8 @@ type Tx struct {
 	id    string
 	c     *cluster
 	view  *View
+	// bare says that view has no entries although the cluster may have some.
+	bare bool
 
 	reserving sync.Mutex
 	reserved  int64 // bytes for entries that are being taken in
@@ -250,18 +283,24 @@ func (s *Store) Begin(ctx context.Context, id string) (*Tx, error) {
 	return tx, nil
 }
 
-// BeginForget is Begin for those who want to forget the cluster, and nothing else: it needs no room for the index. The View
-// has no entries.
-func (s *Store) BeginForget(ctx context.Context, id string) (*Tx, error) {
+// BeginState is Begin for those who need no entries: to store a sign of life or what is kept beside the snapshots, or to forget the
+// cluster. It needs no room for the index. The View has the State only, and Save and Prune are not for this Tx.
+func (s *Store) BeginState(ctx context.Context, id string) (*Tx, error) {
 	tx, err := s.lock(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	tx.bare = true
+	if v := tx.c.view.Load(); v != nil && !s.backend.Shared() {
+		tx.view = &View{State: v.State}
+		return tx, nil
 	}
 	st, err := s.state(ctx, id)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		tx.Close()
 		return nil, fmt.Errorf("read cluster %s: %w", id, err)
 	}
+	st.ID = id
 	tx.view = &View{State: st}
 	return tx, nil
 }
@@ -288,15 +327,21 @@ func (s *Store) lock(ctx context.Context, id string) (*Tx, error) {
 // Close gives the right back, and the room that was reserved and is not used.
 func (tx *Tx) Close() {
 	tx.store.opts.Budget.Shrink(tx.id, tx.reserved)
-	if tx.c.view.Load() == nil && tx.c.room.Held() == 0 {
+	tx.store.unlock(tx.c)
+	tx.store.trim()
+}
+
+// unlock gives the right to change a cluster back.
+func (s *Store) unlock(c *cluster) {
+	if c.view.Load() == nil && c.room.Held() == 0 {
 		// Ids that never get stored must not fill the memory.
-		tx.store.mu.Lock()
-		if tx.store.clusters[tx.id] == tx.c {
-			delete(tx.store.clusters, tx.id)
+		s.mu.Lock()
+		if s.clusters[c.id] == c {
+			delete(s.clusters, c.id)
 		}
-		tx.store.mu.Unlock()
+		s.mu.Unlock()
 	}
-	<-tx.c.lock
+	<-c.lock
 }
 
 // View is the cluster as it was at Begin, or after the last successful change through this Tx.
@@ -353,17 +398,21 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expe
 		s.leave(id, c, expected, s.needed(id, expected), err)
 		return err
 	}
-	changed := map[uint64]*Entry{}
+	first := old.State.Born == ""
+	read, changed := make([]*Entry, 0, min(expected.Retained.Objects, maxExpected)), map[uint64]struct{}{}
 	intern := map[string]string{}
-	read := s.viewCost(old)
+	size := s.roomOf(s.viewCost(old))
 	state, snapshots, err := s.backend.Load(ctx, id, Since{Seq: old.State.Latest.Seq, Row: old.State.NextRow}, func(e *Entry) error {
 		e.Type, e.Namespace = share(intern, e.Type), share(intern, e.Namespace)
-		changed[e.Row] = e
+		read = append(read, e)
+		if !first {
+			changed[e.Row] = struct{}{}
+		}
 		if e.Row < old.State.NextRow {
 			return nil // it is counted already
 		}
-		if read += s.cost(e); read > c.room.Held() {
-			return c.room.Set(read + roomStep)
+		if size += s.roomOf(s.cost(e)); size > c.room.Held() {
+			return c.room.Set(size + roomStep)
 		}
 		return nil
 	})
@@ -372,45 +421,58 @@ func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expe
 		return nil
 	}
 	if errors.Is(err, budget.ErrFull) {
-		s.leave(id, c, expected, read+roomStep, err)
+		s.leave(id, c, expected, size+roomStep, err)
 	}
 	if err != nil {
+		if c.view.Load() == nil {
+			c.room.Keep(clusterBytes)
+		}
 		return err
 	}
-	if old.State.Born != "" && !continues(old.State, state, snapshots) {
-		c.view.Store(nil)
+	if !first && !continues(old.State, state, snapshots) {
+		s.unload(c)
 		return s.load(ctx, id, c, &View{}, state)
 	}
-	next := &View{State: state, Snapshots: snapshots}
-	known := map[Sum]*Entry{}
-	keep := func(e *Entry) {
-		switch {
-		case e.To == 0:
-			next.Entries = append(next.Entries, e)
-			known[e.Sum] = e
-		case e.To > state.Oldest:
-			next.ended = append(next.ended, e)
-		}
-	}
+	next := &View{State: state, Snapshots: snapshots, Entries: make([]*Entry, 0, state.Latest.Objects)}
 	for _, list := range [][]*Entry{old.Entries, old.ended} {
 		for _, e := range list {
 			if _, again := changed[e.Row]; !again {
-				keep(e)
+				next.keep(e)
 			}
 		}
 	}
-	for _, e := range changed {
-		keep(e)
+	for _, e := range read {
+		next.keep(e)
 	}
-	if err := c.room.Set(s.viewCost(next)); err != nil {
-		s.leave(id, c, expected, s.viewCost(next), err)
+	cost := s.viewCost(next)
+	if err := c.room.Set(s.roomOf(cost)); err != nil {
+		s.leave(id, c, expected, cost, err)
 		return err
 	}
 	slices.SortFunc(next.Entries, compareEntries)
-	c.known = known
-	c.view.Store(next)
+	c.known = make(map[Sum]*Entry, len(next.Entries))
+	for _, e := range next.Entries {
+		c.known[e.Sum] = e
+	}
+	s.keep(c, next, cost)
 	s.loaded(id)
+	s.mu.Lock()
+	s.reads++
+	s.mu.Unlock()
 	return nil
+}
+
+// maxExpected bounds what is allocated for entries before any is read.
+const maxExpected = 1 << 16
+
+// keep adds an entry, unless no kept snapshot has it.
+func (v *View) keep(e *Entry) {
+	switch {
+	case e.To == 0:
+		v.Entries = append(v.Entries, e)
+	case e.To > v.State.Oldest:
+		v.ended = append(v.ended, e)
+	}
 }
 
 // continues tells whether what is stored now, with these snapshots, came after what old is. It does not if the cluster was
@@ -435,6 +497,14 @@ func share(intern map[string]string, s string) string {
 	}
 	intern[s] = s
 	return s
+}
+
+// shareBytes is share of a text that is in another one's memory.
+func shareBytes(intern map[string]string, b []byte) string {
+	if same, ok := intern[string(b)]; ok {
+		return same
+	}
+	return share(intern, string(b))
 }
 
 // Touch is a sign of life: what a request that brings no new snapshot leaves behind.
@@ -573,9 +643,7 @@ func (tx *Tx) Save(ctx context.Context, version uint64, t Touch, incoming []Inco
 	next := &View{Snapshots: append(slices.Clip(tx.view.Snapshots), snap)}
 	tx.store.forgetHistory(next, &st, c, append(slices.Clip(tx.view.ended), c.Ended...))
 	next.Entries = merge(tx.view.Entries, ended, news)
-	if tx.store.opts.Budget != nil {
-		st.Memory = tx.store.viewCost(next)
-	}
+	st.Memory = tx.store.roomOf(tx.store.viewCost(next))
 	if err := tx.reserveFor(&st); err != nil {
 		return err
 	}
@@ -594,12 +662,17 @@ func (tx *Tx) Prune(ctx context.Context) (int, error) {
 	if len(c.DroppedSeqs) == 0 {
 		return 0, nil
 	}
-	if tx.store.opts.Budget != nil {
-		st.Memory = tx.store.viewCost(next)
-	}
+	st.Memory = tx.store.roomOf(tx.store.viewCost(next))
 	c.State = st
 	next.State = st
 	return len(c.DroppedSeqs), tx.commit(ctx, c, next)
+}
+
+// Prunable tells whether Prune would drop a snapshot, or may: of what other releases wrote it is not known.
+func (s *Store) Prunable(st *State) bool {
+	kept := st.Latest.Seq - st.Oldest + 1
+	return st.Latest.Seq > st.Oldest && (kept > uint64(s.opts.Keep) ||
+		s.opts.KeepFor > 0 && st.SecondAt.Before(s.opts.Now().Add(-s.opts.KeepFor)))
 }
 
 // forgetHistory decides which of next.Snapshots go, and with them which of the ended entries.
@@ -618,6 +691,10 @@ func (s *Store) forgetHistory(next *View, st *State, c *Change, ended []*Entry) 
 	next.Snapshots = next.Snapshots[drop:]
 	if len(next.Snapshots) > 0 {
 		st.Oldest = next.Snapshots[0].Seq
+	}
+	st.SecondAt = time.Time{}
+	if len(next.Snapshots) > 1 {
+		st.SecondAt = next.Snapshots[1].ReceivedAt
 	}
 	for _, e := range ended {
 		if e.To > st.Oldest {
@@ -659,14 +736,12 @@ func merge(entries, ended []*Entry, news []Incoming) []*Entry {
 func (tx *Tx) commit(ctx context.Context, c *Change, next *View) error {
 	if err := tx.store.backend.Commit(ctx, c); err != nil {
 		// Whether a failed commit has been applied is for the backend to say, at the next Begin.
-		tx.c.view.Store(nil)
-		tx.c.known = nil
+		tx.store.unload(tx.c)
 		return fmt.Errorf("store cluster %s: %w", tx.id, err)
 	}
 	if next == nil {
-		same := *tx.view
-		same.State = c.State
-		next = &same
+		tx.newState(c.State)
+		return nil
 	}
 	if tx.c.known == nil {
 		tx.c.known = make(map[Sum]*Entry, len(c.Added))
@@ -678,9 +753,26 @@ func (tx *Tx) commit(ctx context.Context, c *Change, next *View) error {
 		tx.c.known[a.Entry.Sum] = a.Entry
 	}
 	tx.view = next
-	tx.c.view.Store(next)
+	tx.store.keep(tx.c, next, tx.store.viewCost(next))
 	tx.settle(c)
 	return nil
+}
+
+// newState publishes a state that is all that changed.
+func (tx *Tx) newState(st State) {
+	same := *tx.view
+	same.State = st
+	tx.view = &same
+	if !tx.bare {
+		tx.store.keep(tx.c, &same, tx.store.viewCost(&same))
+		return
+	}
+	// Of a shared backend the next Begin sees what there is.
+	if v := tx.c.view.Load(); v != nil && !tx.store.backend.Shared() {
+		next := *v
+		next.State = st
+		tx.c.view.Store(&next)
+	}
 }
 
 // Forget removes the cluster with everything that is stored of it.

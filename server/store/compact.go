@@ -139,7 +139,7 @@ func (e *Embedded) copyOnce(ctx context.Context, path string, usage Usage, pace 
 
 // Compact makes the file at path, which no pseudo-server may have open, as small as what is in it.
 func Compact(ctx context.Context, path string) (done Compaction, err error) {
-	e, err := openExisting(path)
+	e, err := openExisting(path) //nolint:contextcheck // what it does in the background lasts until Close
 	if err != nil {
 		return done, err
 	}
@@ -157,7 +157,7 @@ func openExisting(path string) (*Embedded, error) {
 
 // Backup writes a copy of the file at path, which no pseudo-server may have open, to a new file.
 func Backup(ctx context.Context, path, to string) (err error) {
-	e, err := openExisting(path)
+	e, err := openExisting(path) //nolint:contextcheck // what it does in the background lasts until Close
 	if err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func (e *Embedded) liveCopy(ctx context.Context, path string, pace float64, fini
 func (c *liveCopy) run(ctx context.Context) error {
 	var at place
 	for done := false; !done; {
-		err := c.step(ctx, c.pace, func() error {
+		err := rested(ctx, c.pace, func() error {
 			var records []record
 			var err error
 			if records, at, err = c.from.scan(at); err != nil {
@@ -192,8 +192,8 @@ func (c *liveCopy) run(ctx context.Context) error {
 	return nil
 }
 
-// step runs f and rests.
-func (c *liveCopy) step(ctx context.Context, pace float64, f func() error) error {
+// rested runs f and rests for pace times as long as that took.
+func rested(ctx context.Context, pace float64, f func() error) error {
 	start := time.Now()
 	if err := f(); err != nil {
 		return err
@@ -214,7 +214,7 @@ func (c *liveCopy) step(ctx context.Context, pace float64, f func() error) error
 // apply copies keys as they are now.
 func (c *liveCopy) apply(ctx context.Context, keys []touched, pace float64) error {
 	for len(keys) > 0 {
-		err := c.step(ctx, pace, func() error {
+		err := rested(ctx, pace, func() error {
 			records, n, err := c.from.again(keys)
 			keys = keys[n:]
 			return errors.Join(err, c.write(records))

@@ -38,14 +38,18 @@ func guarded(f func() error) (err error) {
 }
 
 // intact returns an error if the file at path is damaged, as far as its structure tells.
-func intact(path string) error {
+func intact(path string) error { return undamaged(path, nil) }
+
+// undamaged is intact for some of the outermost buckets; nil: all.
+func undamaged(path string, enter func(bucket []byte) bool) error {
 	var first string
 	n := 0
-	err := walkFile(path, nil, func(_ [][]byte, what string) {
+	w := pageWalk{enter: enter, damaged: func(_ [][]byte, what string) {
 		if n++; n == 1 {
 			first = what
 		}
-	})
+	}}
+	err := w.open(path)
 	switch {
 	case err != nil:
 		return damage(err)
@@ -157,7 +161,7 @@ func (x *Examined) visit(in [][]byte, key, value []byte) error {
 			return nil
 		}
 		row := binary.BigEndian.Uint64(key)
-		e, err := decodeEntry(row, value)
+		e, err := decodeEntry(row, value, nil)
 		if err != nil {
 			c.fail("object %d cannot be read: %v", row, err)
 			return nil
@@ -222,7 +226,7 @@ func (c *examinedCluster) judge() {
 // Repair writes what can be read of a database file, whole clusters and documents, to a new one that takes its place, and
 // returns where the damaged one is kept.
 func Repair(path string, now time.Time) (x *Examined, kept string, err error) {
-	unlock, err := lockFile(path)
+	unlock, err := lockStopped(path)
 	if err != nil {
 		return nil, "", fmt.Errorf("database %s: %w", path, err)
 	}
@@ -251,7 +255,7 @@ func Restore(path, from string, now time.Time) (kept string, err error) {
 		return "", fmt.Errorf("database %s: %w", from, damage(x.Damage[0]))
 	}
 	if _, err := os.Stat(path); err == nil {
-		unlock, lockErr := lockFile(path)
+		unlock, lockErr := lockStopped(path)
 		if lockErr != nil {
 			return "", fmt.Errorf("database %s: %w", path, lockErr)
 		}

@@ -169,8 +169,11 @@ func TestExamineAndRestore(t *testing.T) {
 		t.Errorf("a damaged copy was restored: %v", err)
 	}
 	open := mustOpen(t, path)
-	if _, _, err := Repair(path, time.Unix(0, 0)); !errors.Is(err, errLocked) {
+	if _, _, err := Repair(path, time.Unix(0, 0)); !errors.Is(err, errRunning) {
 		t.Errorf("repair of an open store: %v", err)
+	}
+	if _, err := Restore(path, backup, time.Unix(0, 0)); !errors.Is(err, errRunning) || !strings.Contains(err.Error(), "stop it") {
+		t.Errorf("restore of an open store: %v", err)
 	}
 	if err := open.Close(); err != nil {
 		t.Fatal(err)

@@ -35,6 +35,7 @@ type Embedded struct {
 	copying sync.Mutex
 
 	states states
+	reader reader
 }
 
 // database is an open file.
@@ -74,13 +75,27 @@ func OpenEmbedded(path string) (*Embedded, error) {
 // errLocked is that another process has the database file open.
 var errLocked = errors.New("another process has it open; use PostgreSQL for several replicas")
 
+// errRunning is that of those who replace the file. A pseudo-server that has it open would go on with the former one, or lose what it
+// has acknowledged since the copy was made and what it has in memory.
+var errRunning = errors.New("a pseudo-server has it open: stop it, run this again, and start it; what it has acknowledged since would be lost without a word otherwise")
+
+// lockStopped is lockFile for those who replace the file.
+func lockStopped(path string) (unlock func() error, err error) {
+	unlock, err = lockFile(path)
+	if errors.Is(err, errLocked) {
+		err = errRunning
+	}
+	return unlock, err
+}
+
 func openEmbedded(path string) (*Embedded, error) {
-	if err := beforeOpen(path); err != nil {
+	closed, err := beforeOpen(path)
+	if err != nil {
 		return nil, err
 	}
 	e := &Embedded{path: path, copies: map[*liveCopy]struct{}{}}
 	var db *database
-	err := guarded(func() error {
+	err = guarded(func() error {
 		var err error
 		db, err = openCurrent(path)
 		return err
@@ -92,8 +107,11 @@ func openEmbedded(path string) (*Embedded, error) {
 		return nil, err
 	}
 	e.db.Store(db)
-	if err := guarded(e.prepare); err != nil {
+	if err := guarded(func() error { return e.prepare(closed) }); err != nil {
 		return nil, errors.Join(err, e.Close())
+	}
+	if closed {
+		e.readAll()
 	}
 	return e, nil
 }
@@ -145,39 +163,43 @@ func openBolt(path string) (*database, error) {
 }
 
 // beforeOpen makes sure that there is a file that can be opened. A new one gets its name when it is complete, so that one of
-// zero bytes is never ours.
-func beforeOpen(path string) error {
+// zero bytes is never ours. closed says that it is large and was closed as it should be, and was not read to its end.
+func beforeOpen(path string) (closed bool, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		next := path + ".new"
 		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+			return false, err
 		}
 		db, err := openBolt(next)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := db.Close(); err != nil {
-			return err
+			return false, err
 		}
-		return os.Rename(next, path)
+		return false, os.Rename(next, path)
 	case err != nil:
-		return err
+		return false, err
 	case info.Size() == 0:
-		return fmt.Errorf("%w: it has zero bytes: what was in it is lost; put a copy in its place with: pseudo-server store restore FILE --from COPY, "+
+		return false, fmt.Errorf("%w: it has zero bytes: what was in it is lost; put a copy in its place with: pseudo-server store restore FILE --from COPY, "+
 			"or remove it to begin with an empty store", ErrDamaged)
 	}
 	unlock, err := lockFile(path)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(intact(path), unlock())
+	if closed = info.Size() >= readLater && wasClosed(path); closed {
+		return true, errors.Join(structure(path), unlock())
+	}
+	return false, errors.Join(intact(path), unlock())
 }
 
-func (e *Embedded) prepare() error {
-	// What a copy left that was killed. Nobody makes one now: we have the lock of the file.
-	for _, left := range []string{e.path + compactSuffix, e.path + backupSuffix} {
+func (e *Embedded) prepare(closed bool) error {
+	// What a copy left that was killed, and what holds only until something is written. Nobody makes a copy now: we have the lock of
+	// the file.
+	for _, left := range []string{e.path + compactSuffix, e.path + backupSuffix, e.path + closedSuffix, e.path + closedSuffix + ".new"} {
 		if err := os.Remove(left); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -197,6 +219,9 @@ func (e *Embedded) prepare() error {
 			}
 		case !bytes.Equal(v, number(schemaVersion)):
 			return fmt.Errorf("it was written by another release (schema %x, this release has %d)", v, schemaVersion)
+		}
+		if closed {
+			return nil // no change was under way
 		}
 		return dropStaged(tx)
 	})
@@ -313,7 +338,10 @@ func (e *Embedded) Clusters(context.Context) ([]State, error) {
 
 // State implements Backend.
 func (e *Embedded) State(_ context.Context, id string) (State, error) {
-	var st State
+	st, ok := e.states.of(id)
+	if ok {
+		return st, nil
+	}
 	err := e.view(func(tx *bolt.Tx) error {
 		var err error
 		st, err = stateOf(tx, id)
@@ -338,6 +366,7 @@ func stateOf(tx *bolt.Tx, id string) (State, error) {
 func (e *Embedded) Load(_ context.Context, id string, since Since, yield func(*Entry) error) (State, []Snapshot, error) {
 	var st State
 	var snapshots []Snapshot
+	names := map[string]string{}
 	err := e.view(func(tx *bolt.Tx) error {
 		var err error
 		if st, err = stateOf(tx, id); err != nil {
@@ -365,7 +394,7 @@ func (e *Embedded) Load(_ context.Context, id string, since Since, yield func(*E
 			if row >= st.NextRow { // of a change that was not finished
 				return nil
 			}
-			entry, err := decodeEntry(row, raw)
+			entry, err := decodeEntry(row, raw, names)
 			if err != nil {
 				return fmt.Errorf("entry %d of cluster %s: %w", row, id, err)
 			}
@@ -605,12 +634,17 @@ func (e *Embedded) Shared() bool { return false }
 
 // Close implements Backend.
 func (e *Embedded) Close() error {
+	e.reader.end()
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	if e.broken != nil {
 		return nil // bbolt would wait for its own lock; the file is closed with the process
 	}
-	return guarded(e.db.Load().Close)
+	db := e.db.Load()
+	if info, err := os.Stat(e.path); err == nil && info.Size() >= readLater && os.SameFile(info, db.file) {
+		return guarded(func() error { return leaveMark(db, e.path) })
+	}
+	return guarded(db.Close)
 }
 
 // encodeEntry writes an entry for the database: numbers and hashes of fixed size, then three strings with their lengths.
@@ -631,7 +665,9 @@ func encodeEntry(e *Entry) []byte {
 
 var errDamaged = errors.New("it is damaged")
 
-func decodeEntry(row uint64, b []byte) (*Entry, error) {
+// decodeEntry reads what encodeEntry wrote. names has the texts of types and namespaces, which many entries have in common; nil:
+// each has its own.
+func decodeEntry(row uint64, b []byte, names map[string]string) (*Entry, error) {
 	const fixed = 8 + 8 + 16 + 16 + 4 + 4
 	if len(b) < fixed {
 		return nil, errDamaged
@@ -641,12 +677,16 @@ func decodeEntry(row uint64, b []byte) (*Entry, error) {
 		Key: Key(b[16:32]), Sum: Sum(b[32:48]), Size: binary.BigEndian.Uint32(b[48:]), RawSize: binary.BigEndian.Uint32(b[52:]),
 	}
 	b = b[fixed:]
-	for _, s := range []*string{&e.Type, &e.Namespace, &e.Name} {
+	for i, s := range []*string{&e.Type, &e.Namespace, &e.Name} {
 		if len(b) < 2 || len(b) < 2+int(binary.BigEndian.Uint16(b)) {
 			return nil, errDamaged
 		}
 		n := 2 + int(binary.BigEndian.Uint16(b))
-		*s = string(b[2:n])
+		if i < 2 && names != nil {
+			*s = shareBytes(names, b[2:n])
+		} else {
+			*s = string(b[2:n])
+		}
 		b = b[n:]
 	}
 	return e, nil

@@ -117,12 +117,12 @@ func TestEntryEncoding(t *testing.T) {
 	want := testEntry(7)
 	want.To = 9
 	b := encodeEntry(want)
-	got, err := decodeEntry(7, b)
+	got, err := decodeEntry(7, b, nil)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("got %v (-want +got):\n%s", err, diff)
 	}
 	for n := range b {
-		if _, err := decodeEntry(7, b[:n]); !errors.Is(err, errDamaged) {
+		if _, err := decodeEntry(7, b[:n], nil); !errors.Is(err, errDamaged) {
 			t.Errorf("the first %d bytes: got %v, want errDamaged", n, err)
 		}
 	}

@@ -17,6 +17,9 @@ const (
 	pageElement   = 16 // of a branch: position, key size, page; of a leaf: flags, position, key size, value size
 	branchPage    = 0x01
 	leafPage      = 0x02
+	freelistPage  = 0x10
+	manyFree      = 0xFFFF             // the number of free pages follows
+	noFreelist    = 0xffffffffffffffff // the list is not in the file
 	bucketElement = 0x01
 	bucketHeader  = 16 // page and sequence
 	metaMagic     = 0xED0CDAED
@@ -37,6 +40,8 @@ type pageWalk struct {
 	visit func(path [][]byte, key, value []byte) error
 	// damaged is called with what is damaged, and the buckets that it is in.
 	damaged func(path [][]byte, what string)
+	// enter tells which of the outermost buckets are read; nil: all.
+	enter func(bucket []byte) bool
 }
 
 // order is that of the machine, as bbolt's.
@@ -46,7 +51,9 @@ var order = binary.NativeEndian
 type meta struct {
 	page        int64
 	root, limit uint64
+	freelist    uint64
 	transaction uint64
+	raw         []byte
 }
 
 func parseMeta(b []byte) (meta, bool) {
@@ -55,7 +62,10 @@ func parseMeta(b []byte) (meta, bool) {
 	if order.Uint32(b) != metaMagic || order.Uint64(b[metaSize-8:]) != sum.Sum64() {
 		return meta{}, false
 	}
-	m := meta{page: int64(order.Uint32(b[8:])), root: order.Uint64(b[16:]), limit: order.Uint64(b[40:]), transaction: order.Uint64(b[48:])}
+	m := meta{
+		page: int64(order.Uint32(b[8:])), root: order.Uint64(b[16:]), freelist: order.Uint64(b[32:]), limit: order.Uint64(b[40:]),
+		transaction: order.Uint64(b[48:]), raw: b[:metaSize],
+	}
 	return m, m.page >= 512 && m.page <= 1<<20 && m.page&(m.page-1) == 0
 }
 
@@ -97,7 +107,11 @@ func (w *pageWalk) run() error {
 		w.limit = uint64(w.size / w.page)
 	}
 	w.seen = make([]uint64, w.limit/64+1)
-	return w.walk(nil, m.root, 0, nil, nil)
+	if err := w.walk(nil, m.root, 0, nil, nil); err != nil {
+		return err
+	}
+	w.freelist(m)
+	return nil
 }
 
 // walk reads a page and those beneath it. Keys are from low (inclusive) to high (exclusive); nil: not bounded.
@@ -204,6 +218,9 @@ func (w *pageWalk) element(path [][]byte, flags uint32, key, value []byte, name 
 		w.damaged(path, name+" is damaged: it has an element that is neither a value nor a bucket")
 		return nil
 	}
+	if len(path) == 0 && w.enter != nil && !w.enter(key) {
+		return nil
+	}
 	inner := append(append([][]byte{}, path...), key)
 	if root := order.Uint64(value); root != 0 {
 		return w.walk(inner, root, depth+1, nil, nil)
@@ -216,7 +233,12 @@ func (w *pageWalk) element(path [][]byte, flags uint32, key, value []byte, name 
 }
 
 // walkFile reads the database file at path, without a lock. Without visit only its structure is looked at.
-func walkFile(path string, visit func(path [][]byte, key, value []byte) error, damaged func(path [][]byte, what string)) (err error) {
+func walkFile(path string, visit func(path [][]byte, key, value []byte) error, damaged func(path [][]byte, what string)) error {
+	return (&pageWalk{visit: visit, damaged: damaged}).open(path)
+}
+
+// open reads the file at path.
+func (w *pageWalk) open(path string) (err error) {
 	file, err := os.Open(path) //nolint:gosec // the operator names it
 	if err != nil {
 		return err
@@ -229,6 +251,6 @@ func walkFile(path string, visit func(path [][]byte, key, value []byte) error, d
 	if info.Size() == 0 {
 		return errors.New("it has zero bytes: what was in it is lost")
 	}
-	w := pageWalk{file: file, size: info.Size(), visit: visit, damaged: damaged}
+	w.file, w.size = file, info.Size()
 	return w.run()
 }

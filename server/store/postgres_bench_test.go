@@ -147,7 +147,7 @@ func BenchmarkPostgres(b *testing.B) {
 					b.StopTimer()
 					benchSave(b, s, fmt.Sprint("d-", next), make([]int, 1000), 1)
 					b.StartTimer()
-					tx, err := s.BeginForget(ctx, fmt.Sprint("d-", next))
+					tx, err := s.BeginState(ctx, fmt.Sprint("d-", next))
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -19,8 +19,8 @@ const (
 // roomStep is how much more room than needed is taken at once while a cluster is read, in bytes.
 const roomStep = 1 << 20
 
-// Cost is how many bytes an entry of the latest snapshot takes for as long as it is kept.
-func (tx *Tx) Cost(e *Entry) int64 { return tx.store.cost(e) + tx.store.opts.Beside(e.Type) }
+// Cost is how many bytes an entry takes while the index is in memory.
+func (tx *Tx) Cost(e *Entry) int64 { return tx.store.cost(e) }
 
 // Reserve takes n bytes of the budget for entries that are about to be taken in, or returns an error that wraps
 // budget.ErrFull. Close gives back what was not saved. It may be called by several goroutines at once.
@@ -64,9 +64,17 @@ func (s *Store) cost(e *Entry) int64 {
 	return n
 }
 
-// viewCost is what a view takes, with what others keep of its entries.
+// roomOf is the room in the budget for n bytes, which is none if there is no budget.
+func (s *Store) roomOf(n int64) int64 {
+	if s.opts.Budget == nil {
+		return 0
+	}
+	return n
+}
+
+// viewCost is what a view takes.
 func (s *Store) viewCost(v *View) int64 {
-	if s.opts.Budget == nil || v.State.ID == "" && len(v.Snapshots) == 0 {
+	if v.State.ID == "" && len(v.Snapshots) == 0 {
 		return 0
 	}
 	n := int64(clusterBytes)
@@ -77,7 +85,7 @@ func (s *Store) viewCost(v *View) int64 {
 		}
 	}
 	for _, e := range v.Entries {
-		n += s.cost(e) + s.opts.Beside(e.Type)
+		n += s.cost(e)
 	}
 	for _, e := range v.ended {
 		n += s.cost(e)
@@ -90,7 +98,7 @@ func (st *State) memory() int64 {
 	return max(st.Memory, clusterBytes+int64(st.Retained.Objects)*entryBytes)
 }
 
-// Unloaded is a cluster that is stored, but whose index is not in memory, because there is no room for it: it can neither be
+// Unloaded is a cluster that is stored, but whose index cannot be in memory, because there is no room for it: it can neither be
 // looked at nor reported.
 type Unloaded struct {
 	Cluster string `json:"cluster"`
@@ -114,8 +122,7 @@ func (s *Store) Unloaded() []Unloaded {
 
 // leave notes that there is no room for a cluster, and gives back what it had.
 func (s *Store) leave(id string, c *cluster, st State, needed int64, why error) {
-	c.view.Store(nil)
-	c.known = nil
+	s.unload(c)
 	c.room.Free()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,14 +147,14 @@ func (s *Store) loaded(id string) {
 
 // drop forgets the index of a cluster that is no longer stored.
 func (s *Store) drop(id string, c *cluster) {
-	c.view.Store(nil)
-	c.known = nil
+	s.unload(c)
 	c.room.Free()
 	s.loaded(id)
 }
 
-// Plan gives room to the clusters that are stored, before anything is taken in: to bound ones first, then to the smallest.
-// Those that find none stay unloaded, until others are forgotten.
+// Plan gives room to the clusters that are stored, before anything is taken in: to bound ones first, then to the smallest. It is room
+// for what is always kept of them; their indexes find theirs when they are needed. Those that find none, or could not have their
+// index in memory even alone, stay unloaded.
 func (s *Store) Plan(ctx context.Context) error {
 	states, err := s.Clusters(ctx)
 	if err != nil || s.opts.Budget == nil {
@@ -167,7 +174,11 @@ func (s *Store) Plan(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := tx.c.room.Set(st.memory()); err != nil {
+		err = s.opts.Budget.Alone(st.ID, st.memory())
+		if err == nil {
+			err = tx.c.room.Set(clusterBytes)
+		}
+		if err != nil {
 			s.leave(st.ID, tx.c, st, 0, err)
 		}
 		tx.Close()

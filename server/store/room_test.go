@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,7 +86,7 @@ func TestInvariantRoom(t *testing.T) {
 
 func forget(t *testing.T, s *store.Store, id string) {
 	t.Helper()
-	tx, err := s.BeginForget(context.Background(), id)
+	tx, err := s.BeginState(context.Background(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,17 +99,15 @@ func forget(t *testing.T, s *store.Store, id string) {
 	}
 }
 
-// TestPlanOrder: at a start bound clusters find their room first, however large they are; then the smallest.
+// TestPlanOrder: at a start bound clusters find room for what is always kept of them first, then the smallest; one whose index could
+// not be in memory even alone is told at once.
 func TestPlanOrder(t *testing.T) {
 	onEach(t, func(t *testing.T, m medium) {
 		ctx := context.Background()
 		backend := m.open(t)
 		defer func() { closeBackend(t, backend) }()
-		b := budget.New(1<<20, []string{"x"})
-		s := store.New(backend, store.Options{Keep: 2, Budget: b})
-		used := map[string]int64{}
-		for id, entries := range map[string]int{"x": 60, "a": 40} {
-			before := b.Used()
+		s := store.New(backend, store.Options{Keep: 2, Budget: budget.New(1<<20, []string{"x"})})
+		for id, entries := range map[string]int{"x": 3, "a": 1, "b": 2, "large": 60} {
 			tx, err := s.Begin(ctx, id)
 			if err != nil {
 				t.Fatal(err)
@@ -121,14 +120,27 @@ func TestPlanOrder(t *testing.T) {
 				t.Fatal(err)
 			}
 			tx.Close()
-			used[id] = b.Used() - before
 		}
-		s = store.New(backend, store.Options{Keep: 2, Budget: budget.New(used["x"]*3/2, []string{"x"})})
-		if err := s.Plan(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if left := s.Unloaded(); len(left) != 1 || left[0].Cluster != "a" {
-			t.Errorf("with room for one of %v there are %v unloaded, want the one that is not bound", used, left)
+		for _, tt := range []struct {
+			limit int64
+			want  []string
+		}{
+			{1 << 20, nil},
+			{60 << 10, []string{"large"}},          // its share, three quarters of three quarters, is too small
+			{3*4096 - 1 + 4096, []string{"large"}}, // a record takes 4096
+			{3*4096 - 1, []string{"b", "large"}},
+		} {
+			s = store.New(backend, store.Options{Keep: 2, Budget: budget.New(tt.limit, []string{"x"})})
+			if err := s.Plan(ctx); err != nil {
+				t.Fatal(err)
+			}
+			var left []string
+			for _, u := range s.Unloaded() {
+				left = append(left, u.Cluster)
+			}
+			if !slices.Equal(left, tt.want) {
+				t.Errorf("in %d bytes %v are unloaded, want %v", tt.limit, s.Unloaded(), tt.want)
+			}
 		}
 	})
 }

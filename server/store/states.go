@@ -27,6 +27,14 @@ func (s *states) all(read func(found func(State)) error) ([]State, error) {
 	return slices.AppendSeq(make([]State, 0, len(s.known)), maps.Values(s.known)), nil
 }
 
+// of returns that of a cluster; false: the file knows.
+func (s *states) of(id string) (State, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, ok := s.known[id]
+	return st, ok
+}
+
 // put notes a state that was written.
 func (s *states) put(st State) {
 	s.mu.Lock()

@@ -1,7 +1,7 @@
 // Package store keeps what clusters reported: the latest snapshots of each, entry by entry, compressed as they came.
 //
-// A Store holds an index of every cluster in memory (about 200 bytes for each entry) and the payloads in a Backend:
-// memory, an embedded database, or PostgreSQL that several replicas share. It relies on the Backend for one thing: a
+// A Store holds the indexes of the clusters that are in use in memory (about 200 bytes for each entry), and everything in a
+// Backend: memory, an embedded database, or PostgreSQL that several replicas share. It relies on the Backend for one thing: a
 // Change is applied completely and durably, or not at all, and only upon the revision that it was made for. It
 // promises that only differences are written, that a View never changes under its reader, and that nothing is
 // forgotten without an Event.
@@ -155,10 +155,12 @@ type Snapshot struct {
 type State struct {
 	ID string `json:"id"`
 	// Born tells a cluster from one of the same id that was forgotten before.
-	Born        string    `json:"born"`
-	Revision    uint64    `json:"revision"` // rises with every write
-	NextRow     uint64    `json:"next_row"`
-	Oldest      uint64    `json:"oldest"` // sequence number of the oldest snapshot kept
+	Born     string `json:"born"`
+	Revision uint64 `json:"revision"` // rises with every write
+	NextRow  uint64 `json:"next_row"`
+	Oldest   uint64 `json:"oldest"` // sequence number of the oldest snapshot kept
+	// SecondAt is when the snapshot after the oldest one came; zero: there is none, or another release wrote this.
+	SecondAt    time.Time `json:"second_at,omitzero"`
 	FirstReport time.Time `json:"first_report,omitzero"`
 	LastReport  time.Time `json:"last_report,omitzero"` // the last stored request, heartbeats included
 	ErrorMsg    string    `json:"error_msg,omitempty"`

@@ -18,9 +18,11 @@ import (
 // cluster is the inventory of one cluster.
 type cluster struct {
 	id   string
-	seen mark                      // only follow uses it
-	lock chan struct{}             // held while catching up
-	made atomic.Pointer[published] // nil: there is no inventory
+	seen mark // only Run uses it
+	// loaded says that the check is of the process before; only Run uses it.
+	loaded bool
+	lock   chan struct{}             // held while catching up
+	made   atomic.Pointer[published] // nil: there is no inventory
 
 	checked     atomic.Pointer[checked] // nil: nothing was
 	used        atomic.Int64            // when somebody looked last, in Unix nanoseconds; 0: nobody did
@@ -34,17 +36,14 @@ type cluster struct {
 	asked uint64               // Viewer.answers when the plugins were asked
 
 	// Only the holder of lock uses these.
-	entries      []*store.Entry
-	uids         map[store.Key]string
-	room         *budget.Account      // what the inventory takes beyond what the store counts for it
-	growing      *inventory.Inventory // that asks for room
-	counted      int64                // bytes that the store counts for it
-	uidRoom      int64                // of uids
-	check        *inventory.Check     // nil: there is none
-	checkEntries []*store.Entry       // of which it is
-	checkBorn    string
-	gone         bool // it is no longer stored
-	lacking      bool // the log says that there is no room
+	uids    map[store.Key]string
+	room    *budget.Account      // what the inventory takes
+	growing *inventory.Inventory // that asks for room
+	uidRoom int64                // of uids
+	check   *inventory.Check     // nil: there is none
+	checkOf point                // of which it is
+	gone    bool                 // it is no longer stored
+	lacking bool                 // the log says that there is no room
 
 	lack atomic.Pointer[lack] // nil: there was room
 }
@@ -63,20 +62,15 @@ const lackRetry = time.Minute
 // uidBytes is what a uid takes in cluster.uids, without its bytes.
 const uidBytes = 80
 
-// makeRoom prepares for an inventory that is to be made, nil: it is given up. The lock is held.
-func (c *cluster) makeRoom(view *store.View) {
-	c.counted, c.uidRoom = 0, 0
+// freeRoom is called when there is no inventory any more. The lock is held.
+func (c *cluster) freeRoom() {
+	c.uidRoom = 0
 	c.room.Free()
-	if view != nil {
-		for _, e := range view.Entries {
-			c.counted += inventory.Expected(e.Type)
-		}
-	}
 }
 
 // hasRoom takes room for n bytes more than the inventory that is being made has.
 func (c *cluster) hasRoom(n int64) bool {
-	if err := c.room.Set(max(0, c.growing.Bytes()+c.uidRoom+n-c.counted)); err != nil {
+	if err := c.room.Set(max(0, c.growing.Bytes()+c.uidRoom+n)); err != nil {
 		c.lack.Store(&lack{err: err})
 		return false
 	}
@@ -115,9 +109,7 @@ type version struct {
 	received int64 // in nanoseconds; in a database that lost its last versions their numbers come again
 }
 
-func versionOf(st store.State) version {
-	return version{born: st.Born, seq: st.Latest.Seq, received: st.Latest.ReceivedAt.UnixNano()}
-}
+func versionOf(st store.State) version { return pointOf(st).version() }
 
 // isAt tells whether the inventory is that of the latest version.
 func (c *cluster) isAt(st store.State) bool {
@@ -143,7 +135,11 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 		return err
 	}
 	defer func() { <-c.lock }()
-	view, err := v.opts.Store.View(patient, c.id)
+	work, done := v.detached(ctx)
+	defer done()
+	reading, cancel := store.Patiently(work)
+	defer cancel()
+	view, err := v.opts.Store.View(reading, c.id)
 	if err != nil {
 		return err
 	}
@@ -157,18 +153,25 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 		return l.err
 	}
 	begun := time.Now()
-	work, done := v.detached(ctx)
-	defer done()
+	if err := v.follows(work, c, view, beat); err != nil {
+		return err
+	}
+	v.metrics.seconds.Observe(time.Since(begun).Seconds())
+	return nil
+}
+
+// follows makes the inventory that of a view. The lock is held.
+func (v *Viewer) follows(ctx context.Context, c *cluster, view *store.View, beat func()) error {
+	var err error
 	if c.inv == nil || c.state.Born != view.State.Born {
-		err = v.build(work, c, view, beat)
+		err = v.build(ctx, c, view, beat)
 	} else {
-		err = v.update(work, c, view, beat)
+		err = v.update(ctx, c, view, beat)
 	}
 	v.tellLack(c, view.State, err)
 	if err != nil {
 		return fmt.Errorf("work out the inventory of cluster %s: %w", c.id, err)
 	}
-	v.metrics.seconds.Observe(time.Since(begun).Seconds())
 	return nil
 }
 
@@ -198,11 +201,11 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 			return err
 		}
 	}
-	c.makeRoom(view)
+	c.freeRoom()
 	inv := inventory.New(v.options(c))
 	uids := make(map[store.Key]string, len(view.Entries))
 	if err := v.apply(ctx, c, inv, uids, Compare(nil, view.Entries), beat); err != nil {
-		c.room.Free()
+		c.freeRoom()
 		return err
 	}
 	orderNodes(inv, uids, view)
@@ -211,7 +214,7 @@ func (v *Viewer) build(ctx context.Context, c *cluster, view *store.View, beat f
 	}
 	defer c.use.Release(readers)
 	defer c.publish()
-	c.inv, c.state, c.asked, c.uids, c.entries = inv, view.State, asked, uids, view.Entries
+	c.inv, c.state, c.asked, c.uids = inv, view.State, asked, uids
 	c.forgetCheck()
 	return nil
 }
@@ -229,26 +232,22 @@ func (v *Viewer) discard(ctx context.Context, c *cluster) error {
 
 // update takes over what differs.
 func (v *Viewer) update(ctx context.Context, c *cluster, view *store.View, beat func()) error {
-	differences := Compare(c.entries, view.Entries)
+	came, gone, ok := view.Since(c.state.Latest)
+	if !ok {
+		return v.build(ctx, c, view, beat)
+	}
+	differences := Compare(gone, came)
 	if err := c.use.Acquire(ctx, readers); err != nil {
 		return err //nolint:wrapcheck // of the context
 	}
 	defer c.use.Release(readers)
 	defer c.publish()
-	for _, d := range differences {
-		if d.After != nil {
-			c.counted += inventory.Expected(d.After.Type)
-		}
-		if d.Before != nil {
-			c.counted -= inventory.Expected(d.Before.Type)
-		}
-	}
 	if err := v.apply(ctx, c, c.inv, c.uids, differences, beat); err != nil {
 		c.giveUp()
 		return err
 	}
 	orderNodes(c.inv, c.uids, view)
-	c.state, c.entries = view.State, view.Entries
+	c.state = view.State
 	return nil
 }
 
@@ -264,8 +263,8 @@ func orderNodes(inv *inventory.Inventory, uids map[store.Key]string, view *store
 
 // giveUp drops an inventory that is neither that of one nor that of another version.
 func (c *cluster) giveUp() {
-	c.inv, c.uids, c.entries, c.growing = nil, nil, nil, nil
-	c.makeRoom(nil)
+	c.inv, c.uids, c.growing = nil, nil, nil
+	c.freeRoom()
 }
 
 // again applies the Pods once more, because plugins may answer otherwise.
@@ -277,19 +276,33 @@ func (v *Viewer) again(ctx context.Context, c *cluster, beat func()) error {
 		return err
 	}
 	defer func() { <-c.lock }()
-	if err := c.use.Acquire(patient, readers); err != nil {
-		return err //nolint:wrapcheck // of the context
-	}
-	defer c.use.Release(readers)
 	answers := v.answers.Load()
 	if c.inv == nil || c.asked == answers {
 		return nil
 	}
-	defer c.publish()
 	work, done := v.detached(ctx)
 	defer done()
+	reading, cancel := store.Patiently(work)
+	defer cancel()
+	view, err := v.opts.Store.View(reading, c.id)
+	if err != nil {
+		return err
+	}
+	if !c.isAt(view.State) {
+		if err := v.follows(work, c, view, beat); err != nil {
+			return err
+		}
+	}
+	if err := c.use.Acquire(patient, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
+	}
+	defer c.use.Release(readers)
+	if c.asked == answers {
+		return nil
+	}
+	defer c.publish()
 	var pods []Difference
-	for _, e := range c.entries {
+	for _, e := range view.Entries {
 		if e.Type == podType {
 			pods = append(pods, Difference{Before: e, After: e})
 		}
@@ -346,7 +359,7 @@ func (v *Viewer) apply(ctx context.Context, c *cluster, inv *inventory.Inventory
 			return c.lack.Load().err
 		}
 		// What was asked for is the most; this is what it came to, less than that.
-		_ = c.room.Set(min(c.room.Held(), max(0, inv.Bytes()+c.uidRoom-c.counted)))
+		_ = c.room.Set(min(c.room.Held(), max(0, inv.Bytes()+c.uidRoom)))
 		c.ready.Add(int64(len(batch)))
 		batch, size = batch[:0], 0
 		return nil

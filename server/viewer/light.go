@@ -1,8 +1,10 @@
 package viewer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
@@ -13,6 +15,26 @@ import (
 type checked struct {
 	version  version
 	failures []inventory.Finding
+}
+
+// point is a version of a cluster.
+type point struct {
+	Born       string    `json:"born"`
+	Seq        uint64    `json:"seq"`
+	Version    uint64    `json:"version"`
+	ReceivedAt time.Time `json:"received_at"`
+}
+
+func pointOf(st store.State) point {
+	return point{Born: st.Born, Seq: st.Latest.Seq, Version: st.Latest.Version, ReceivedAt: st.Latest.ReceivedAt}
+}
+
+func (p point) version() version {
+	return version{born: p.Born, seq: p.Seq, received: p.ReceivedAt.UnixNano()}
+}
+
+func (p point) snapshot() store.Snapshot {
+	return store.Snapshot{Seq: p.Seq, Version: p.Version, ReceivedAt: p.ReceivedAt}
 }
 
 // warmFor is how long an inventory stays that somebody looked at, even if there are more than Options.Memory, but not more than
@@ -64,15 +86,16 @@ func (v *Viewer) lightCheck(ctx context.Context, c *cluster) (suspicious bool, e
 	if err != nil {
 		return false, err
 	}
-	if c.check == nil || c.checkBorn != view.State.Born {
-		c.check, c.checkBorn, c.checkEntries = inventory.NewCheck(), view.State.Born, nil
+	came, gone, ok := view.Since(c.checkOf.snapshot())
+	if c.check == nil || c.checkOf.Born != view.State.Born || !ok {
+		c.check, came, gone = inventory.NewCheck(), view.Entries, nil
 	}
-	if err := v.look(ctx, c, Compare(c.checkEntries, view.Entries)); err != nil {
+	if err := v.look(ctx, c, Compare(gone, came)); err != nil {
 		c.forgetCheck()
 		return false, fmt.Errorf("check cluster %s: %w", c.id, err)
 	}
-	c.checkEntries = view.Entries
-	known := &checked{version: versionOf(view.State)}
+	c.checkOf = pointOf(view.State)
+	known := &checked{version: c.checkOf.version()}
 	if suspicious = c.check.Suspicious(); suspicious {
 		if before := c.checked.Load(); before != nil {
 			known.failures = before.failures // until the inventory knows
@@ -121,7 +144,44 @@ func (v *Viewer) look(ctx context.Context, c *cluster, differences []Difference)
 }
 
 // forgetCheck drops the check; the next one begins anew. The lock is held.
-func (c *cluster) forgetCheck() { c.check, c.checkEntries, c.checkBorn = nil, nil, "" }
+func (c *cluster) forgetCheck() { c.check, c.checkOf = nil, point{} }
+
+// freeIdle makes room for a cluster: by its own inventory, or by that of another one that was looked at longest ago. It waits for nobody;
+// false: there is none that nobody uses.
+func (v *Viewer) freeIdle(id string, own bool) bool {
+	victims := v.all()
+	unwanted := func(c *cluster) bool { return c.id == id && c.todo.Load() > 0 && c.used.Load() == 0 }
+	if slices.ContainsFunc(victims, unwanted) {
+		return false // an inventory that nobody asked for is being made
+	}
+	victims = slices.DeleteFunc(victims, func(c *cluster) bool { return c.made.Load() == nil || (c.id == id) != own })
+	slices.SortFunc(victims, func(a, b *cluster) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
+	return slices.ContainsFunc(victims, v.free)
+}
+
+// free drops an inventory that nobody uses at this moment, and keeps what it found of failures.
+func (v *Viewer) free(c *cluster) bool {
+	select {
+	case c.lock <- struct{}{}:
+		defer func() { <-c.lock }()
+	default:
+		return false
+	}
+	if c.inv == nil || !c.use.TryAcquire(readers) {
+		return false
+	}
+	defer c.use.Release(readers)
+	v.drop(c)
+	return true
+}
+
+// drop drops the inventory of a cluster whose lock and all of whose use is held.
+func (v *Viewer) drop(c *cluster) {
+	c.checked.Store(&checked{version: versionOf(c.state), failures: c.inv.Summary().Failures})
+	c.giveUp()
+	c.publish()
+	v.metrics.evictions.Inc()
+}
 
 // evict drops the inventories that were least looked at, but not that of a cluster, until all fit into Options.Memory.
 func (v *Viewer) evict(ctx context.Context, but *cluster) {
@@ -160,11 +220,11 @@ func (v *Viewer) dismiss(ctx context.Context, c *cluster) error {
 	if c.inv == nil {
 		return nil
 	}
-	c.checked.Store(&checked{version: versionOf(c.state), failures: c.inv.Summary().Failures})
-	if err := v.discard(patient, c); err != nil {
-		return err
+	if err := c.use.Acquire(patient, readers); err != nil {
+		return err //nolint:wrapcheck // of the context
 	}
-	v.metrics.evictions.Inc()
+	defer c.use.Release(readers)
+	v.drop(c)
 	return nil
 }
 

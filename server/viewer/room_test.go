@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pseudo-agent/pseudo-agent/inventory"
 	"github.com/pseudo-agent/pseudo-agent/inventory/plugin"
 	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
@@ -19,7 +18,7 @@ import (
 // TestNoRoom: an inventory that there is no room for is told, is not kept in parts, and does not hinder others.
 func TestNoRoom(t *testing.T) {
 	b := budget.New(64<<20, nil)
-	kept := store.New(store.NewMemory(), store.Options{Budget: b, Beside: inventory.Expected})
+	kept := store.New(store.NewMemory(), store.Options{Budget: b})
 	plugins, err := plugin.Open(t.Context(), plugin.Options{Store: viewer.PluginStore(kept.Backend())})
 	if err != nil {
 		t.Fatal(err)

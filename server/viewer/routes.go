@@ -170,16 +170,16 @@ func (v *Viewer) progress(id string) string {
 }
 
 func (v *Viewer) upToDate(ctx context.Context, id string, f func(c *cluster) error) error {
-	view, err := v.view(ctx, id)
+	st, err := v.opts.Store.State(ctx, id)
 	if err != nil {
-		return err
+		return notStored(id, err)
 	}
-	if view.State.Latest.Seq == 0 {
+	if st.Latest.Seq == 0 {
 		return &receiver.APIError{Status: http.StatusNotFound, Message: fmt.Sprintf("cluster %s has not reported any objects yet", id)}
 	}
 	c := v.cluster(id)
 	c.used.Store(time.Now().UnixNano())
-	if !c.isAt(view.State) || !c.hasAsked(v.answers.Load()) {
+	if !c.isAt(st) || !c.hasAsked(v.answers.Load()) {
 		if err := v.refresh(ctx, c); err != nil {
 			return err
 		}
@@ -224,10 +224,15 @@ func (v *Viewer) refresh(ctx context.Context, c *cluster) error {
 
 func (v *Viewer) view(ctx context.Context, id string) (*store.View, error) {
 	view, err := v.opts.Store.View(ctx, id)
+	return view, notStored(id, err)
+}
+
+// notStored is the answer for a cluster that is not there, and err if there is another reason.
+func notStored(id string, err error) error {
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, &receiver.APIError{
+		return &receiver.APIError{
 			Status: http.StatusNotFound, Message: fmt.Sprintf("no cluster %q is stored", clip(id)), Advice: "GET " + receiver.APIPrefix + "/clusters lists all",
 		}
 	}
-	return view, err
+	return err
 }

@@ -81,6 +81,7 @@ func New(opts Options) *Viewer {
 		clusters: map[string]*cluster{}, changed: make(chan struct{}),
 	}
 	v.ending, v.end = context.WithCancel(context.Background())
+	opts.Store.Budget().Idle(v.freeIdle)
 	return v
 }
 
@@ -96,6 +97,10 @@ func (v *Viewer) Run(ctx context.Context) error {
 	defer poll.Stop()
 	refresh := time.NewTicker(refreshPlugins)
 	defer refresh.Stop()
+	save := time.NewTicker(saveEvery)
+	defer save.Stop()
+	v.note(ctx, v.step(ctx, v.loadChecks))
+	defer v.lastSave() //nolint:contextcheck // when ctx has ended
 	for {
 		v.follow(ctx)
 		v.forgetListing()
@@ -106,11 +111,22 @@ func (v *Viewer) Run(ctx context.Context) error {
 		case <-v.opts.Plugins.Changed():
 			v.answers.Add(1)
 			v.remap(ctx)
+		case <-save.C:
+			v.note(ctx, v.step(ctx, v.saveChecks))
 		case <-refresh.C:
 			if v.opts.Store.Backend().Shared() {
 				v.note(ctx, v.step(ctx, v.opts.Plugins.Refresh))
 			}
 		}
+	}
+}
+
+// lastSave saves the checks when Run has ended. Without them the next start takes longer.
+func (v *Viewer) lastSave() {
+	ctx, cancel := context.WithTimeout(context.Background(), savePatience)
+	defer cancel()
+	if err := v.saveChecks(ctx); err != nil {
+		v.log.Warn("what is known of the clusters was not saved: the next start reads them again", "error", err)
 	}
 }
 
@@ -150,6 +166,10 @@ func (v *Viewer) follow(ctx context.Context) {
 		if seen := (mark{st.Born, st.Revision}); c.seen != seen {
 			c.seen, news = seen, true
 		}
+		if c.loaded && v.fits(st) {
+			c.checked.Store(nil) // there is room for more than a check
+		}
+		c.loaded = false
 		if !c.isAt(st) && !c.isChecked(st) {
 			// For those without room others speak: Status, and the store's list of unloaded clusters.
 			if err := v.bring(ctx, c, st); !errors.Is(err, budget.ErrFull) {
@@ -174,7 +194,7 @@ func (v *Viewer) follow(ctx context.Context) {
 	for _, c := range gone {
 		if wait(ctx, c.lock, "the inventory of cluster "+c.id) == nil {
 			c.gone = true
-			c.makeRoom(nil)
+			c.freeRoom()
 			c.holds(0)
 			<-c.lock
 		}
