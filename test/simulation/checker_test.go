@@ -21,10 +21,12 @@ var versionCell = cell{versionType, ""}
 type checker struct {
 	truth   *truth
 	ordered bool // versions come in the order of what they hold, because the clocks are right
+	entries reader
 
 	mu       sync.Mutex
 	begun    time.Time
-	versions []*version // by number
+	versions []*version   // by number
+	reached  map[cell]int // how far the truth had come in what the versions so far have
 	broken   []string
 	met      map[string]int // situations
 }
@@ -39,7 +41,7 @@ type version struct {
 }
 
 func newChecker(w *truth, ordered bool) *checker {
-	return &checker{truth: w, ordered: ordered, begun: time.Now(), met: map[string]int{}}
+	return &checker{truth: w, ordered: ordered, entries: reader{lines: map[string]line{}}, begun: time.Now(), met: map[string]int{}, reached: map[cell]int{}}
 }
 
 // fail notes that a rule is broken.
@@ -99,7 +101,7 @@ func (c *checker) sent(from string, r *agent.KubernetesAPISyncRequest) {
 		return
 	}
 	reach := c.truth.reach()
-	got, err := contentOf(func(yield func(string, []byte) bool) {
+	got, err := c.entries.contentOf(func(yield func(string, []byte) bool) {
 		for _, e := range r.GetEntries() {
 			if !yield(e.GetType(), e.GetCompressedInfo()) {
 				return
@@ -124,13 +126,16 @@ func (c *checker) sent(from string, r *agent.KubernetesAPISyncRequest) {
 		return
 	}
 	c.versions = slices.Insert(c.versions, i, &version{r.GetVersion(), got, from, time.Now(), reach})
-	c.inOrder()
+	if i < len(c.versions)-1 {
+		i = 0 // all from the beginning, since this one has to be followed by others
+		clear(c.reached)
+	}
+	c.inOrder(c.versions[i:])
 }
 
-// inOrder looks whether each version is what the cluster was, cell by cell, and none goes back. mu is held.
-func (c *checker) inOrder() {
-	reached := map[cell]int{}
-	for _, v := range c.versions {
+// inOrder looks whether each version is what the cluster was, cell by cell, and none goes back behind what was reached. mu is held.
+func (c *checker) inOrder(versions []*version) {
+	for _, v := range versions {
 		for at := range v.content {
 			if v.reach[at] == 0 {
 				c.failed("%s sends version %d with %v, which the cluster never had", v.by, v.number, at)
@@ -143,7 +148,7 @@ func (c *checker) inOrder() {
 				if k.optional && text == "" {
 					continue // given up
 				}
-				if !c.follows(v, at, text, reached) {
+				if !c.follows(v, at, text) {
 					return
 				}
 			}
@@ -152,14 +157,14 @@ func (c *checker) inOrder() {
 }
 
 // follows looks whether what a version has in a cell was so, not before what an earlier version had. mu is held.
-func (c *checker) follows(v *version, at cell, text string, reached map[cell]int) bool {
-	from := reached[at]
+func (c *checker) follows(v *version, at cell, text string) bool {
+	from := c.reached[at]
 	if !c.ordered {
 		from = 0
 	}
 	i, found := c.truth.find(at, text, from, v.reach[at])
 	if found {
-		reached[at] = i
+		c.reached[at] = i
 		return true
 	}
 	what := "was never so"
@@ -172,7 +177,7 @@ func (c *checker) follows(v *version, at cell, text string, reached map[cell]int
 
 // stored looks at what a database has of a cluster after a write.
 func (c *checker) stored(m *store.Memory, _ string) error {
-	state, got, err := latest(m)
+	state, got, err := c.latest(m)
 	if err != nil {
 		return err
 	}
@@ -186,7 +191,7 @@ func (c *checker) stored(m *store.Memory, _ string) error {
 }
 
 // latest returns what a database has of the cluster now, but for the apiserver's version.
-func latest(m *store.Memory) (store.State, content, error) {
+func (c *checker) latest(m store.Backend) (store.State, content, error) {
 	ctx := context.Background()
 	var rows []uint64
 	var types []string
@@ -203,7 +208,7 @@ func latest(m *store.Memory) (store.State, content, error) {
 	if err != nil {
 		return state, nil, err
 	}
-	got, err := contentOf(func(yield func(string, []byte) bool) {
+	got, err := c.entries.contentOf(func(yield func(string, []byte) bool) {
 		for i, p := range payloads {
 			if !yield(types[i], p) {
 				return

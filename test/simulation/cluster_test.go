@@ -125,28 +125,52 @@ func (k kind) namespaces() []string {
 // cell is a type in a namespace, which is watched by one reflector at a time and so moves from one moment to the next.
 type cell struct{ wireType, namespace string }
 
-func cellOf(wireType, text string) cell {
+// line is one object as it is reported.
+type line struct{ text, namespace string }
+
+func lineOf(text string) line {
 	for _, ns := range namespaces {
 		if strings.Contains(text, `"namespace":"`+ns+`"`) {
-			return cell{wireType, ns}
+			return line{text, ns}
 		}
 	}
-	return cell{wireType, ""}
+	return line{text, ""}
+}
+
+// reader reads entries as they go over the wire, and remembers what they say: most are sent and stored many times.
+type reader struct {
+	mu    sync.Mutex
+	lines map[string]line // by the compressed bytes
+}
+
+func (r *reader) read(compressed []byte) (line, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l, ok := r.lines[string(compressed)]; ok {
+		return l, nil
+	}
+	text, err := inflate(compressed)
+	if err != nil {
+		return line{}, err
+	}
+	l := lineOf(text)
+	r.lines[string(compressed)] = l
+	return l, nil
 }
 
 // content is what a snapshot or a cluster has: one object a line, sorted.
 type content map[cell]string
 
 // contentOf reads entries as they go over the wire.
-func contentOf(entries func(yield func(wireType string, compressed []byte) bool)) (content, error) {
+func (r *reader) contentOf(entries func(yield func(wireType string, compressed []byte) bool)) (content, error) {
 	lines := map[cell][]string{}
 	for wireType, compressed := range entries {
-		text, err := inflate(compressed)
+		l, err := r.read(compressed)
 		if err != nil {
 			return nil, err
 		}
-		at := cellOf(wireType, text)
-		lines[at] = append(lines[at], text)
+		at := cell{wireType, l.namespace}
+		lines[at] = append(lines[at], l.text)
 	}
 	return joined(lines), nil
 }
@@ -193,6 +217,8 @@ type truth struct {
 	chosen   config.AgentSelection
 	served   map[string]bool
 	history  map[cell][]moment
+	// projected is what is reported of an object, by the id of its kind and its JSON; empty: nothing is.
+	projected map[string]map[string]line
 }
 
 // moment is what a cell had from then on.
@@ -206,6 +232,7 @@ func newTruth(t testing.TB) *truth {
 	w := &truth{
 		t: t, sim: apisim.New(), projectors: map[string]*resources.Projector{},
 		selected: map[string]bool{}, served: map[string]bool{}, history: map[cell][]moment{},
+		projected: map[string]map[string]line{},
 	}
 	selected, err := resources.Select(selection(true), resources.Namespaces{})
 	if err != nil {
@@ -213,6 +240,7 @@ func newTruth(t testing.TB) *truth {
 	}
 	for _, s := range selected {
 		w.projectors[s.ID] = resources.NewProjector(s, resources.Options{})
+		w.projected[s.ID] = map[string]line{}
 	}
 	for _, r := range others {
 		w.sim.Serve(r)
@@ -266,21 +294,33 @@ func (w *truth) all(k kind) content {
 	}
 	lines := map[cell][]string{}
 	for _, raw := range w.sim.Objects(k.GroupVersionResource) {
-		o, _, err := w.projectors[k.id].Project(raw, nil)
-		if err != nil {
-			w.t.Fatal(err)
+		l, known := w.projected[k.id][string(raw)]
+		if !known {
+			l = w.project(k, raw)
+			w.projected[k.id][string(raw)] = l
 		}
-		if o.Entry == nil {
-			continue
+		if l.text != "" {
+			at := cell{k.wireType, l.namespace}
+			lines[at] = append(lines[at], l.text)
 		}
-		text, err := o.Entry.JSON()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		at := cellOf(k.wireType, string(text))
-		lines[at] = append(lines[at], string(text))
 	}
 	return joined(lines)
+}
+
+// project tells what is reported of an object.
+func (w *truth) project(k kind, raw []byte) line {
+	o, _, err := w.projectors[k.id].Project(raw, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if o.Entry == nil {
+		return line{}
+	}
+	text, err := o.Entry.JSON()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return lineOf(string(text))
 }
 
 // watches tells whether objects of a namespace, or of none, are to be reported. mu is held.

@@ -551,7 +551,7 @@ func (s *system) right(wantError string) string {
 		if err != nil {
 			return err.Error()
 		}
-		state, got, err := latest(m)
+		state, got, err := s.check.latest(m)
 		switch {
 		case err != nil:
 			why = append(why, err.Error())

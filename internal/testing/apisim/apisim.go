@@ -77,7 +77,6 @@ type Server struct {
 	rv          uint64
 	compacted   uint64
 	collections map[schema.GroupVersionResource]*collection
-	changed     chan struct{} // closed and replaced with every change
 	broken      map[string]bool
 	faults      func(Request) Fault
 	streaming   Streaming
@@ -112,6 +111,43 @@ type history struct {
 	born uint64            // resourceVersion at which it was served; of what was before under its name nothing is known
 	base map[string]stored // as of the last compaction
 	log  []change
+	lost uint64 // resourceVersion of the last change that was compacted; 0: none was
+
+	present map[string]stored // as of the last change
+	changed chan struct{}     // closed and replaced with every change
+}
+
+func newHistory(born uint64) *history {
+	return &history{born: born, base: map[string]stored{}, present: map[string]stored{}, changed: make(chan struct{})}
+}
+
+// add notes a change.
+func (h *history) add(ch change) {
+	h.log = append(h.log, ch)
+	ch.apply(h.present)
+	h.wake()
+}
+
+// compact forgets the past.
+func (h *history) compact() {
+	if n := len(h.log); n > 0 {
+		h.lost = h.log[n-1].rv
+	}
+	h.base, h.log = maps.Clone(h.present), nil
+}
+
+func (h *history) wake() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// since returns the changes after a resourceVersion that is not compacted.
+func (h *history) since(from uint64) []change {
+	i := len(h.log)
+	for i > 0 && h.log[i-1].rv > from {
+		i--
+	}
+	return h.log[i:len(h.log):len(h.log)]
 }
 
 type stored struct {
@@ -126,11 +162,19 @@ type change struct {
 	raw  json.RawMessage
 }
 
+func (ch change) apply(state map[string]stored) {
+	if ch.kind == "DELETED" {
+		delete(state, ch.key)
+		return
+	}
+	state[ch.key] = stored{ch.rv, ch.raw}
+}
+
 // New returns a server that serves nothing yet, does streaming lists and aggregated discovery, and sends a bookmark
 // every minute.
 func New() *Server {
 	return &Server{
-		rv: 1, collections: map[schema.GroupVersionResource]*collection{}, changed: make(chan struct{}),
+		rv: 1, collections: map[schema.GroupVersionResource]*collection{},
 		broken: map[string]bool{}, aggregated: true, bookmarks: time.Minute, gitVersion: "v1.36.0", counts: map[Count]int{},
 	}
 }
@@ -184,7 +228,7 @@ func (s *Server) Serve(r Resource) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.collections[r.GroupVersionResource] == nil {
-		s.collections[r.GroupVersionResource] = &collection{Resource: r, history: &history{born: s.rv, base: map[string]stored{}}}
+		s.collections[r.GroupVersionResource] = &collection{Resource: r, history: newHistory(s.rv)}
 	}
 }
 
@@ -203,7 +247,7 @@ func (s *Server) Remove(gvr schema.GroupVersionResource) {
 		c.removed = true
 		s.rv++ // the CRD is an object, too
 		delete(s.collections, gvr)
-		s.wake()
+		c.wake()
 	}
 }
 
@@ -225,9 +269,8 @@ func (s *Server) put(c *collection, obj map[string]any) string {
 		obj["metadata"] = meta
 	}
 	key := objectKey(text(meta["namespace"]), text(meta["name"]))
-	state := c.state(s.rv)
 	kind := "ADDED"
-	if old, ok := state[key]; ok {
+	if old, ok := c.present[key]; ok {
 		kind = "MODIFIED"
 		if meta["uid"] == nil {
 			meta["uid"] = metaOf(old.raw).UID
@@ -239,8 +282,7 @@ func (s *Server) put(c *collection, obj map[string]any) string {
 	}
 	s.rv++
 	meta["resourceVersion"] = strconv.FormatUint(s.rv, 10)
-	c.log = append(c.log, change{s.rv, kind, key, mustMarshal(obj)})
-	s.wake()
+	c.add(change{s.rv, kind, key, mustMarshal(obj)})
 	return strconv.FormatUint(s.rv, 10)
 }
 
@@ -253,7 +295,7 @@ func (s *Server) Delete(gvr schema.GroupVersionResource, namespace, name string)
 }
 
 func (s *Server) delete(c *collection, key string) (json.RawMessage, bool) {
-	old, ok := c.state(s.rv)[key]
+	old, ok := c.present[key]
 	if !ok {
 		return nil, false
 	}
@@ -266,8 +308,7 @@ func (s *Server) delete(c *collection, key string) (json.RawMessage, bool) {
 		meta["resourceVersion"] = strconv.FormatUint(s.rv, 10)
 	}
 	raw := mustMarshal(obj)
-	c.log = append(c.log, change{s.rv, "DELETED", key, raw})
-	s.wake()
+	c.add(change{s.rv, "DELETED", key, raw})
 	return raw, true
 }
 
@@ -279,10 +320,9 @@ func (s *Server) Objects(gvr schema.GroupVersionResource) []json.RawMessage {
 	if c == nil {
 		return nil
 	}
-	state := c.state(s.rv)
-	out := make([]json.RawMessage, 0, len(state))
-	for _, key := range slices.Sorted(maps.Keys(state)) {
-		out = append(out, state[key].raw)
+	out := make([]json.RawMessage, 0, len(c.present))
+	for _, o := range c.objects(s.rv, everything) {
+		out = append(out, o.raw)
 	}
 	return out
 }
@@ -292,11 +332,10 @@ func (s *Server) Compact() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.collections {
-		c.base = c.state(s.rv)
-		c.log = nil
+		c.compact()
+		c.wake()
 	}
 	s.compacted = s.rv
-	s.wake()
 }
 
 // Counts returns how many requests there were by verb and resource. The verb of a streaming list, which for an apiserver
@@ -307,24 +346,33 @@ func (s *Server) Counts() map[Count]int {
 	return maps.Clone(s.counts)
 }
 
-func (s *Server) wake() {
-	close(s.changed)
-	s.changed = make(chan struct{})
+// object is one of a collection.
+type object struct {
+	key string
+	raw json.RawMessage
 }
 
-// state returns the objects as of a resourceVersion that is not compacted.
-func (c *collection) state(at uint64) map[string]stored {
-	out := maps.Clone(c.base)
-	for _, ch := range c.log {
-		if ch.rv > at {
-			break
-		}
-		if ch.kind == "DELETED" {
-			delete(out, ch.key)
-		} else {
-			out[ch.key] = stored{ch.rv, ch.raw}
+func everything(string) bool { return true }
+
+// objects returns those whose key matches as of a resourceVersion that is not compacted, sorted by key. The server's mu is held.
+func (h *history) objects(at uint64, match func(key string) bool) []object {
+	state := h.present
+	if n := len(h.log); n > 0 && h.log[n-1].rv > at {
+		state = maps.Clone(h.base)
+		for _, ch := range h.log {
+			if ch.rv > at {
+				break
+			}
+			ch.apply(state)
 		}
 	}
+	var out []object
+	for key, o := range state {
+		if match(key) {
+			out = append(out, object{key, o.raw})
+		}
+	}
+	slices.SortFunc(out, func(a, b object) int { return strings.Compare(a.key, b.key) })
 	return out
 }
 
@@ -491,7 +539,8 @@ func (s *Server) list(w *writer, r *http.Request, c *collection, req Request) {
 	case wanted > at:
 		code = http.StatusGatewayTimeout
 	}
-	state := c.state(at)
+	match := selects(req.Namespace, q.Get("fieldSelector"))
+	objects := c.objects(at, func(key string) bool { return key >= token.Start && match(key) })
 	s.mu.Unlock()
 	switch {
 	case code == http.StatusGatewayTimeout:
@@ -506,21 +555,18 @@ func (s *Server) list(w *writer, r *http.Request, c *collection, req Request) {
 	if req.ResourceVersion == "0" && req.Continue == "" {
 		limit = 0 // as the watch cache does
 	}
-	match := selects(req.Namespace, q.Get("fieldSelector"))
-	keys := slices.Sorted(maps.Keys(state))
-	keys = slices.DeleteFunc(keys, func(k string) bool { return k < token.Start || !match(k) })
 	meta := map[string]any{"resourceVersion": strconv.FormatUint(at, 10)}
 	if w.fault.ResourceVersion != "" {
 		meta["resourceVersion"] = w.fault.ResourceVersion
 	}
-	if limit > 0 && len(keys) > limit {
-		meta["remainingItemCount"] = len(keys) - limit
-		meta["continue"] = base64.RawURLEncoding.EncodeToString(mustMarshal(continuation{at, keys[limit]}))
-		keys = keys[:limit]
+	if limit > 0 && len(objects) > limit {
+		meta["remainingItemCount"] = len(objects) - limit
+		meta["continue"] = base64.RawURLEncoding.EncodeToString(mustMarshal(continuation{at, objects[limit].key}))
+		objects = objects[:limit]
 	}
-	items := make([]json.RawMessage, 0, len(keys))
-	for _, k := range keys {
-		items = append(items, state[k].raw)
+	items := make([]json.RawMessage, 0, len(objects))
+	for _, o := range objects {
+		items = append(items, o.raw)
 	}
 	list := []byte(`{"kind":` + strconv.Quote(c.Kind+"List") + `,"apiVersion":` + strconv.Quote(c.GroupVersion().String()) +
 		`,"metadata":` + string(mustMarshal(meta)) + `,"items":` + string(mustMarshal(items)) + `}`)

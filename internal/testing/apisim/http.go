@@ -153,7 +153,7 @@ func (s *Server) object(w *writer, r *http.Request, c *collection, req Request, 
 	}
 	key := objectKey(req.Namespace, name)
 	s.mu.Lock()
-	old, exists := c.state(s.rv)[key]
+	old, exists := c.present[key]
 	code, out := http.StatusOK, old.raw
 	switch {
 	case req.Verb == "create" && exists:
@@ -164,7 +164,7 @@ func (s *Server) object(w *writer, r *http.Request, c *collection, req Request, 
 		code = http.StatusConflict
 	case req.Verb == "create", req.Verb == "update":
 		s.put(c, obj)
-		out = c.state(s.rv)[key].raw
+		out = c.present[key].raw
 		if req.Verb == "create" {
 			code = http.StatusCreated
 		}

@@ -2,10 +2,8 @@ package apisim
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
@@ -53,11 +51,15 @@ func (s *Server) watch(w *writer, r *http.Request, c *collection, req Request) {
 		f.tooOld()
 		return
 	}
-	for f.changes() {
+	for mark := false; f.changes(); {
+		if mark {
+			w.event("BOOKMARK", c.kind(), c.bookmark(f.from, false))
+		}
+		mark = false
 		select {
 		case <-f.changed:
 		case <-marks.C:
-			w.event("BOOKMARK", c.kind(), c.bookmark(f.from, false))
+			mark = true
 		case <-timeout.C:
 			return
 		case <-r.Context().Done():
@@ -108,28 +110,21 @@ type feed struct {
 // present delivers all objects as they are now.
 func (f *feed) present() {
 	f.s.mu.Lock()
-	state := f.c.state(f.s.rv)
+	objects := f.c.objects(f.s.rv, f.match)
 	f.from = f.s.rv
 	f.s.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(state)) {
-		if f.match(key) {
-			f.w.event("ADDED", f.c.kind(), state[key].raw)
-		}
+	for _, o := range objects {
+		f.w.event("ADDED", f.c.kind(), o.raw)
 	}
 }
 
 // changes delivers what has changed since. It returns false if the watch is over.
 func (f *feed) changes() bool {
 	f.s.mu.Lock()
-	changed, now, removed, compacted := f.s.changed, f.s.rv, f.c.removed, f.from < f.s.compacted
-	var due []change
-	for _, ch := range f.c.log {
-		if ch.rv > f.from {
-			due = append(due, ch)
-		}
-	}
+	changed, now, removed, lost := f.c.changed, f.s.rv, f.c.removed, f.from < f.c.lost
+	due := f.c.since(f.from)
 	f.s.mu.Unlock()
-	if compacted {
+	if lost {
 		f.tooOld()
 		return false
 	}

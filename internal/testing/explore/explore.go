@@ -1,16 +1,21 @@
 // Package explore tries every order of events of a small model, breadth first, and tells the shortest story that breaks it.
 //
-// It relies on a Model being a function of the events done to it: a state is kept as the events that lead to it, and made
+// It relies on a Model being a function of the events done to it, and sharing nothing with others of its kind: a state is kept as the events that lead to it, and made
 // again by doing them to a new Model, so that real code is explored that cannot be copied. It promises that every state within
 // the depth is looked at once, up to what Key takes for the same, and that no shorter story breaks the model than the one told.
 package explore
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -50,71 +55,133 @@ type node struct {
 	event  uint16
 }
 
-// Run explores the models that begin makes.
+// step is one event done in a state.
+type step struct {
+	key   [16]byte
+	err   error
+	story []string // if err is not nil
+}
+
+// batch is how many states are gone on from before it is looked which of the next ones are new.
+const batch = 512
+
+// Run explores the models that begin makes, on all processors; what it finds does not depend on how many these are.
 func Run(begin func() Model, depth int) Result {
-	r := Result{}
-	nodes := []node{{parent: -1}}
-	seen := map[[16]byte]struct{}{}
+	x := exploration{begin: begin, nodes: []node{{parent: -1}}, seen: map[[16]byte]struct{}{}}
 	first := begin()
 	first.Events()
-	seen[sum(first.Key())] = struct{}{}
-	r.States, r.Levels = 1, []int{1}
+	x.seen[sum(first.Key())] = struct{}{}
+	x.States, x.Levels = 1, []int{1}
 	level := []int{0}
-	for r.Depth = 0; r.Depth < depth && len(level) > 0; r.Depth++ {
+	for x.Depth = 0; x.Depth < depth && len(level) > 0; x.Depth++ {
 		var next []int
-		for _, at := range level {
-			path := pathTo(nodes, at)
-			for i := range replay(begin, path).Events() {
-				m := replay(begin, path)
-				m.Events()
-				m.Do(i)
-				r.Steps++
-				if r.Err = m.Err(); r.Err != nil {
-					r.Broken = m.Story()
-					return r
-				}
-				m.Events()
-				key := sum(m.Key())
-				if _, known := seen[key]; known {
-					continue
-				}
-				seen[key] = struct{}{}
-				if r.Err = settled(m); r.Err != nil {
-					r.Broken = m.Story()
-					return r
-				}
-				nodes = append(nodes, node{at, uint16(i)})
-				next = append(next, len(nodes)-1)
-				r.States++
+		for part := range slices.Chunk(level, batch) {
+			found := x.found(part)
+			next = append(next, found...)
+			if x.Err == nil {
+				x.settle(found)
+			}
+			if x.Err != nil {
+				return x.Result
 			}
 		}
 		level = next
-		r.Levels = append(r.Levels, len(level))
+		x.Levels = append(x.Levels, len(level))
 	}
-	r.Complete = len(level) == 0
-	return r
+	x.Complete = len(level) == 0
+	return x.Result
 }
 
-func settled(m Model) error {
-	if err := m.Settle(); err != nil {
-		return err
-	}
-	return m.Err()
+// exploration is what is known so far.
+type exploration struct {
+	Result
+
+	begin func() Model
+	nodes []node
+	seen  map[[16]byte]struct{}
 }
 
-func pathTo(nodes []node, at int) []uint16 {
+// found does every event in each of these states, and returns the states that were not known.
+func (x *exploration) found(states []int) (unknown []int) {
+	steps := make([][]step, len(states))
+	each(len(states), func(i int) { steps[i] = x.steps(states[i]) })
+	for i, from := range states {
+		for event, s := range steps[i] {
+			x.Steps++
+			if s.err != nil {
+				x.Err, x.Broken = s.err, s.story
+				return unknown
+			}
+			if _, known := x.seen[s.key]; known {
+				continue
+			}
+			x.seen[s.key] = struct{}{}
+			x.nodes = append(x.nodes, node{from, uint16(event)})
+			unknown = append(unknown, len(x.nodes)-1)
+			x.States++
+		}
+	}
+	return unknown
+}
+
+// steps does every event in one state.
+func (x *exploration) steps(state int) []step {
+	path := x.pathTo(state)
+	list := make([]step, len(x.replay(path).Events()))
+	for i := range list {
+		m := x.replay(path)
+		m.Events()
+		m.Do(i)
+		if err := m.Err(); err != nil {
+			list[i] = step{err: err, story: m.Story()}
+			continue
+		}
+		m.Events()
+		list[i] = step{key: sum(m.Key())}
+	}
+	return list
+}
+
+// settle looks whether everything comes right from each of these states.
+func (x *exploration) settle(states []int) {
+	ends := make([]step, len(states))
+	each(len(states), func(i int) {
+		m := x.replay(x.pathTo(states[i]))
+		m.Events()
+		if err := cmp.Or(m.Settle(), m.Err()); err != nil {
+			ends[i] = step{err: err, story: m.Story()}
+		}
+	})
+	if i := slices.IndexFunc(ends, func(s step) bool { return s.err != nil }); i >= 0 {
+		x.Err, x.Broken = ends[i].err, ends[i].story
+	}
+}
+
+// each calls do for all numbers below n, on all processors, and waits.
+func each(n int, do func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				do(int(i))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (x *exploration) pathTo(at int) []uint16 {
 	var path []uint16
-	for ; nodes[at].parent >= 0; at = nodes[at].parent {
-		path = append(path, nodes[at].event)
+	for ; x.nodes[at].parent >= 0; at = x.nodes[at].parent {
+		path = append(path, x.nodes[at].event)
 	}
-	for i, j := 0, len(path)-1; i < j; i, j = i+1, j-1 {
-		path[i], path[j] = path[j], path[i]
-	}
+	slices.Reverse(path)
 	return path
 }
 
-func replay(begin func() Model, path []uint16) Model {
-	m := begin()
+func (x *exploration) replay(path []uint16) Model {
+	m := x.begin()
 	for _, e := range path {
 		m.Events()
 		m.Do(int(e))
