@@ -124,7 +124,7 @@ func (m *machine) acknowledged(now time.Time, r *report) {
 		return // an error or a heartbeat under the version of somebody before us
 	}
 	m.stored.reportedAt = now
-	m.others.acknowledged(now)
+	m.others.acknowledged(now, m.server.peer.address)
 	m.stats.reported(now, r.version)
 	if r.entries != nil {
 		m.stats.content(m.source.snapshot)
@@ -139,10 +139,10 @@ func (m *machine) acknowledged(now time.Time, r *report) {
 	}
 }
 
-// noteForeign counts answers that only another reporter can have caused: a version that we never sent, after one of
-// ours was acknowledged. A usual hand-over overlaps for about a minute, so the first three minutes do not count.
+// noteForeign counts answers that only another reporter can have caused: a version that we never sent, after that very server
+// acknowledged one of ours. What another server holds may be from before us. A usual hand-over overlaps for about a minute, so the first three minutes do not count.
 func (m *machine) noteForeign(now time.Time, version uint64) {
-	if m.stored.sent.has(version) || !m.others.ackedSince {
+	if m.stored.sent.has(version) || !m.others.ackedBy[m.server.peer.address] {
 		return
 	}
 	begin := m.others.firstAck
@@ -153,7 +153,7 @@ func (m *machine) noteForeign(now time.Time, version uint64) {
 		return
 	}
 	m.stats.foreign.Inc()
-	if m.others.answered(now, version, m.conflictQuiet()) {
+	if m.others.answered(now, m.server.peer.address, version, m.conflictQuiet()) {
 		m.log.Error("another agent reports the same cluster: the server holds versions that were not sent from here; "+
 			"probably a deepflow-agent still watches, see `pseudo-agent check`",
 			"cluster_id", m.cluster.id, "foreign_version", version, "server", m.server.peer.server)

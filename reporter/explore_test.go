@@ -3,9 +3,11 @@ package reporter
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,9 +34,41 @@ func TestExploreMachine(t *testing.T) {
 			if testing.Short() {
 				depth -= 2
 			}
-			explore.Test(t, func() explore.Model { return newExplored(c.agentID) }, explore.Depth(t, depth))
+			e := &edges{met: map[[2]state]bool{}}
+			explore.Test(t, func() explore.Model { return newExplored(c.agentID, e) }, explore.Depth(t, depth))
+			t.Logf("%d edges of the table: %v", len(e.met), e)
+			for _, s := range []state{stateConnecting, stateProbing, stateTelling, stateWaiting, stateReporting, stateSynced} {
+				if !slices.ContainsFunc(slices.Collect(maps.Keys(e.met)), func(edge [2]state) bool { return edge[1] == s }) {
+					t.Errorf("no order of events leads to %s", s)
+				}
+			}
 		})
 	}
+}
+
+// edges are those of the machine's table that were met.
+type edges struct {
+	mu  sync.Mutex
+	met map[[2]state]bool
+}
+
+func (e *edges) meet(from, to state) {
+	if from == to {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.met[[2]state{from, to}] = true
+}
+
+// String lists them.
+func (e *edges) String() string {
+	var list []string
+	for edge := range e.met {
+		list = append(list, fmt.Sprintf("%s → %s", edge[0], edge[1]))
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
 }
 
 // explored is the machine with all that it meets.
@@ -49,6 +83,7 @@ type explored struct {
 	flight  *action // of the reporting lane
 	late    *late
 	hidden  bool // a server lost what it acknowledged
+	edges   *edges
 
 	contents map[uint64]string // by version, of all processes
 	held     map[uint64]bool   // versions that a server has ever answered
@@ -127,8 +162,8 @@ func contentOf(s *snapshot.Snapshot) string {
 	return strings.Join(names, "+")
 }
 
-func newExplored(agentID *uint32) *explored {
-	x := &explored{now: exploredStart, contents: map[uint64]string{}, held: map[uint64]bool{}}
+func newExplored(agentID *uint32, e *edges) *explored {
+	x := &explored{edges: e, now: exploredStart, contents: map[uint64]string{}, held: map[uint64]bool{}}
 	x.opts = Options{
 		Addresses: []string{"a:1", "b:1"}, ClusterID: testCluster, AgentID: agentID, Logger: quiet(), Host: "host",
 		FullResyncInterval: 5 * time.Minute, KeepaliveInterval: 2 * time.Minute,
@@ -170,7 +205,9 @@ func (x *explored) step() {
 		x.m.source.changed(x.now)
 	default:
 	}
+	before := x.m.state
 	actions, wake := x.m.step(x.now)
+	x.edges.meet(before, x.m.state)
 	if x.m.server.takeAdvance() {
 		x.current = 1 - x.current
 	}

@@ -199,9 +199,9 @@ func (h *serverStore) forgetContent() {
 
 // otherReporters is what the server's answers say about others who report the same cluster.
 type otherReporters struct {
-	firstAck      time.Time // of an own version
-	ackedSince    bool      // an own version was acknowledged since the last foreign one
-	answers       int       // foreign versions, since the last quiet
+	firstAck      time.Time       // of an own version
+	ackedBy       map[string]bool // addresses of servers that acknowledged an own version since their last foreign one
+	answers       int             // foreign versions, since the last quiet
 	lastAt        time.Time
 	lastVersion   uint64
 	conflictSince time.Time // zero: there is no conflict
@@ -209,21 +209,28 @@ type otherReporters struct {
 
 func (o *otherReporters) conflict() bool { return !o.conflictSince.IsZero() }
 
-// acknowledged notes that the server took one of ours.
-func (o *otherReporters) acknowledged(now time.Time) {
-	o.ackedSince = true
+// maxAckedBy bounds ackedBy: behind a name there may be other addresses each time.
+const maxAckedBy = 64
+
+// acknowledged notes that the server at an address took one of ours.
+func (o *otherReporters) acknowledged(now time.Time, address string) {
+	if o.ackedBy == nil || len(o.ackedBy) >= maxAckedBy {
+		o.ackedBy = map[string]bool{}
+	}
+	o.ackedBy[address] = true
 	if o.firstAck.IsZero() {
 		o.firstAck = now
 	}
 }
 
-// answered counts a foreign version and tells whether a conflict begins with it. quiet is the time after which the count
-// starts over.
-func (o *otherReporters) answered(now time.Time, version uint64, quiet time.Duration) (begins bool) {
+// answered counts a foreign version that the server at an address holds and tells whether a conflict begins with it. quiet is
+// the time after which the count starts over.
+func (o *otherReporters) answered(now time.Time, address string, version uint64, quiet time.Duration) (begins bool) {
 	if now.Sub(o.lastAt) > quiet {
 		o.answers = 0
 	}
-	o.ackedSince, o.lastAt, o.lastVersion = false, now, version
+	delete(o.ackedBy, address)
+	o.lastAt, o.lastVersion = now, version
 	o.answers++
 	if o.answers != 2 || o.conflict() {
 		return false

@@ -322,6 +322,36 @@ func TestConflict(t *testing.T) {
 	})
 }
 
+// TestFormerVersionsAreNoConflict: servers that hold what a former process reported are no sign of another one.
+func TestFormerVersionsAreNoConflict(t *testing.T) {
+	logs := newLogLines(slog.LevelError)
+	synctest.Test(t, func(t *testing.T) {
+		src := newSource(nil)
+		seedContent(src)
+		servers := []*memServer{newMemServer(), newMemServer(), newMemServer()}
+		for i, s := range servers {
+			s.Treat(&agent.KubernetesAPISyncRequest{
+				ClusterId: new(testCluster), Version: new(uint64(1000 + i)), AgentId: proto.Uint32(7),
+				Entries: []*agent.KubernetesAPIInfo{{Type: new("*v1.Pod")}},
+			}, false)
+		}
+		r := start(t, Options{Source: src, Logger: slog.New(logs)}, nil, servers...)
+		pass(5 * time.Minute)
+		for _, s := range servers[:2] {
+			s.set(func(s *memServer) { s.down = true })
+			s.cut()
+			pass(2 * time.Minute)
+		}
+		if h := servers[2].Held(testCluster); h == nil || h.Version != src.Fold.Take().Version() {
+			t.Errorf("got %+v from the third server, want the current version", h)
+		}
+		if r.Status().Conflict.Active || logs.count("another agent reports") > 0 {
+			t.Error("two servers in turn held what came before us, which is told as a conflict")
+		}
+		r.stop()
+	})
+}
+
 func TestClusterID(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ca.crt")
 	write := func(s string) {
