@@ -127,3 +127,33 @@ func TestRestartReadsNothing(t *testing.T) {
 		})
 	})
 }
+
+// TestEndsSoon: Run ends with the cluster that it looks at, however many are left.
+func TestEndsSoon(t *testing.T) {
+	const clusters = 20
+	kept := store.New(store.NewMemory(), store.Options{Keep: 1})
+	plugins, err := plugin.Open(t.Context(), plugin.Options{Store: viewer.PluginStore(kept.Backend())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plugins.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	beats := 0
+	view := viewer.New(viewer.Options{Store: kept, Plugins: plugins, Logger: slog.New(slog.DiscardHandler), Memory: 1, Beat: func() {
+		if beats++; beats == 8 {
+			cancel()
+		}
+	}})
+	r := &rig{store: kept, view: view}
+	for c := range clusters {
+		r.save(t, fmt.Sprintf("d-%d", c), 1, "*version.Info", `{"gitVersion":"v1.36.1"}`,
+			"*v1.Node", `{"metadata":{"uid":"no","name":"no"},"status":{"addresses":[{"type":"InternalIP","address":"1.0.0.1"}]}}`)
+	}
+	if err := view.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := view.Status(); s.Checked == 0 || s.Checked > clusters/2 {
+		t.Errorf("%d clusters were checked although it was to end after a few", s.Checked)
+	}
+}

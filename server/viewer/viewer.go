@@ -158,6 +158,9 @@ func (v *Viewer) follow(ctx context.Context) {
 	stored := make(map[string]bool, len(states))
 	news := false
 	for _, st := range states {
+		if ctx.Err() != nil {
+			return // a backend that only this process uses does not look at it
+		}
 		stored[st.ID] = true
 		if st.Latest.Seq == 0 {
 			continue
