@@ -4,27 +4,42 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the messages of today into docs/configuration.md")
-
-const document = "../docs/configuration.md"
+var update = flag.Bool("update", false, "write the messages of today into docs/configuration*.md")
 
 var block = regexp.MustCompile("(?ms)^```(\\w+)(?: ([^\n]+))?\n(.*?)^```$")
 
-// TestDocument runs the examples of docs/configuration.md and compares what they print with what stands there: the blocks
+// TestDocument runs the examples of docs/configuration*.md and compares what they print with what stands there: the blocks
 // before one of text, log or live are its input.
 func TestDocument(t *testing.T) {
-	data, err := os.ReadFile(document)
+	pages, err := filepath.Glob("../docs/configuration*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := 0
+	for _, page := range pages {
+		examples += runExamples(t, page)
+	}
+	if examples < 15 {
+		t.Errorf("found %d examples, want at least 15", examples)
+	}
+}
+
+// runExamples returns how many the page has.
+func runExamples(t *testing.T, page string) (examples int) {
+	t.Helper()
+	data, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
 	doc := string(data)
 	var out strings.Builder
-	last, examples := 0, 0
+	last := 0
 	var ex example
 	for _, at := range block.FindAllStringSubmatchIndex(doc, -1) {
 		lang, content := doc[at[2]:at[3]], doc[at[6]:at[7]]
@@ -52,19 +67,17 @@ func TestDocument(t *testing.T) {
 		examples++
 		ex = example{}
 		if content != got+"\n" && !*update {
-			t.Errorf("%s prints at offset %d:\n%s\nwant\n%s", document, at[0], content, got)
+			t.Errorf("%s prints at offset %d:\n%s\nwant\n%s", page, at[0], content, got)
 		}
 		out.WriteString(doc[last:at[6]] + got + "\n")
 		last = at[7]
 	}
-	if examples < 15 {
-		t.Errorf("found %d examples, want at least 15", examples)
-	}
 	if *update {
-		if err := os.WriteFile(document, []byte(out.String()+doc[last:]), 0o644); err != nil {
+		if err := os.WriteFile(page, []byte(out.String()+doc[last:]), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return examples
 }
 
 type example struct {

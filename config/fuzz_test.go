@@ -106,13 +106,19 @@ func seed(f *testing.F, files ...string) {
 		}
 		f.Add(string(data))
 	}
-	doc, err := os.ReadFile(document)
+	pages, err := filepath.Glob("../docs/configuration*.md")
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, b := range block.FindAllStringSubmatch(string(doc), -1) {
-		if b[1] == "yaml" {
-			f.Add(b[3])
+	for _, page := range pages {
+		doc, err := os.ReadFile(page)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, b := range block.FindAllStringSubmatch(string(doc), -1) {
+			if b[1] == "yaml" {
+				f.Add(b[3])
+			}
 		}
 	}
 }

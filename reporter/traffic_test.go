@@ -61,14 +61,14 @@ func measure(t *testing.T, opts Options, begin, everySecond func(s *memServer, s
 
 func protocolDocument(t *testing.T) []byte {
 	t.Helper()
-	doc, err := os.ReadFile("../docs/protocol.md")
+	doc, err := os.ReadFile("../docs/protocol-reporter.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return doc
 }
 
-// TestTrafficTable holds the table of requests per hour in docs/protocol.md against what the reporter does with its
+// TestTrafficTable holds the table of requests per hour in docs/protocol-reporter.md against what the reporter does with its
 // default settings.
 func TestTrafficTable(t *testing.T) {
 	nothing := func(*memServer, *testSource) {}
@@ -123,10 +123,10 @@ func TestTrafficTable(t *testing.T) {
 		list = append(list, "`"+string(r.state)+"`")
 	}
 	if states := strings.Join(list, ", "); !strings.Contains(string(protocolDocument(t)), states) {
-		t.Errorf("docs/protocol.md does not name the states in the order of the machine's table: %s", states)
+		t.Errorf("docs/protocol-reporter.md does not name the states in the order of the machine's table: %s", states)
 	}
 	costs := strings.Join(rows, "\n")
 	if !strings.Contains(string(protocolDocument(t)), costs) {
-		t.Errorf("docs/protocol.md does not have this table:\n%s", costs)
+		t.Errorf("docs/protocol-reporter.md does not have this table:\n%s", costs)
 	}
 }

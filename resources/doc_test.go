@@ -10,45 +10,58 @@ import (
 	"testing"
 )
 
-const projectionDoc = "../docs/projection.md"
+// The pages of what is sent, and whose fields the last two show.
+const (
+	projectionDoc = "../docs/projection.md"
+	workloadsDoc  = "../docs/projection-workloads.md"
+	networksDoc   = "../docs/projection-networks.md"
+)
 
-// The tables of docs/projection.md are what the code does.
+var networkProjections = []projection{serviceProjection, ingressProjection, routeProjection, ipPoolProjection}
+
+// The tables of docs/projection*.md are what the code does.
 func TestProjectionDoc(t *testing.T) {
-	text, err := os.ReadFile(projectionDoc)
+	renew(t, projectionDoc, "sizes", sizesTable(t))
+	renew(t, networksDoc, "fields", fieldsTable(func(p projection) bool { return slices.Contains(networkProjections, p) }))
+	renew(t, workloadsDoc, "fields", fieldsTable(func(p projection) bool { return !slices.Contains(networkProjections, p) }))
+}
+
+// renew holds the generated part of a page against what it should be, or writes it.
+func renew(t *testing.T, page, name, table string) {
+	t.Helper()
+	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := string(text)
-	for name, table := range map[string]string{"fields": fieldsTable(), "sizes": sizesTable(t)} {
-		want = replaceGenerated(t, want, name, table)
-	}
+	want := replaceGenerated(t, page, string(text), name, table)
 	if *update {
-		if err := os.WriteFile(projectionDoc, []byte(want), 0o600); err != nil {
+		if err := os.WriteFile(page, []byte(want), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if string(text) != want {
-		t.Errorf("%s is not what the code does; run go test ./resources -update", projectionDoc)
+		t.Errorf("%s is not what the code does; run go test ./resources -update", page)
 	}
 }
 
-func replaceGenerated(t *testing.T, text, name, table string) string {
+func replaceGenerated(t *testing.T, page, text, name, table string) string {
 	t.Helper()
 	begin, end := "<!-- begin generated "+name+" -->\n", "<!-- end generated "+name+" -->"
 	before, rest, ok := strings.Cut(text, begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the generated %s", projectionDoc, name)
+		t.Fatalf("%s has no place for the generated %s", page, name)
 	}
 	return before + begin + table + end + after
 }
 
-func fieldsTable() string {
+// fieldsTable has a table for each projection that is wanted.
+func fieldsTable(wanted func(projection) bool) string {
 	var b strings.Builder
 	var done []projection
 	for _, k := range catalogue {
-		if slices.Contains(done, k.project) {
+		if !wanted(k.project) || slices.Contains(done, k.project) {
 			continue
 		}
 		done = append(done, k.project)
@@ -58,7 +71,7 @@ func fieldsTable() string {
 				names = append(names, other.Name)
 			}
 		}
-		fmt.Fprintf(&b, "### %s\n\n| field | what is sent |\n|---|---|\n", strings.Join(names, ", "))
+		fmt.Fprintf(&b, "## %s\n\n| field | what is sent |\n|---|---|\n", strings.Join(names, ", "))
 		rows := slices.Clone(tables[k.project].rows)
 		slices.SortFunc(rows, func(x, y row) int { return strings.Compare(x.path, y.path) })
 		for _, r := range rows {

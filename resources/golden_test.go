@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the expected files and the tables of docs/projection.md")
+var update = flag.Bool("update", false, "write the expected files and the tables of docs/projection*.md")
 
 // samples are realistic objects, one of each kind, with managedFields, last-applied annotation and status; the name is
 // that of the file.

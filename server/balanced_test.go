@@ -139,7 +139,7 @@ func until(t *testing.T, what string, condition func() bool) {
 	t.Fatalf("never: %s", what)
 }
 
-// newFleet starts replicas, and a balancer as docs/replicas.md has it.
+// newFleet starts replicas, and a balancer as docs/replicas-balancers.md has it.
 func newFleet(t *testing.T, balancer, dsn string, n int) *balanced {
 	t.Helper()
 	ports, err := testport.Free(2*n + 2)
@@ -178,21 +178,21 @@ func (f *balanced) balance(t *testing.T, name, dir string, grpcPort, httpPort in
 	if err != nil {
 		t.Skipf("%s is not installed (apt-get install %s): %v", name, name, err)
 	}
-	doc, err := os.ReadFile("../docs/replicas.md")
+	doc, err := os.ReadFile("../docs/replicas-balancers.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, text, ok := strings.Cut(string(doc), "```"+name+"\n")
 	text, _, end := strings.Cut(text, "```")
 	if !ok || !end {
-		t.Fatalf("docs/replicas.md has no text for %s", name)
+		t.Fatalf("docs/replicas-balancers.md has no text for %s", name)
 	}
 	text = checkedPort.ReplaceAllString(text, ":20035 check-proto h1") // each replica here has its own port to be checked
 	text = backendLine.ReplaceAllStringFunc(text, func(m string) string {
 		part := backendLine.FindStringSubmatch(m)
 		n, _ := strconv.Atoi(part[1])
 		if n >= len(f.replicas) {
-			t.Fatalf("docs/replicas.md has more than %d replicas", len(f.replicas))
+			t.Fatalf("docs/replicas-balancers.md has more than %d replicas", len(f.replicas))
 		}
 		r := f.replicas[n]
 		if part[2] == "20080" {
@@ -276,7 +276,7 @@ func balancedReport(t *testing.T, cluster string, version uint64) *agent.Kuberne
 	return req
 }
 
-// TestBalanced: behind each balancer as docs/replicas.md has it, all calls of a cluster, reports, Syncs and those of the API,
+// TestBalanced: behind each balancer as docs/replicas-balancers.md has it, all calls of a cluster, reports, Syncs and those of the API,
 // go to one replica, clusters are spread over all, and each replica answers for any cluster. With one replica gone everything
 // is answered.
 func TestBalanced(t *testing.T) {

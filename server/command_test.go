@@ -27,7 +27,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
-var update = flag.Bool("update", false, "write the output of the commands into docs/cli.md")
+var update = flag.Bool("update", false, "write the output of the commands into docs/cli*.md")
 
 func TestMain(m *testing.M) {
 	plugin.WorkerMain()
@@ -134,10 +134,26 @@ func same(s string) string {
 
 const prompt = "    $ pseudo-server "
 
-// TestDocumentedCommands runs every command of docs/cli.md.
+// TestDocumentedCommands runs every command of docs/cli*.md, those of each page with a server of its own.
 func TestDocumentedCommands(t *testing.T) {
+	pages, err := filepath.Glob("../docs/cli*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := map[string]bool{}
+	for _, page := range pages {
+		t.Run(filepath.Base(page), func(t *testing.T) { runPage(t, page, ran) })
+	}
+	for _, cmd := range NewCommand(operate.NewBuild("dev", "")).Commands() {
+		if name := cmd.Name(); name != "run" && name != "completion" && name != "help" && !ran[name] {
+			t.Errorf("docs/cli*.md has no example of pseudo-server %s", name)
+		}
+	}
+}
+
+func runPage(t *testing.T, file string, ran map[string]bool) {
+	t.Helper()
 	grpcAddress, api := demoServer(t)
-	const file = "../docs/cli.md"
 	doc, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +161,6 @@ func TestDocumentedCommands(t *testing.T) {
 	image, stored, folder := documentedPlugin(t), documentedStore(t), t.TempDir()+"/"
 	lines := strings.Split(string(doc), "\n")
 	var written []string
-	ran := map[string]bool{}
 	for i := 0; i < len(lines); i++ {
 		written = append(written, lines[i])
 		line, ok := strings.CutPrefix(lines[i], prompt)
@@ -178,12 +193,7 @@ func TestDocumentedCommands(t *testing.T) {
 		}
 		written = append(written, got...)
 		if g, w := same(strings.Join(got, "\n")), same(strings.Join(want, "\n")); g != w && !*update {
-			t.Errorf("pseudo-server %s:\ngot\n%s\nwant, as in docs/cli.md (go test -update writes it),\n%s", line, g, w)
-		}
-	}
-	for _, cmd := range NewCommand(operate.NewBuild("dev", "")).Commands() {
-		if name := cmd.Name(); name != "run" && name != "completion" && name != "help" && !ran[name] {
-			t.Errorf("docs/cli.md has no example of pseudo-server %s", name)
+			t.Errorf("pseudo-server %s:\ngot\n%s\nwant, as in %s (go test -update writes it),\n%s", line, g, file, w)
 		}
 	}
 	if *update {

@@ -32,7 +32,7 @@ import (
 const stopTimeout = 10 * time.Second
 
 // gcPercent keeps the memory for a large report below twice its size. Most of such a report is bytes, which cost the
-// garbage collector nothing; docs/receiver.md has the figures. Under load it is eased as far as the memory limit allows.
+// garbage collector nothing; docs/receiver-limits.md has the figures. Under load it is eased as far as the memory limit allows.
 const gcPercent = 15
 
 // gcPercentUpstream is that of a server that passes calls on: a Sync of every agent leaves garbage, of which little else is

@@ -6,18 +6,18 @@ import (
 	"testing"
 )
 
-// TestDocs looks for every rule in docs/receiver.md, and for nothing else there.
+// TestDocs looks for every rule in docs/receiver-refusals.md, and for nothing else there.
 func TestDocs(t *testing.T) {
-	raw, err := os.ReadFile("../../docs/receiver.md")
+	raw, err := os.ReadFile("../../docs/receiver-refusals.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	doc := string(raw)
 	_, section, ok := strings.Cut(doc, "## Refusals")
 	if !ok {
-		t.Fatal("docs/receiver.md has no section Refusals")
+		t.Fatal("docs/receiver-refusals.md has no section Refusals")
 	}
-	section, _, _ = strings.Cut(section, "### Suspicion")
+	section, _, _ = strings.Cut(section, "## Suspicion")
 	documented := map[string]bool{}
 	for line := range strings.Lines(section) {
 		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") {
@@ -26,11 +26,11 @@ func TestDocs(t *testing.T) {
 	}
 	for _, r := range rules {
 		if !documented[string(r)] {
-			t.Errorf("rule %s is not in docs/receiver.md", r)
+			t.Errorf("rule %s is not in docs/receiver-refusals.md", r)
 		}
 		delete(documented, string(r))
 	}
 	for name := range documented {
-		t.Errorf("docs/receiver.md has the rule %q, which does not exist", name)
+		t.Errorf("docs/receiver-refusals.md has the rule %q, which does not exist", name)
 	}
 }

@@ -274,7 +274,7 @@ func smallest(t testing.TB) []byte {
 }
 
 // TestDuplicates fills a message of the default size with the same entry: more than two million. It is refused, or in a
-// lenient cluster stored as one; what was stored before stays, and the memory is that which docs/receiver.md states.
+// lenient cluster stored as one; what was stored before stays, and the memory is that which docs/receiver-limits.md states.
 func TestDuplicates(t *testing.T) {
 	const cluster = "d-test"
 	one := smallest(t)

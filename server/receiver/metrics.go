@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		requests: counter("requests_total", "Requests by service, method and gRPC code.", "service", "method", "code"),
-		refusals: counter("refusals_total", "Refused requests by the rule that they broke; docs/receiver.md explains each rule.", "rule"),
+		refusals: counter("refusals_total", "Refused requests by the rule that they broke; docs/receiver-refusals.md explains each rule.", "rule"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "pseudo_server_request_duration_seconds", Help: "Time from the headers of a request to its response, by method.",
 			Buckets: []float64{.001, .005, .02, .1, .5, 1, 2, 5, 10, 30, 60},

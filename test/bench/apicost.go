@@ -193,8 +193,6 @@ func (r *Result) apicostTable(b *strings.Builder) {
 	if len(r.Apicosts) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "| what a watcher costs the apiserver, CPU of its process | list of %d Pods | streaming list | %d events | read: list | streaming list | events |\n|---|---:|---:|---:|---:|---:|---:|\n",
-		r.Pods, r.Apicosts[0].Count)
 	middle := func(form string, f func(Apicost) float64) float64 {
 		var values []float64
 		for _, c := range r.Apicosts {
@@ -204,30 +202,36 @@ func (r *Result) apicostTable(b *strings.Builder) {
 		}
 		return median(values)
 	}
-	figures := []struct {
-		f      func(Apicost) float64
+	type figure struct {
+		of     func(Apicost) float64
 		format func(float64) string
-	}{
-		{func(c Apicost) float64 { return c.List }, seconds},
-		{func(c Apicost) float64 { return c.Stream }, seconds},
-		{func(c Apicost) float64 { return c.Events }, seconds},
-		{func(c Apicost) float64 { return float64(c.ListBytes) }, megaFloat},
-		{func(c Apicost) float64 { return float64(c.StreamBytes) }, megaFloat},
-		{func(c Apicost) float64 { return float64(c.Bytes) }, megaFloat},
 	}
-	for _, row := range []struct{ form, title string }{{"json", "JSON"}, {"protobuf", "protobuf"}} {
-		fmt.Fprintf(b, "| %s |", row.title)
-		for _, g := range figures {
-			fmt.Fprintf(b, " %s |", g.format(middle(row.form, g.f)))
+	table := func(title, events string, figures ...figure) {
+		fmt.Fprintf(b, "| %s | list of %d Pods | streaming list | %s |\n|---|---:|---:|---:|\n", title, r.Pods, events)
+		for _, row := range []struct{ form, title string }{{"json", "JSON"}, {"protobuf", "protobuf"}} {
+			fmt.Fprintf(b, "| %s |", row.title)
+			for _, g := range figures {
+				fmt.Fprintf(b, " %s |", g.format(middle(row.form, g.of)))
+			}
+			b.WriteByte('\n')
 		}
-		b.WriteByte('\n')
+		b.WriteString("| protobuf to JSON |")
+		for _, g := range figures {
+			fmt.Fprintf(b, " %.2f |", middle("protobuf", g.of)/middle("json", g.of))
+		}
+		b.WriteString("\n\n")
 	}
-	b.WriteString("| protobuf to JSON |")
-	for _, g := range figures {
-		fmt.Fprintf(b, " %.2f |", middle("protobuf", g.f)/middle("json", g.f))
-	}
-	b.WriteString("\n\n")
+	events := fmt.Sprintf("%d events", r.Apicosts[0].Count)
+	table(
+		"what a watcher costs the apiserver, CPU of its process", events,
+		figure{func(c Apicost) float64 { return c.List }, seconds},
+		figure{func(c Apicost) float64 { return c.Stream }, seconds},
+		figure{func(c Apicost) float64 { return c.Events }, seconds},
+	)
+	table(
+		"what a watcher reads", events,
+		figure{func(c Apicost) float64 { return float64(c.ListBytes) }, megaFloat},
+		figure{func(c Apicost) float64 { return float64(c.StreamBytes) }, megaFloat},
+		figure{func(c Apicost) float64 { return float64(c.Bytes) }, megaFloat},
+	)
 }
-
-func seconds(v float64) string   { return fmt.Sprintf("%.2f s", v) }
-func megaFloat(v float64) string { return mega(int64(v)) }

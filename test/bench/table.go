@@ -58,54 +58,86 @@ func (r *Result) text() string {
 // targets are not meant for its size.
 func (r *Result) ofKube() bool { return r.Apiserver == "kube-apiserver" }
 
-func (r *Result) syncTable(b *strings.Builder) {
-	if r.ofKube() {
-		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | CPU of the apiserver |\n|---|---:|---:|---:|---:|---:|---:|\n")
-	} else {
-		b.WriteString("| initial sync | CPU | time | peak RSS | live heap | bytes per object | requests | read | CPU, paged | peak RSS, paged |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+// column is one figure of every subject. Tables are for phones, too: of one subject at most five figures stand side by side.
+type column struct {
+	title string
+	value func(name string) string
+}
+
+// table has one row for each subject that was measured.
+func (r *Result) table(b *strings.Builder, title string, columns ...column) {
+	fmt.Fprintf(b, "| %s |", title)
+	for _, c := range columns {
+		fmt.Fprintf(b, " %s |", c.title)
 	}
+	fmt.Fprintf(b, "\n|---|%s\n", strings.Repeat("---:|", len(columns)))
 	for _, name := range order {
 		if len(r.Samples[name]) == 0 {
 			continue
 		}
-		m := func(f func(Sample) float64) float64 { return r.middle(name, f) }
-		perObject := "–"
-		if n := m(func(s Sample) float64 { return float64(s.Entries) }); n > 100 {
-			perObject = fmt.Sprintf("%.0f", m(func(s Sample) float64 { return float64(s.Payload) })/n)
-		}
-		fmt.Fprintf(b, "| %s | %.2f s | %.1f s | %s | %s | %s |", titles[name],
-			m(func(s Sample) float64 { return s.SyncCPU }), m(func(s Sample) float64 { return s.SyncTime }),
-			mega(int64(m(func(s Sample) float64 { return float64(s.PeakRSS) }))), mega(int64(m(func(s Sample) float64 { return float64(s.LiveHeap) }))),
-			perObject)
-		if paged := r.Paged[name]; !r.ofKube() {
-			fmt.Fprintf(b, " %.0f | %s | %.2f s | %s |", m(func(s Sample) float64 { return float64(s.Requests) }),
-				mega(int64(m(func(s Sample) float64 { return float64(s.BytesRead) }))), paged.SyncCPU, mega(paged.PeakRSS))
-		}
-		if r.ofKube() {
-			fmt.Fprintf(b, " %.2f s |", m(func(s Sample) float64 { return s.ApiserverCPU }))
+		fmt.Fprintf(b, "| %s |", titles[name])
+		for _, c := range columns {
+			fmt.Fprintf(b, " %s |", c.value(name))
 		}
 		b.WriteByte('\n')
 	}
 	b.WriteByte('\n')
 }
 
-func (r *Result) steadyTable(b *strings.Builder) {
-	b.WriteString("| afterwards | CPU per unchanged event | CPU per changed event | event to acknowledged report | CPU of a report | extra RSS of a report | allocated by a report | peak RSS |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
-	for _, name := range order {
-		if len(r.Samples[name]) == 0 {
-			continue
-		}
-		m := func(f func(Sample) float64) float64 { return r.middle(name, f) }
-		reports := "– | – | – | –"
-		if isAgent(name) || rival.Reports(name) {
-			reports = fmt.Sprintf("%.2f s | %.0f ms | %s | %s", m(func(s Sample) float64 { return s.Lag }), 1e3*m(func(s Sample) float64 { return s.ReportCPU }),
-				mega(int64(m(func(s Sample) float64 { return float64(s.ReportExtra) }))), mega(int64(m(func(s Sample) float64 { return float64(s.ReportAllocated) }))))
-		}
-		fmt.Fprintf(b, "| %s | %.1f µs | %.1f µs | %s | %s |\n", titles[name],
-			1e6*m(func(s Sample) float64 { return s.UnchangedCPU }), 1e6*m(func(s Sample) float64 { return s.ChangedCPU }), reports,
-			mega(int64(m(func(s Sample) float64 { return float64(s.LaterRSS) }))))
+// shown is the median of a figure in a format.
+func (r *Result) shown(format func(float64) string, figure func(Sample) float64) func(string) string {
+	return func(name string) string { return format(r.middle(name, figure)) }
+}
+
+func (r *Result) syncTable(b *strings.Builder) {
+	columns := []column{
+		{"CPU", r.shown(seconds, func(s Sample) float64 { return s.SyncCPU })},
+		{"time", r.shown(tenths, func(s Sample) float64 { return s.SyncTime })},
+		{"peak RSS", r.shown(megaFloat, func(s Sample) float64 { return float64(s.PeakRSS) })},
+		{"live heap", r.shown(megaFloat, func(s Sample) float64 { return float64(s.LiveHeap) })},
 	}
-	b.WriteByte('\n')
+	if r.ofKube() {
+		r.table(b, "initial sync", append(columns, column{"CPU of the apiserver", r.shown(seconds, func(s Sample) float64 { return s.ApiserverCPU })})...)
+		return
+	}
+	r.table(b, "initial sync", columns...)
+	r.table(
+		b, "initial sync, read", column{"bytes per object", r.perObject}, column{"requests", r.shown(whole, func(s Sample) float64 { return float64(s.Requests) })},
+		column{"read", r.shown(megaFloat, func(s Sample) float64 { return float64(s.BytesRead) })},
+		column{"CPU, paged", func(name string) string { return seconds(r.Paged[name].SyncCPU) }},
+		column{"peak RSS, paged", func(name string) string { return mega(r.Paged[name].PeakRSS) }},
+	)
+}
+
+// perObject are the compressed bytes of a report by its objects, of those that report all in one.
+func (r *Result) perObject(name string) string {
+	n := r.middle(name, func(s Sample) float64 { return float64(s.Entries) })
+	if n <= 100 {
+		return "–"
+	}
+	return whole(r.middle(name, func(s Sample) float64 { return float64(s.Payload) }) / n)
+}
+
+func (r *Result) steadyTable(b *strings.Builder) {
+	reported := func(value func(string) string) func(string) string {
+		return func(name string) string {
+			if !isAgent(name) && !rival.Reports(name) {
+				return "–"
+			}
+			return value(name)
+		}
+	}
+	r.table(
+		b, "events afterwards", column{"CPU per unchanged event", r.shown(micros, func(s Sample) float64 { return s.UnchangedCPU })},
+		column{"CPU per changed event", r.shown(micros, func(s Sample) float64 { return s.ChangedCPU })},
+		column{"event to acknowledged report", reported(r.shown(seconds, func(s Sample) float64 { return s.Lag }))},
+		column{"peak RSS", r.shown(megaFloat, func(s Sample) float64 { return float64(s.LaterRSS) })},
+	)
+	r.table(
+		b, "a report afterwards", column{"CPU", reported(r.shown(millis, func(s Sample) float64 { return s.ReportCPU }))},
+		column{"extra RSS", reported(r.shown(megaFloat, func(s Sample) float64 { return float64(s.ReportExtra) }))},
+		column{"allocated", reported(r.shown(megaFloat, func(s Sample) float64 { return float64(s.ReportAllocated) }))},
+	)
 }
 
 // target is one line of what is to be reached.
@@ -189,14 +221,25 @@ func (r *Result) targets(b *strings.Builder) {
 }
 
 func (r *Result) curveTable(b *strings.Builder) {
-	b.WriteString("| Pods | other objects | CPU of the initial sync | peak RSS | live heap | one report | requests | read |\n|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	var costs, reports strings.Builder
 	for _, p := range r.Curve {
 		if p.Name == pseudoAgent {
 			s := p.Sample
-			fmt.Fprintf(b, "| %d | %d | %.2f s | %s | %s | %s | %d | %s |\n", p.Pods, p.Others, s.SyncCPU, mega(s.PeakRSS), mega(s.LiveHeap), mega(s.Payload), s.Requests, mega(s.BytesRead))
+			fmt.Fprintf(&costs, "| %d | %s | %s | %s |\n", p.Pods, seconds(s.SyncCPU), mega(s.PeakRSS), mega(s.LiveHeap))
+			fmt.Fprintf(&reports, "| %d | %d | %s | %d | %s |\n", p.Pods, p.Others, mega(s.Payload), s.Requests, mega(s.BytesRead))
 		}
 	}
+	fmt.Fprintf(b, "| Pods | CPU of the initial sync | peak RSS | live heap |\n|---:|---:|---:|---:|\n%s\n", &costs)
+	fmt.Fprintf(b, "| Pods | other objects | one report | requests | read |\n|---:|---:|---:|---:|---:|\n%s", &reports)
 }
+
+func whole(v float64) string   { return fmt.Sprintf("%.0f", v) }
+func tenths(v float64) string  { return fmt.Sprintf("%.1f s", v) }
+func seconds(v float64) string { return fmt.Sprintf("%.2f s", v) }
+func millis(v float64) string  { return fmt.Sprintf("%.0f ms", 1e3*v) }
+func micros(v float64) string  { return fmt.Sprintf("%.1f µs", 1e6*v) }
+
+func megaFloat(v float64) string { return mega(int64(v)) }
 
 func mega(n int64) string {
 	switch v := float64(n) / 1e6; {

@@ -17,7 +17,7 @@ var (
 )
 
 // TestDocumentsNameCommandsThatExist asks both programs for the help of every command in the documents, with its flags.
-// Those of docs/install.md and docs/cli.md are run by tests of their own.
+// Those of docs/install*.md and docs/cli*.md are run by tests of their own.
 func TestDocumentsNameCommandsThatExist(t *testing.T) {
 	files, err := filepath.Glob("../../docs/*.md")
 	if err != nil {

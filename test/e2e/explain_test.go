@@ -150,10 +150,10 @@ func lostPod(name, owner, status string) string {
 		name, len(name)%10, owner, status)
 }
 
-// explainSamples are the sample outputs of docs/commands.md by their commands; "…" stands for any lines.
+// explainSamples are the sample outputs of docs/commands-explain.md by their commands; "…" stands for any lines.
 func explainSamples(t *testing.T) map[string]*regexp.Regexp {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/commands.md")
+	text, err := os.ReadFile("../../docs/commands-explain.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func explainSamples(t *testing.T) map[string]*regexp.Regexp {
 		found[command] = regexp.MustCompile("^" + strings.ReplaceAll(pattern, "…\n", `(?:.*\n)*?`) + "\\s*$")
 	}
 	if len(found) < 2 {
-		t.Fatalf("docs/commands.md has %d samples of explain, want two", len(found))
+		t.Fatalf("docs/commands-explain.md has %d samples of explain, want two", len(found))
 	}
 	return found
 }
@@ -206,7 +206,7 @@ func TestExplainGolden(t *testing.T) {
 	for _, command := range slices.Sorted(maps.Keys(samples)) {
 		args := strings.Fields(strings.TrimPrefix(command, "pseudo-agent explain --config agent.yaml "))
 		if got, _ := output("", args...); !samples[command].MatchString(got) {
-			t.Errorf("docs/commands.md: %s prints\n%s\nwant it as %s", command, got, samples[command])
+			t.Errorf("docs/commands-explain.md: %s prints\n%s\nwant it as %s", command, got, samples[command])
 		}
 	}
 	var golden strings.Builder

@@ -34,7 +34,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/sample"
 )
 
-// What docs/install.md uses for what everybody has of their own.
+// What docs/install*.md use for what everybody has of their own.
 const (
 	bookServer  = "deepflow-server.deepflow:20035"
 	bookStatus  = "http://localhost:8080"
@@ -42,7 +42,7 @@ const (
 	bookImage   = "dist/pseudo-agent-0.1.0-image.tar"
 )
 
-// book is docs/install.md, followed in a copy of the checkout as it is now.
+// book is docs/install*.md, followed in a copy of the checkout as it is now.
 type book struct {
 	t        *testing.T
 	dir      string
@@ -54,11 +54,11 @@ type book struct {
 
 func openBook(t *testing.T) *book {
 	t.Helper()
-	return openPage(t, "docs/install.md")
+	return openPages(t, "docs/install.md", "docs/install-without-helm.md", "docs/install-tests.md")
 }
 
-// openPage opens another page of the documentation.
-func openPage(t *testing.T, page string) *book {
+// openPages opens pages of the documentation.
+func openPages(t *testing.T, pages ...string) *book {
 	t.Helper()
 	root, err := harness.Root()
 	if err != nil {
@@ -80,7 +80,9 @@ func openPage(t *testing.T, page string) *book {
 	}
 	b.env = append(os.Environ(), "KUBECONFIG="+cluster.Kubeconfig,
 		"PATH="+strings.Join([]string{filepath.Dir(bins.Kubectl), filepath.Dir(helmBin), os.Getenv("PATH")}, ":"))
-	b.read(page)
+	for _, page := range pages {
+		b.read(page)
+	}
 	return b
 }
 
@@ -198,7 +200,7 @@ func (b *book) finish() {
 	}
 }
 
-// TestInstallPage follows docs/install.md with kubectl and helm on the real apiserver, and is the kubelet: it runs the image
+// TestInstallPage follows docs/install*.md with kubectl and helm on the real apiserver, and is the kubelet: it runs the image
 // that was built as the Deployment says.
 func TestInstallPage(t *testing.T) {
 	b := openBook(t)

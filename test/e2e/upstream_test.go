@@ -107,7 +107,7 @@ func (p *pair) hostile(behind *harness.Server) {
 // TestUpstreamPage follows docs/upstream.md: it installs the chart, runs what the chart says in front of a server that has
 // been there before, and takes it out again.
 func TestUpstreamPage(t *testing.T) {
-	b := openPage(t, "docs/upstream.md")
+	b := openPages(t, "docs/upstream.md")
 	makeNamespaces(t, releaseNamespace)
 	b.untried["kubectl -n deepflow rollout status"], b.untried["kubectl -n deepflow port-forward"] = false, false // there are no kubelets
 	behind := b.server()

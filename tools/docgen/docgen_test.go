@@ -91,28 +91,40 @@ func TestQueriesNameOnlyMetricsThatExist(t *testing.T) {
 	}
 }
 
-// TestEveryAlertHasARunbookAndATest looks for the heading that an alert's annotation points to, and for a test.
+// runbooks are the pages of each chart's alerts.
+var runbooks = map[string]string{
+	"pseudo-agent": "docs/runbooks-agent.md", "pseudo-server": "docs/runbooks-server.md", "pod-agent": "docs/runbooks-pod-agent.md",
+}
+
+// TestEveryAlertHasARunbookAndATest looks for the heading that an alert's annotation points to, and for a test. The list of runbooks
+// in docs/operations.md has each alert.
 func TestEveryAlertHasARunbookAndATest(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, "charts/*/rules/alerts.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no alert rules found: %v", err)
 	}
-	doc := read(t, "docs/operations.md")
+	list := read(t, "docs/operations.md")
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
+		page := runbooks[filepath.Base(filepath.Dir(filepath.Dir(file)))]
+		doc := read(t, page)
 		tests := read(t, filepath.Join(filepath.Dir(strings.TrimPrefix(file, root+"/")), "alerts_test.yaml"))
 		for _, m := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(string(data), -1) {
 			if n := strings.Count(tests, "alertname: "+m[1]); n < 3 {
 				t.Errorf("alerts_test.yaml looks at %s %d times, want it before it fires, while it does, and after it", m[1], n)
 			}
-			if !strings.Contains(doc, "\n### "+m[1]+"\n") {
-				t.Errorf("docs/operations.md has no runbook for %s", m[1])
+			if !strings.Contains(doc, "\n## "+m[1]+"\n") {
+				t.Errorf("%s has no runbook for %s", page, m[1])
 			}
-			if want := "docs/operations.md#" + strings.ToLower(m[1]); !strings.Contains(string(data), want) {
+			want := page + "#" + strings.ToLower(m[1])
+			if !strings.Contains(string(data), " runbook_url: https://github.com/pseudo-agent/pseudo-agent/blob/main/"+want+"\n") {
 				t.Errorf("%s: %s does not point to its runbook %s", file, m[1], want)
+			}
+			if entry := "[" + m[1] + "](" + strings.TrimPrefix(want, "docs/") + ")"; !strings.Contains(list, entry) {
+				t.Errorf("docs/operations.md does not list the runbook of %s as %s", m[1], entry)
 			}
 		}
 	}

@@ -22,6 +22,7 @@ var generated = []struct {
 	{"docs/metrics.md", metricsDocument},
 	{"docs/openapi.yaml", openAPI},
 	{"docs/img/architecture.svg", architecturePicture},
+	{"docs/img/dashboard.svg", dashboardPicture},
 	{"docs/img/election.svg", electionPicture},
 	{"docs/img/states.svg", statesPicture},
 }

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
+	"os"
 	"strings"
 )
 
@@ -146,4 +149,74 @@ func electionPicture() ([]byte, error) {
 	p.arrow(20, 316, 340, 316)
 	p.text(20, 336, "soft", "time (not to scale)")
 	return p.svg(348), nil
+}
+
+// panel is what the picture shows of a panel of a Grafana dashboard.
+type panel struct {
+	Title string
+	Type  string // "row" begins a section
+}
+
+func dashboardPanels() ([]panel, error) {
+	data, err := os.ReadFile("charts/pseudo-agent/dashboards/pseudo-agent.json")
+	if err != nil {
+		return nil, fmt.Errorf("read the dashboard: %w", err)
+	}
+	var dashboard struct{ Panels []panel }
+	if err := json.Unmarshal(data, &dashboard); err != nil {
+		return nil, fmt.Errorf("dashboard: %w", err)
+	}
+	if len(dashboard.Panels) == 0 {
+		return nil, errors.New("the dashboard has no panels")
+	}
+	return dashboard.Panels, nil
+}
+
+// dashboardPicture draws which panels the dashboard of pseudo-agent has, two side by side: numbers as they are now in another
+// colour than curves.
+func dashboardPicture() ([]byte, error) {
+	panels, err := dashboardPanels()
+	if err != nil {
+		return nil, err
+	}
+	const (
+		width, height, gap = 156, 66, 8
+		letters            = 20 // of a title's line
+	)
+	p := &picture{title: "The panels of pseudo-agent's dashboard, by section; coloured ones are numbers as they are now, the others curves"}
+	y, column := 12, 0
+	for _, panel := range panels {
+		if panel.Type == "row" {
+			y += column * (height + gap)
+			column = 0
+			p.text(20, y+18, "", panel.Title)
+			y += 28
+			continue
+		}
+		x, class := 20+column*(width+gap), "box"
+		if panel.Type == "stat" {
+			class = "held"
+		}
+		fmt.Fprintf(&p.body, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"5\" class=%q/>\n", x, y, width, height, class)
+		for i, line := range wrapped(panel.Title, letters) {
+			p.text(x+8, y+20+17*i, "soft", line)
+		}
+		if column++; column == 2 {
+			y, column = y+height+gap, 0
+		}
+	}
+	return p.svg(y + column*(height+gap) + 4), nil
+}
+
+// wrapped divides a text into lines of at most so many letters, as far as its words allow.
+func wrapped(text string, letters int) []string {
+	var lines []string
+	for word := range strings.FieldsSeq(text) {
+		if n := len(lines); n > 0 && len(lines[n-1])+1+len(word) <= letters {
+			lines[n-1] += " " + word
+			continue
+		}
+		lines = append(lines, word)
+	}
+	return lines
 }

@@ -13,8 +13,9 @@ import (
 
 // TestPicturesAreXMLAndFit reads every picture and estimates that no text leaves it: 13 px, 7 px a letter, 8 in bold.
 func TestPicturesAreXMLAndFit(t *testing.T) {
+	t.Chdir(root)
 	for name, draw := range map[string]func() ([]byte, error){
-		"architecture": architecturePicture, "states": statesPicture, "election": electionPicture,
+		"architecture": architecturePicture, "dashboard": dashboardPicture, "states": statesPicture, "election": electionPicture,
 	} {
 		svg, err := draw()
 		if err != nil {
@@ -36,6 +37,26 @@ func TestPicturesAreXMLAndFit(t *testing.T) {
 			}
 			if right > pictureWidth {
 				t.Errorf("%s: %q ends at %d, outside of %d", name, m[3], right, pictureWidth)
+			}
+		}
+	}
+}
+
+// TestTitlesFitTheirPanels: the picture of the dashboard has room for three lines of a title.
+func TestTitlesFitTheirPanels(t *testing.T) {
+	t.Chdir(root)
+	panels, err := dashboardPanels()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range panels {
+		if p.Type == "row" {
+			continue
+		}
+		lines := wrapped(p.Title, 20)
+		for _, line := range lines {
+			if len(lines) > 3 || len(line) > 20 {
+				t.Errorf("%q does not fit: %q", p.Title, lines)
 			}
 		}
 	}
