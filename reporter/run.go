@@ -36,7 +36,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 		}
 		wake, finished := l.step()
 		if finished {
-			l.goodbye()
+			l.goodbye() //nolint:contextcheck // ctx has ended; what is said after it has a deadline of its own
 			r.log.Info("reporter ends", "unreported_changes", r.Status().Pending)
 			return nil
 		}
