@@ -59,7 +59,7 @@ func TestRenovateSeesWhatIsPinned(t *testing.T) {
 			"mvdan.cc/gofumpt", "github.com/golangci/golangci-lint/v2",
 		},
 		"packaging/workflows_test.go": {"github.com/rhysd/actionlint"},
-		"test/e2e/harness/helm.go":    {"helm.sh/helm/v3"},
+		"test/e2e/harness/helm.go":    {"helm.sh/helm/v3", "helm.sh/helm/v4"},
 		"test/node/node/build.go": {
 			"github.com/containernetworking/plugins", "github.com/coredns/coredns", "github.com/distribution/distribution/v3",
 			"sigs.k8s.io/kube-network-policies",

@@ -42,12 +42,22 @@ var buildHelm = sync.OnceValues(func() (string, error) {
 	return harness.BuildHelm(context.Background(), os.Stderr)
 })
 
+var buildHelm4 = sync.OnceValues(func() (string, error) {
+	return harness.BuildHelm4(context.Background(), os.Stderr)
+})
+
+// helm runs helm 3, which renders what most tests look at; TestChartsByHelm4 shows that helm 4 renders the same.
 func helm(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	bin, err := buildHelm()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return helmOf(t, bin, args...)
+}
+
+func helmOf(t *testing.T, bin string, args ...string) (string, error) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), bin, append(args, "--kube-version", bins.KubeVersion)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

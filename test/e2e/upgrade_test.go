@@ -14,7 +14,8 @@ import (
 // formerCharts is the commit whose charts were the last ones before they took what other charts take.
 const formerCharts = "a0aefc780a74b8d143195a618726121e3b2c40ad"
 
-// TestChartsUpgradeFromHistory upgrades releases of the charts of an earlier commit. Selectors stay, --reuse-values is
+// TestChartsUpgradeFromHistory upgrades releases of the charts of an earlier commit, by helm 3, by helm 4, and by helm 4 what
+// helm 3 installed. Selectors stay, --reuse-values is
 // refused with the way out, and what the upgraded release made goes with it.
 func TestChartsUpgradeFromHistory(t *testing.T) {
 	root, err := harness.Root()
@@ -27,10 +28,26 @@ func TestChartsUpgradeFromHistory(t *testing.T) {
 	if out, err := archive.CombinedOutput(); err != nil {
 		t.Skipf("this checkout does not hold the commit %s: %s", formerCharts, out)
 	}
-	bin, err := buildHelm()
+	helm3, err := buildHelm()
 	if err != nil {
 		t.Fatal(err)
 	}
+	helm4, err := buildHelm4()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, by := range map[string]helms{
+		"helm 3": {first: helm3, then: helm3}, "helm 4": {first: helm4, then: helm4}, "from helm 3 to helm 4": {first: helm3, then: helm4},
+	} {
+		t.Run(name, func(t *testing.T) { by.upgrade(t, filepath.Join(former, "charts")) })
+	}
+}
+
+// helms are what installs a release, and what upgrades it.
+type helms struct{ first, then string }
+
+func (h helms) upgrade(t *testing.T, formerCharts string) {
+	t.Helper()
 	for chart, set := range map[string]string{
 		"pseudo-agent":  "config.server.addresses={s:20035},replicas=2,networkPolicy.enabled=true",
 		"pseudo-server": "networkPolicy.enabled=true,service.type=NodePort",
@@ -38,6 +55,7 @@ func TestChartsUpgradeFromHistory(t *testing.T) {
 	} {
 		t.Run(chart, func(t *testing.T) {
 			makeFreeNamespace(t, sideNamespace)
+			bin := h.first
 			run := func(command string, args ...string) (string, error) {
 				return inCluster(t, "", bin, append([]string{command, chart, "-n", sideNamespace}, args...)...)
 			}
@@ -48,7 +66,8 @@ func TestChartsUpgradeFromHistory(t *testing.T) {
 				}
 			}
 			now := filepath.Join(chartsDir, chart)
-			must("install", filepath.Join(former, "charts", chart), "--set", set)
+			must("install", filepath.Join(formerCharts, chart), "--set", set)
+			bin = h.then
 			before := selectorOf(t, chart)
 			if out, err := run("upgrade", now, "--reuse-values"); err == nil || !strings.Contains(out, "--reset-then-reuse-values") {
 				t.Errorf("upgrade --reuse-values: got %v, want the way out\n%s", err, out)

@@ -305,22 +305,39 @@ func (s valueSet) namespace() string {
 	return releaseNamespace
 }
 
-// render returns the objects of the release; rendering twice gives the same.
-func (s valueSet) render(t *testing.T, args ...string) []*unstructured.Unstructured {
+// file is the set as a file.
+func (s valueSet) file(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "values.yaml")
 	if err := os.WriteFile(file, []byte(s.values), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	release := s.release
-	if release == "" {
-		release = s.chart
+	return file
+}
+
+// template are helm's arguments that render the release.
+func (s valueSet) template(file string) []string {
+	return []string{"template", s.releaseName(), s.path(), "--namespace", s.namespace(), "--values", file}
+}
+
+// releaseName is the chart's name unless the set has one.
+func (s valueSet) releaseName() string {
+	if s.release != "" {
+		return s.release
 	}
-	chart := filepath.Join(chartsDir, s.chart)
-	if _, err := helm(t, "lint", "--strict", chart, "--values", file); err != nil {
+	return s.chart
+}
+
+func (s valueSet) path() string { return filepath.Join(chartsDir, s.chart) }
+
+// render returns the objects of the release; rendering twice gives the same.
+func (s valueSet) render(t *testing.T, args ...string) []*unstructured.Unstructured {
+	t.Helper()
+	file := s.file(t)
+	if _, err := helm(t, "lint", "--strict", s.path(), "--values", file); err != nil {
 		t.Error(err)
 	}
-	args = append([]string{"template", release, chart, "--namespace", s.namespace(), "--values", file}, args...)
+	args = append(s.template(file), args...)
 	out, err := helm(t, args...)
 	if err != nil {
 		t.Fatal(err)

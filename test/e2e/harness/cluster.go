@@ -70,6 +70,12 @@ func StartCluster(ctx context.Context, bins Binaries, dir string) (*Cluster, err
 	return startCluster(ctx, bins, dir, "127.0.0.1", noControllers)
 }
 
+// StartDualStackCluster is StartCluster for a cluster whose Services have addresses of IPv4, by default, and of IPv6.
+func StartDualStackCluster(ctx context.Context, bins Binaries, dir string) (*Cluster, error) {
+	flags := append(slices.Clone(noControllers), "--service-cluster-ip-range=10.96.0.0/16,fd00:96::/108") // the last one counts
+	return startCluster(ctx, bins, dir, "127.0.0.1", flags)
+}
+
 // StartNodeCluster is StartCluster for a cluster with controllers and nodes. The apiserver is reached at the address,
 // from Pods too, which must not be one of loopback.
 func StartNodeCluster(ctx context.Context, bins Binaries, dir, address string) (*Cluster, error) {

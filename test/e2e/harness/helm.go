@@ -10,20 +10,34 @@ import (
 )
 
 const (
-	helmModule  = "helm.sh/helm/v3/cmd/helm"
-	helmVersion = "v3.22.0"
-	// helmKube is the minor release of Kubernetes that helm takes for the cluster's when it renders without one: that of
+	helm3Module  = "helm.sh/helm/v3/cmd/helm"
+	helm3Version = "v3.22.0"
+	// helm3Kube is the minor release of Kubernetes that helm 3 takes for the cluster's when it renders without one: that of
 	// its client-go, as helm's own releases are stamped. Without the stamp it is one that the charts refuse.
-	helmKube = "37"
+	helm3Kube = "37"
+
+	// Helm 4 finds the release of its client-go by itself.
+	helm4Module  = "helm.sh/helm/v4/cmd/helm"
+	helm4Version = "v4.3.1"
 )
 
-// BuildHelm builds helm from its module once into the cache and returns its path.
+// BuildHelm builds helm 3 from its module once into the cache and returns its path.
 func BuildHelm(ctx context.Context, progress io.Writer) (string, error) {
+	stamp := "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=" + helm3Kube + " -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=" + helm3Kube
+	return buildHelm(ctx, helm3Version+"-1."+helm3Kube, helm3Module+"@"+helm3Version, stamp, progress)
+}
+
+// BuildHelm4 is BuildHelm for helm 4.
+func BuildHelm4(ctx context.Context, progress io.Writer) (string, error) {
+	return buildHelm(ctx, helm4Version, helm4Module+"@"+helm4Version, "", progress)
+}
+
+func buildHelm(ctx context.Context, version, module, stamp string, progress io.Writer) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, fmt.Sprintf("helm-%s-1.%s-%s-%s", helmVersion, helmKube, runtime.GOOS, runtime.GOARCH))
+	dir := filepath.Join(cache, fmt.Sprintf("helm-%s-%s-%s", version, runtime.GOOS, runtime.GOARCH))
 	bin := filepath.Join(dir, "helm")
 	if _, err := os.Stat(bin); err == nil {
 		return bin, nil
@@ -33,8 +47,7 @@ func BuildHelm(ctx context.Context, progress io.Writer) (string, error) {
 	}
 	// The working directory is one without a go.mod, so that no other module has a say in helm's dependencies. The go
 	// command puts the finished file in its place at once.
-	stamp := "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=" + helmKube + " -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=" + helmKube
-	args := []string{"install", "-ldflags", "-s -w " + stamp, helmModule + "@" + helmVersion}
-	err = goBuild(ctx, dir, []string{"GOBIN=" + dir, "GOFLAGS="}, args, "helm", progress)
+	args := []string{"install", "-ldflags", "-s -w " + stamp, module}
+	err = goBuild(ctx, dir, []string{"GOBIN=" + dir, "GOFLAGS="}, args, "helm "+version, progress)
 	return bin, err
 }
