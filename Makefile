@@ -188,7 +188,7 @@ lint: ## runs golangci-lint
 	for m in $(MODULES); do (cd $$m && go run $(GOLANGCI_LINT) run ./...); done
 
 .PHONY: verify
-verify: verify-generated verify-modules verify-format lint ## fails if a generated file, go.mod or the format is not what it should be
+verify: verify-generated verify-modules verify-dependencies verify-format lint ## fails if a generated file, go.mod, a dependency or the format is not what it should be
 
 .PHONY: verify-generated
 verify-generated:
@@ -206,6 +206,10 @@ verify-generated:
 .PHONY: verify-modules
 verify-modules:
 	for m in $(MODULES); do (cd $$m && go mod tidy -diff && go vet ./...); done
+
+.PHONY: verify-dependencies
+verify-dependencies: ## names dependencies that were retracted, are deprecated or had no release for three years; asks the module proxy
+	go run ./tools/modules $(MODULES)
 
 .PHONY: verify-format
 verify-format:
