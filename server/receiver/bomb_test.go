@@ -17,18 +17,18 @@ func TestLargeEntriesCostTheirSize(t *testing.T) {
 		size, cost int
 		want       error
 	}{
-		{"a bomb", 64 << 20, 4 << 20, errEntrySize},
-		{"one byte too much", limit + 1, 4 << 20, errEntrySize},
-		{"as large as may be", limit, limit + 4<<20, nil},
-		{"as large as the buffer", keepBuffer, keepBuffer + 4<<20, nil},
-		{"larger than the buffer by one", keepBuffer + 1, keepBuffer + 4<<20, nil},
+		{"a bomb", 32 << 20, 8 << 20, errEntrySize},
+		{"one byte too much", limit + 1, 8 << 20, errEntrySize},
+		{"as large as may be", limit, limit + 8<<20, nil},
+		{"as large as the buffer", keepBuffer, keepBuffer + 8<<20, nil},
+		{"larger than the buffer by one", keepBuffer + 1, keepBuffer + 8<<20, nil},
 	} {
 		content := make([]byte, c.size)
 		for i := range content {
 			content[i] = byte(i % 251)
 		}
 		var packed bytes.Buffer
-		w := zlib.NewWriter(&packed)
+		w, _ := zlib.NewWriterLevel(&packed, zlib.BestSpeed) // a level that exists
 		_, _ = w.Write(content) // into memory
 		_ = w.Close()
 		var d decoder
