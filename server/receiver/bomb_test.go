@@ -29,7 +29,7 @@ func TestLargeEntriesCostTheirSize(t *testing.T) {
 		}
 		var packed bytes.Buffer
 		w, _ := zlib.NewWriterLevel(&packed, zlib.BestSpeed) // a level that exists
-		_, _ = w.Write(content) // into memory
+		_, _ = w.Write(content)                              // into memory
 		_ = w.Close()
 		var d decoder
 		var before, after runtime.MemStats
