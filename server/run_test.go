@@ -13,7 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"sync"
@@ -339,6 +341,33 @@ func TestMemoryBoundsRequests(t *testing.T) {
 	if !strings.Contains(fmt.Sprint(err), "at most 2097152 are taken with this server's memory (rule capacity)") {
 		t.Errorf("a report of 5 MiB where the process may have 16: got %v, want rule capacity", err)
 	}
+}
+
+// TestCollectorIsEased: a daemon with a memory limit lets the collector run less often than each few per cent while it runs all the time.
+func TestCollectorIsEased(t *testing.T) {
+	t.Setenv("GOGC", "") // restored at the end
+	if err := os.Unsetenv("GOGC"); err != nil {
+		t.Fatal(err)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(4 << 30))
+	t.Setenv("GOMEMLIMIT", "4GiB") // the container's would take its place
+	_, _, stop := start(t, testConfig(t), func(ctx context.Context) { <-ctx.Done() })
+	defer stop()
+	percent := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	eased := func() bool {
+		metrics.Read(percent)
+		n := percent[0].Value.Uint64()
+		return n > gcPercent && n < 100
+	}
+	for range 600 { // a minute at most
+		runtime.GC()
+		if eased() {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("the heap grows by %d %% between two collections, want more than %d %%", percent[0].Value.Uint64(), gcPercent)
 }
 
 // TestMistakes starts with configurations that cannot work: each error names the key.

@@ -9,8 +9,10 @@ const (
 	WaitingShare = 16
 	// MediumShare is for requests of middle size: 1/16.
 	MediumShare = 16
-	// LargeShares is for large requests: 3/16.
-	LargeShares = 3
+	// LargeSixteenths is for large requests.
+	LargeSixteenths = 3
+	// EntriesShare is for large objects that are decompressed at once: 1/16.
+	EntriesShare = 16
 	// EntryShare is for one decompressed object: 1/128.
 	EntryShare = 128
 

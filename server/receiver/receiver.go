@@ -196,14 +196,14 @@ func New(opts Options) *Receiver {
 		waiting:  newGate(opts.Limits.MaxWaitingRequests, 0),
 		small:    newGate(opts.Limits.MaxConcurrentRequests, 0),
 		medium:   newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/budget.MediumShare),
-		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/budget.MediumShare*budget.LargeShares),
+		large:    newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/16*budget.LargeSixteenths),
 		lenient:  map[string]bool{},
 		limiters: map[string]*rate.Limiter{}, enrolled: map[string]seenEnrolled{},
 		audit: newAuditLog(opts.Audit, opts.Now), listening: opts.Now(),
 	}
 	if m := opts.Limits.Memory; m > 0 {
 		// Growing by appending, a buffer and the next one exist together.
-		r.entries = make(chan struct{}, max(1, m/budget.MediumShare/(2*opts.Limits.MaxEntrySize)))
+		r.entries = make(chan struct{}, max(1, m/budget.EntriesShare/(2*opts.Limits.MaxEntrySize)))
 	}
 	for _, id := range opts.Lenient {
 		r.lenient[id] = true
