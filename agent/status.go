@@ -232,7 +232,22 @@ func (d *daemon) informersProblems() []operate.Problem {
 		}
 		out = append(out, p)
 	}
+	joinOutage(out)
 	return out
+}
+
+// joinOutage makes one failure of those that one cause has for required and for other resources: that nothing can be read is what is
+// the matter then.
+func joinOutage(problems []operate.Problem) {
+	for i := range problems {
+		p := &problems[i]
+		same := func(o operate.Problem) bool {
+			return o.Severity == operate.Failure && o.What == p.What && o.Advice == p.Advice && o.Command == p.Command
+		}
+		if at := slices.IndexFunc(problems, same); p.Subject != "" && at >= 0 {
+			p.Severity, p.Means = problems[at].Severity, problems[at].Means
+		}
+	}
 }
 
 // attempt is what a reason begins with: what was tried, which differs between resources that suffer from one cause.

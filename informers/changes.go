@@ -2,6 +2,7 @@ package informers
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 )
 
@@ -37,6 +38,7 @@ func (c *stateChanges) write(log *slog.Logger, all int) {
 	order, ids := c.order, c.ids
 	c.order, c.ids = nil, nil
 	c.mu.Unlock()
+	order, ids = sharing(order, ids)
 	for _, change := range order {
 		attrs := []any{"resource", ids[change][0]}
 		if n := len(ids[change]); n > 1 {
@@ -49,4 +51,23 @@ func (c *stateChanges) write(log *slog.Logger, all int) {
 		}
 		log.Info("resource state", attrs...)
 	}
+}
+
+// sharing makes one of changes that differ only in how their connections broke.
+func sharing(order []stateChange, ids map[stateChange][]string) ([]stateChange, map[stateChange][]string) {
+	shared := slices.Clone(order)
+	failures := make([]*failure, len(shared))
+	for i := range shared {
+		failures[i] = &shared[i].failure
+	}
+	oneOutage(failures)
+	var outOrder []stateChange
+	outIDs := map[stateChange][]string{}
+	for i, change := range shared {
+		if outIDs[change] == nil {
+			outOrder = append(outOrder, change)
+		}
+		outIDs[change] = append(outIDs[change], ids[order[i]]...)
+	}
+	return outOrder, outIDs
 }

@@ -164,7 +164,17 @@ func failureOf(doing string, err error) failure {
 			err = fmt.Errorf("%s does not answer: %w", at.Host, err) // other errors of a connection name it themselves
 		}
 	}
-	return failure{class: c, reason: shorten(doing + ": " + withoutSource(err)), advice: adviceFor(c, err)}
+	dialled := notDialled(err)
+	return failure{
+		class: c, reason: shorten(doing + ": " + withoutSource(err)), advice: adviceFor(c, err),
+		away: c == classConnection || dialled && c == classTimeout, dialled: dialled,
+	}
+}
+
+// notDialled: no connection could be made, for example because it was refused or the name leads nowhere.
+func notDialled(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 // withoutSource is the error's text without our own address, whose port is another one for each connection: resources that

@@ -679,13 +679,22 @@ type ResourceStatus struct {
 func (s *Set) Status() Status {
 	now := time.Now()
 	st := Status{Verdict: s.Verdict(now)}
-	for _, src := range s.all() {
-		st.Resources = append(st.Resources, src.status(now))
+	all := s.all()
+	troubles, failures := make([]failure, len(all)), make([]*failure, len(all))
+	for i, src := range all {
+		var resource ResourceStatus
+		resource, troubles[i] = src.status(now)
+		st.Resources, failures[i] = append(st.Resources, resource), &troubles[i]
+	}
+	oneOutage(failures)
+	for i, trouble := range troubles {
+		st.Resources[i].Reason, st.Resources[i].Advice = trouble.reason, trouble.advice
 	}
 	return st
 }
 
-func (s *source) status(now time.Time) ResourceStatus {
+// status is what an operator is told of the resource, but for why it is in trouble, which comes beside.
+func (s *source) status(now time.Time) (ResourceStatus, failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.rec
@@ -696,8 +705,6 @@ func (s *source) status(now time.Time) ResourceStatus {
 		LastList:      timeOrNil(r.lastList), LastEvent: timeOrNil(r.lastEvent), LastBookmark: timeOrNil(r.lastBookmark),
 		LastError: r.lastError, LastErrorAt: timeOrNil(r.lastErrorAt), ContentType: s.form.last(),
 	}
-	trouble := r.trouble(now)
-	st.Reason, st.Advice = trouble.reason, trouble.advice
 	st.NotMoved, st.NotMovedAdvice = s.notMoved.reason, s.notMoved.advice
 	st.NotMovedSince = s.notMovedSince
 	if s.spec.sel.As {
@@ -711,7 +718,7 @@ func (s *source) status(now time.Time) ResourceStatus {
 	} else if r.synced {
 		st.Entries = 1
 	}
-	return st
+	return st, r.trouble(now)
 }
 
 func timeOrNil(t time.Time) *time.Time {

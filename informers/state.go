@@ -52,6 +52,38 @@ type failure struct {
 	class  class
 	reason string
 	advice string
+	// away: no connection to the apiserver was made, or it was not kept.
+	away bool
+	// dialled: not even made. That tells more than how a connection broke.
+	dialled bool
+}
+
+// tellsMore orders what is said of an apiserver that is away: that it refuses tells more than silence, and both more than how a
+// connection broke.
+func (f failure) tellsMore(than failure) bool {
+	switch refuses, others := f.class == classConnection, than.class == classConnection; {
+	case f.dialled != than.dialled:
+		return f.dialled
+	case refuses != others:
+		return refuses
+	}
+	return f.reason < than.reason
+}
+
+// oneOutage gives one reason to all that fail because the apiserver is away, the one that tells most: each connection breaks in
+// its own way, is refused, or is not made in time, but all lead to the same apiserver.
+func oneOutage(failures []*failure) {
+	var most *failure
+	for _, f := range failures {
+		if f.away && (most == nil || f.tellsMore(*most)) {
+			most = f
+		}
+	}
+	for _, f := range failures {
+		if f.away {
+			*f = *most
+		}
+	}
 }
 
 // record holds everything that is known about the course of one resource. Its methods take the time from outside and
@@ -160,7 +192,8 @@ func (r *record) failed(now time.Time, f failure) {
 		r.failingSince = now
 		r.failing = failure{}
 	}
-	if is := r.failing.class; is == classNone || f.class.rank() > is.rank() || f.class != is && now.Sub(r.failingSeen) >= reasonHolds {
+	if is := r.failing.class; is == classNone || f.class.rank() > is.rank() || f.class != is && now.Sub(r.failingSeen) >= reasonHolds ||
+		f.class == is && f.dialled && !r.failing.dialled {
 		r.failing = f
 	}
 	if f.class == r.failing.class {
@@ -279,6 +312,13 @@ type complaint struct {
 
 // compose makes the texts of what the resources have said; all is how many there are.
 func (v *Verdict) compose(all int) {
+	failures := make([]*failure, 0, len(v.told)+len(v.standing))
+	for _, list := range [][]complaint{v.told, v.standing} {
+		for i := range list {
+			failures = append(failures, &list[i].failure)
+		}
+	}
+	oneOutage(failures)
 	v.Errors, v.Standing = byCause(v.told, all), byCause(v.standing, all)
 }
 

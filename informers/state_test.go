@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -301,5 +302,69 @@ func TestStateChanges(t *testing.T) {
 		if !strings.Contains(lines[i], want) {
 			t.Errorf("got %s, want %q in it", lines[i], want)
 		}
+	}
+}
+
+// brokenWays are the ways in which connections end or are not made while an apiserver is away.
+func brokenWays() map[string]error {
+	addr := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 6443}
+	op := func(name string, err error) error { return &net.OpError{Op: name, Net: "tcp", Addr: addr, Err: err} }
+	return map[string]error{
+		"endpoints":   io.ErrUnexpectedEOF,
+		"namespaces":  io.EOF,
+		"nodes":       op("read", os.NewSyscallError("read", syscall.ECONNRESET)),
+		"pods":        &url.Error{Op: "Get", URL: "https://10.0.0.2:6443/api/v1/pods", Err: op("dial", os.NewSyscallError("connect", syscall.ECONNREFUSED))},
+		"replicasets": &url.Error{Op: "Get", URL: "https://10.0.0.2:6443/x", Err: op("dial", os.ErrDeadlineExceeded)},
+		"routes":      op("read", net.ErrClosed),
+		"services":    errors.New("http2: client connection lost"),
+	}
+}
+
+// TestOneOutageIsOneCause: in whatever way connections to the apiserver end, error_msg, the log and the status say one thing, the one
+// that tells most; what is refused meanwhile stays apart.
+func TestOneOutageIsOneCause(t *testing.T) {
+	now := time.Unix(0, 0)
+	v := Verdict{Complete: true}
+	var changes stateChanges
+	set := &Set{}
+	for i, id := range slices.Sorted(maps.Keys(brokenWays())) {
+		r := newRecord(id, true, now)
+		r.listed(now)
+		r.failed(now, failureOf([]string{"cannot list", "cannot watch"}[i%2], brokenWays()[id]))
+		r.judge(now.Add(time.Minute), false, &v)
+		changes.add(stateChange{state: Failing, before: Synced, failure: r.failing, required: true}, id)
+		set.sources = append(set.sources, &source{set: set, id: id, rec: r})
+	}
+	r := newRecord("version", true, now)
+	r.failed(now, failure{class: classForbidden, reason: "no", advice: "grant"})
+	r.judge(now.Add(time.Minute), false, &v)
+	set.version = &source{set: set, id: "version", rec: r}
+	v.compose(8)
+	const told = "cannot watch: dial tcp 10.0.0.2:6443: connect: connection refused"
+	want := []string{"endpoints, namespaces, nodes and 4 more of 8 resources: " + told + "; check that the apiserver is up and reachable", "version: no; grant"}
+	if !slices.Equal(v.Errors, want) {
+		t.Errorf("errors: got %q, want %q", v.Errors, want)
+	}
+	var lines strings.Builder
+	changes.write(slog.New(slog.NewTextHandler(&lines, nil)), 8)
+	if n := strings.Count(lines.String(), "\n"); n != 1 || !strings.Contains(lines.String(), "count=7") {
+		t.Errorf("the log: got %d lines\n%s, want one of 7 resources", n, &lines)
+	}
+	for _, resource := range set.Status().Resources {
+		if resource.Resource != "version" && resource.Reason != told {
+			t.Errorf("status of %s: got %q, want %q", resource.Resource, resource.Reason, told)
+		}
+	}
+}
+
+// TestRefusedTellsMoreThanBroken: that a connection is refused takes the place of how the one before it broke, at once.
+func TestRefusedTellsMoreThanBroken(t *testing.T) {
+	now := time.Unix(0, 0)
+	var r record
+	for _, id := range []string{"endpoints", "pods", "nodes"} {
+		r.failed(now, failureOf("cannot list", brokenWays()[id]))
+	}
+	if want := "cannot list: dial tcp 10.0.0.2:6443: connect: connection refused"; r.failing.reason != want {
+		t.Errorf("got %q, want %q", r.failing.reason, want)
 	}
 }

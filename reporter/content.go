@@ -15,20 +15,29 @@ func (m *machine) poll(now time.Time) {
 		return
 	}
 	m.source.complete, m.source.problems = m.opts.Source.State(now)
-	m.compose()
+	m.compose(now)
 }
 
+// errorLogEvery is how often a text that goes on changing is logged: in one outage resources fail, and come back, one by one.
+const errorLogEvery = 30 * time.Second
+
 // compose makes the text that the server is told, and logs when it changes.
-func (m *machine) compose() {
-	before := m.source.compose()
-	switch {
-	case before == m.source.errText:
-	case !m.source.hasErrors():
+func (m *machine) compose(now time.Time) {
+	s := &m.source
+	if before := s.compose(); before != "" && !s.hasErrors() {
 		m.stored.toldFull = false
-		m.log.Info("errors are over", "were", before)
-	default:
-		m.log.Warn("the server will be told errors and keep the cluster's old data", "error_msg", m.source.errText)
 	}
+	switch {
+	case s.errText == s.logged:
+		return
+	case !s.hasErrors():
+		m.log.Info("errors are over", "were", s.logged)
+	case s.logged != "" && now.Sub(s.loggedAt) < errorLogEvery:
+		return
+	default:
+		m.log.Warn("the server will be told errors and keep the cluster's old data", "error_msg", s.errText)
+	}
+	s.logged, s.loggedAt = s.errText, now
 }
 
 // refresh takes a new snapshot if one is due, and returns when the next may be; zero: not before the next poll.
@@ -105,10 +114,10 @@ func (m *machine) take(now time.Time) {
 		if m.opts.OnTooLarge != nil {
 			m.opts.OnTooLarge()
 		}
-		m.compose()
+		m.compose(now)
 		return
 	}
 	m.source.tooLarge = ""
-	m.compose()
+	m.compose(now)
 	m.source.snapshot = s
 }

@@ -86,7 +86,9 @@ func (c *clusterName) withoutHandshake() bool { return c.agentID == 0 }
 type sourceView struct {
 	complete bool
 	problems []string
-	errText  string             // of the problems, as the server is told them
+	errText  string // of the problems, as the server is told them
+	logged   string // of errText, last
+	loggedAt time.Time
 	tooLarge string             // why the latest snapshot may not be sent; empty: it may
 	dirtyAt  time.Time          // first signal since the last Take; zero: none
 	snapshot *snapshot.Snapshot // the latest that may be sent; nil: none yet

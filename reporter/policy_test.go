@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -545,5 +546,48 @@ func TestNoCANoClusterID(t *testing.T) {
 		if sum, err := caMD5(t.Context(), func(context.Context) ([]byte, error) { return []byte(pem), nil }); err == nil || !strings.Contains(err.Error(), "set cluster_id") {
 			t.Errorf("of %q: got %q, %v, want an error that says what to set", pem, sum, err)
 		}
+	}
+}
+
+// TestAnOutageIsNotLoggedEverySecond: resources that fail, and come back, one by one change what the server is told each time; the
+// log tells how it began, how it stands now and then, and that it is over.
+func TestAnOutageIsNotLoggedEverySecond(t *testing.T) {
+	logs := newLogLines(slog.LevelInfo)
+	scenario(t, "outage", func(o *Options) { o.Logger = slog.New(logs) }, func(b *bench) {
+		pass(time.Second)
+		for n := range 40 {
+			b.src.set(true, strconv.Itoa(n+1)+" resources: away")
+			pass(time.Second)
+		}
+		pass(time.Minute)
+		for n := 40; n > 0; n-- {
+			b.src.set(true, strconv.Itoa(n)+" resources: away")
+			pass(time.Second)
+		}
+		b.src.set(true)
+		pass(2 * time.Second)
+		b.holds()
+	})
+	if n := logs.count("will be told errors"); n > 5 {
+		t.Errorf("got %d lines while resources fail and come back, want five at most", n)
+	}
+	for text, want := range map[string]int{`error_msg="1 resources: away"`: 1, `error_msg="40 resources: away"`: 1, "errors are over": 1} {
+		if n := logs.count(text); n != want {
+			t.Errorf("got %d lines with %s, want %d", n, text, want)
+		}
+	}
+}
+
+// TestAServerThatIsAwayIsOneCause: refused, silent and closed connections alternate as a server goes and comes back.
+func TestAServerThatIsAwayIsOneCause(t *testing.T) {
+	logs := newLogLines(slog.LevelInfo)
+	var run trouble
+	for n := range 30 {
+		cause := []string{causeUnavailable, causeConnect, causeTimeout}[n%3]
+		run.begin(time.Unix(int64(n), 0), slog.New(logs), cause, "s", errClosed)
+	}
+	run.begin(time.Unix(31, 0), slog.New(logs), causeTLS, "s", errClosed)
+	if n := logs.count("cannot be reported to"); n != 2 {
+		t.Errorf("got %d lines, want one of the outage and one of the other cause", n)
 	}
 }

@@ -25,8 +25,8 @@ func (t *trouble) begin(now time.Time, log *slog.Logger, cause, server string, e
 	}
 	t.attempts++
 	t.err = err.Error()
-	if t.cause == cause && t.server == server {
-		return
+	if t.server == server && (t.cause == cause || away[t.cause] && away[cause]) {
+		return // a server that is away refuses connections, does not answer, or closes them: one cause is one line
 	}
 	t.cause, t.server = cause, server
 	log.Warn("the server cannot be reported to", "cause", cause, "error", err, "since", t.since, "attempts", t.attempts,
@@ -69,6 +69,9 @@ var causeAdvice = map[string]string{
 	causeWrongAnswer: "check team_id and cluster_id; a server ignores reports of an unknown team",
 	causeOther:       "see the error",
 }
+
+// away are the causes that one server that is away has in turn.
+var away = map[string]bool{causeConnect: true, causeTimeout: true, causeUnavailable: true}
 
 // stageError says in which stage of connecting something failed.
 type stageError struct {
