@@ -131,6 +131,7 @@ func New(opts Options) *Server {
 	s.mux.Handle("GET /healthz/ready", probe(opts.Ready))
 	s.mux.Handle("GET /status", guard(http.HandlerFunc(s.serveStatus)))
 	s.mux.HandleFunc("GET /style.css", serveStyle)
+	s.mux.HandleFunc("GET /status.js", serveScript)
 	if opts.Pprof {
 		s.mux.Handle("GET /debug/pprof/", guard(http.HandlerFunc(pprof.Index)))
 		s.mux.Handle("GET /debug/pprof/profile", guard(http.HandlerFunc(pprof.Profile)))

@@ -21,6 +21,11 @@ var style []byte
 //go:embed status.html
 var statusPage string
 
+// script renews the status page; without it a browser loads the page again.
+//
+//go:embed status.js
+var script []byte
+
 // statusTemplates are the page in each language.
 var statusTemplates = map[*language]*template.Template{english: statusTemplate(english), chinese: statusTemplate(chinese)}
 
@@ -31,14 +36,19 @@ func statusTemplate(l *language) *template.Template {
 	}).Parse(statusPage))
 }
 
-// pagePolicy allows the style sheet and nothing else: the page has no script.
-const pagePolicy = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+// pagePolicy allows the style sheet, the script, and that this one asks the program itself.
+const pagePolicy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; " +
+	"frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-func serveStyle(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+func serveStyle(w http.ResponseWriter, _ *http.Request) { serveFile(w, "text/css", style) }
+
+func serveScript(w http.ResponseWriter, _ *http.Request) { serveFile(w, "text/javascript", script) }
+
+func serveFile(w http.ResponseWriter, kind string, text []byte) {
+	w.Header().Set("Content-Type", kind+"; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-cache")
-	_, _ = w.Write(style) // the client has gone away; there is nobody to tell
+	_, _ = w.Write(text) // the client has gone away; there is nobody to tell
 }
 
 // section is a part of the page: values first, then lists of objects as tables.

@@ -34,9 +34,14 @@ func TestStatusPage(t *testing.T) {
 	if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
 		t.Fatalf("got %d %s, want a page", w.Code, w.Header().Get("Content-Type"))
 	}
-	if csp := w.Header().Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || strings.Contains(csp, "script-src") {
-		t.Errorf("got policy %q, want one without scripts", csp)
+	if csp := w.Header().Get("Content-Security-Policy"); !strings.Contains(csp, "default-src 'none'") || !strings.Contains(csp, "script-src 'self';") || strings.Contains(csp, "unsafe") {
+		t.Errorf("got policy %q, want one with no scripts but the program's own", csp)
 	}
+	const own = `<script src="status.js" defer></script>`
+	if !strings.Contains(body, own) {
+		t.Errorf("the page lacks %s", own)
+	}
+	body = strings.Replace(body, own, "", 1)
 	for _, bad := range []string{"<script", "<img"} {
 		if strings.Contains(body, bad) {
 			t.Errorf("got %s in the page, want it escaped:\n%s", bad, body)
@@ -49,10 +54,12 @@ func TestStatusPage(t *testing.T) {
 			t.Errorf("the page lacks %s:\n%s", want, body)
 		}
 	}
-	w = httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/style.css", nil))
-	if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/css") {
-		t.Errorf("/style.css: got %d %s", w.Code, w.Header().Get("Content-Type"))
+	for path, kind := range map[string]string{"/style.css": "text/css", "/status.js": "text/javascript"} {
+		w = httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), kind) {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Header().Get("Content-Type"))
+		}
 	}
 }
 
