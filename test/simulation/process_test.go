@@ -101,6 +101,19 @@ func (p *process) stop(power bool) {
 	p.cancel()
 }
 
+// ended tells whether it has ended, after stop.
+func (p *process) ended() bool {
+	if p.done == nil {
+		return true
+	}
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // wait waits for its end, after stop.
 func (p *process) wait() {
 	if p.done != nil {

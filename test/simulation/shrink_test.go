@@ -3,19 +3,23 @@ package simulation
 import (
 	"slices"
 	"testing"
+	"time"
 )
 
-// shrinkTries is how many plans are played to find a shorter one.
-const shrinkTries = 200
+// How many plans are played at most to find a shorter one, and for how long: a test that fails has to end, too.
+const (
+	shrinkTries = 200
+	shrinkTime  = time.Minute
+)
 
 // shrink leaves out of a plan what is not needed to break a rule: halves of the events, then quarters, down to single ones,
 // then agents and servers. Goroutines do not take turns in the same way each time, so a plan that breaks a rule now and then
 // shrinks less far than one that always does.
 func shrink(t *testing.T, p plan, breaks func(plan) bool) plan {
 	t.Helper()
-	tries := 0
+	tries, begun := 0, time.Now()
 	try := func(q plan) bool {
-		if tries++; tries > shrinkTries || !breaks(q) {
+		if tries++; tries > shrinkTries || time.Since(begun) > shrinkTime || !breaks(q) {
 			return false
 		}
 		p = q

@@ -17,13 +17,17 @@ import (
 
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(400) // what a history holds is small
+	labelTracebacks()
 	m.Run()
 }
+
+// usual is how many histories make test plays.
+const usual = 1000
 
 // TestSimulation plays random histories of whole systems. What breaks a rule is told by its seed and a plan from which all
 // was left out that is not needed.
 func TestSimulation(t *testing.T) {
-	histories := 200
+	histories := usual
 	if testing.Short() {
 		histories = 10 // under the race detector each takes ten times as long
 	}
@@ -40,7 +44,10 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Log(c)
-	if c.failed || c.histories < 200 {
+	if c.late {
+		t.Errorf("only %d of %d histories were played in the time that go test gives (-timeout)", c.ended, c.histories)
+	}
+	if c.failed || c.late || c.histories < usual {
 		return
 	}
 	for _, situation := range needed {
@@ -50,7 +57,7 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// needed are situations that 200 histories have to come to, some dozens of times each.
+// needed are situations that the usual histories have to come to, some dozens of times each.
 var needed = []string{
 	"reporter: idle", "reporter: probing", "reporter: reporting", "reporter: synced", "reporter: telling", "reporter: waiting",
 	"sent: a full report", "sent: a heartbeat or probe", "sent: an error alone", "sent: an error with entries", "stored: an error",
@@ -68,15 +75,22 @@ type campaign struct {
 	begun  uint64
 	ended  int
 	failed bool
+	late   bool // the time of go test is nearly over
 	met    map[string]int
 	passed time.Duration
 	events int
 }
 
-func (c *campaign) next() (seed uint64, ok bool) {
+// next returns the next seed, false if there is none. None is begun that might not end, and be shortened, in time.
+func (c *campaign) next(t *testing.T) (seed uint64, ok bool) {
+	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failed || c.begun == c.histories {
+		return 0, false
+	}
+	if end, limited := t.Deadline(); limited && time.Until(end) < shrinkTime+time.Minute {
+		c.late = true
 		return 0, false
 	}
 	c.begun++
@@ -86,7 +100,7 @@ func (c *campaign) next() (seed uint64, ok bool) {
 func (c *campaign) run(t *testing.T) {
 	t.Helper()
 	for {
-		seed, ok := c.next()
+		seed, ok := c.next(t)
 		if !ok {
 			return
 		}

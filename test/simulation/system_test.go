@@ -155,15 +155,22 @@ type outcome struct {
 // play plays a plan.
 func play(t *testing.T, p plan) outcome {
 	t.Helper()
-	var out outcome
-	synctest.Test(t, func(t *testing.T) {
-		s := newSystem(t, p)
-		s.play()
-		s.settle()
-		s.tellErrors()
-		s.end()
-		out = outcome{s.check.complaints(), s.trace, s.log.lines, s.check.met, time.Since(s.begun)}
+	var s *system
+	passed := time.Duration(0)
+	left := guard(p.seed, endless, func() {
+		synctest.Test(t, func(t *testing.T) {
+			s = newSystem(t, p)
+			s.play()
+			s.settle()
+			s.tellErrors()
+			s.end()
+			passed = time.Since(s.begun)
+		})
 	})
+	out := outcome{s.check.broken, s.trace, s.log.lines, s.check.met, passed}
+	if left != "" {
+		out.broken = append(out.broken, left)
+	}
 	return out
 }
 
@@ -234,6 +241,8 @@ func (s *system) config(addresses []string) config.Agent {
 	}
 	cfg.HighAvailability.Enabled = s.plan.agents > 1
 	cfg.HighAvailability.LeaseNamespace = "deepflow"
+	lease := leases[s.plan.lease]
+	cfg.HighAvailability.LeaseDuration, cfg.HighAvailability.RenewDeadline, cfg.HighAvailability.RetryPeriod = lease[0], lease[1], lease[2]
 	cfg.Report.FullResyncInterval = 20 * time.Minute
 	s.choice.Lock()
 	defer s.choice.Unlock()
@@ -600,8 +609,19 @@ func (s *system) end() {
 	for _, p := range s.processes() {
 		p.stop(false)
 	}
+	s.await("the end", stopTime, func() string {
+		for _, p := range s.processes() {
+			if !p.ended() {
+				return p.node + " has not ended after it was told to"
+			}
+		}
+		return ""
+	})
 	for _, p := range s.processes() {
 		p.wait()
 	}
 	synctest.Wait()
 }
+
+// stopTime is the time in which all processes end after they were told to.
+const stopTime = time.Minute
