@@ -2,7 +2,6 @@ package operate
 
 import (
 	"context"
-	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -13,25 +12,32 @@ import (
 func TestEased(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {
-		what         string
-		percent      int
-		cycles, live uint64
-		limit        int64
-		want         int
+		what    string
+		percent int
+		cycles  uint64
+		share   float64
+		live    uint64
+		limit   int64
+		want    int
 	}{
-		{"often", 15, 2, 100 * mib, 1000 * mib, 30},
-		{"still too often", 30, 9, 100 * mib, 1000 * mib, 60},
-		{"never further than Go's default", 60, 9, 100 * mib, 1000 * mib, 100},
-		{"once in a period", 60, 1, 100 * mib, 1000 * mib, 60},
-		{"not at all", 60, 0, 100 * mib, 1000 * mib, 30},
-		{"long quiet", 15, 0, 100 * mib, 1000 * mib, 15},
-		{"up to 45 % of the limit", 60, 9, 300 * mib, 1000 * mib, 50},
-		{"next to it", 60, 9, 445 * mib, 1000 * mib, 15},
-		{"above it", 60, 9, 900 * mib, 1000 * mib, 15},
-		{"nothing bounds it", 60, 9, 100 * mib, math.MaxInt64, 15},
-		{"before the first collection", 15, 0, 0, 1000 * mib, 15},
+		{"often", 15, 2, -1, 100 * mib, 1000 * mib, 30},
+		{"still too often", 30, 9, -1, 100 * mib, 1000 * mib, 60},
+		{"seldom, of much memory: a lot of the CPU", 15, 1, 40, 100 * mib, 1000 * mib, 30},
+		{"the same between two collections", 15, 0, 40, 100 * mib, 1000 * mib, 30},
+		{"never further than Go's default", 60, 9, -1, 100 * mib, 1000 * mib, 100},
+		{"once in a period", 60, 1, -1, 100 * mib, 1000 * mib, 60},
+		{"neither much nor little", 60, 1, 12, 100 * mib, 1000 * mib, 60},
+		{"not at all", 60, 0, 0, 100 * mib, 1000 * mib, 30},
+		{"little", 60, 1, 4, 100 * mib, 1000 * mib, 30},
+		{"not known yet", 60, 0, -1, 100 * mib, 1000 * mib, 60},
+		{"long quiet", 15, 0, 0, 100 * mib, 1000 * mib, 15},
+		{"up to 45 % of the limit", 60, 9, 50, 300 * mib, 1000 * mib, 50},
+		{"next to it", 60, 9, 50, 445 * mib, 1000 * mib, 15},
+		{"above it", 60, 9, 50, 900 * mib, 1000 * mib, 15},
+		{"what the machine has is not known", 60, 9, 50, 100 * mib, 0, 15},
+		{"before the first collection", 15, 0, -1, 0, 1000 * mib, 15},
 	} {
-		if got := eased(15, c.percent, c.cycles, c.live, c.limit); got != c.want {
+		if got := eased(15, c.percent, c.cycles, c.share, c.live, c.limit); got != c.want {
 			t.Errorf("%s: got %d %%, want %d %%", c.what, got, c.want)
 		}
 	}

@@ -12,13 +12,16 @@ func Origin(address string, certificates []string) string {
 	if len(certificates) > 0 {
 		return "certificate " + certificates[0]
 	}
-	host, _, err := net.SplitHostPort(address)
+	at, err := netip.ParseAddrPort(address)
+	ip := at.Addr()
 	if err != nil {
-		host = address
-	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			host = address
+		}
+		if ip, err = netip.ParseAddr(host); err != nil {
+			return host
+		}
 	}
 	bits := 24
 	if ip = ip.Unmap().WithZone(""); ip.Is6() {

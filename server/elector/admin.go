@@ -219,7 +219,7 @@ func (e *Elector) apiCluster(req *http.Request) (any, error) {
 
 func (e *Elector) apiDesignate(req *http.Request) (any, error) {
 	id := req.PathValue("cluster")
-	if !clusterIDPattern.MatchString(id) {
+	if !isClusterID(id) {
 		return nil, &receiver.APIError{Status: http.StatusBadRequest, Message: fmt.Sprintf("%q is not a cluster id", clip(id))}
 	}
 	var d Designation

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -80,6 +81,14 @@ type Agent struct {
 // String names the agent for people.
 func (a Agent) String() string {
 	return fmt.Sprintf("%s (%s-%s %s %s)", a.Host, a.CtrlIP, a.CtrlMAC, a.Process, a.Policy)
+}
+
+// clone returns an agent that keeps nothing else in memory.
+func (a Agent) clone() Agent {
+	for _, s := range []*string{&a.CtrlIP, &a.CtrlMAC, &a.Host, &a.Process, &a.Group, &a.Revision} {
+		*s = strings.Clone(*s)
+	}
+	return a
 }
 
 // Record is what is kept of a cluster's election. It is replaced, never changed.
@@ -255,7 +264,20 @@ type election struct {
 	known       bool
 
 	tenures []tenure // who had the role, the latest last
+
+	holding Agent  // the agent that is named in held
+	held    string // why others are answered no, see heldBy
 }
+
+// heldBy is why agents are answered no while another one has the lease. All of them have the one text.
+func (e *election) heldBy(lease *Lease) string {
+	if e.held == "" || e.holding != lease.Agent {
+		e.holding, e.held = lease.Agent, heldBy+lease.Agent.String()
+	}
+	return e.held
+}
+
+const heldBy = "the role is held by "
 
 func newElection(r rules) election {
 	return election{rules: r, candidates: map[Identity]*candidate{}, ids: map[uint32]struct{}{}}
@@ -334,6 +356,7 @@ func (e *election) holder(now instant) *Lease {
 
 // join takes in a new agent.
 func (e *election) join(now instant, s syncing) *candidate {
+	s.info = s.info.clone()
 	a := &candidate{info: s.info, boot: s.boot, conn: s.conn, first: now, last: now, unregistered: s.unregistered, proxied: s.proxied}
 	if !s.unregistered {
 		a.id = e.newID(s.info.Identity)
@@ -360,7 +383,7 @@ func (e *election) seen(now instant, a *candidate, s syncing) {
 		a.first = now
 	}
 	if a.info != s.info { // equal strings are not kept twice
-		a.info = s.info
+		a.info = s.info.clone()
 	}
 	if a.conn != s.conn {
 		a.conn = s.conn
@@ -442,7 +465,7 @@ func (e *election) decide(now instant, a *candidate, s syncing, shared bool) dec
 	case holds:
 		e.renew(now, &d, a, lease, s)
 	case lease != nil:
-		d.reason = "the role is held by " + lease.Agent.String()
+		d.reason = e.heldBy(lease)
 		if shared && (a.class > lease.Class || a.class == lease.Class && e.rec.Election) {
 			e.challenge(now, &d, a)
 		}

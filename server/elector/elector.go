@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -90,7 +89,17 @@ const maxConflicts = 10
 // forgetAfter is how long a cluster without a lease and without designations is remembered after its last Sync.
 const forgetAfter = 24 * time.Hour
 
-var clusterIDPattern = regexp.MustCompile(`^[0-9a-zA-Z][-0-9a-zA-Z]{0,31}$`)
+// isClusterID tells whether id is a letter or digit and at most 31 more of these and of "-".
+func isClusterID(id string) bool {
+	for i := range len(id) {
+		switch c := id[i]; {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '-' && i > 0:
+		default:
+			return false
+		}
+	}
+	return id != "" && len(id) <= 32
+}
 
 // ErrFull means that no more clusters or agents are taken in.
 var ErrFull = errors.New("the elector knows as many clusters and agents as it can")
@@ -244,15 +253,13 @@ func (e *Elector) sync(ctx context.Context, peer string, req *agent.SyncRequest,
 	case id == "": // an agent outside Kubernetes
 		e.metrics.syncs.WithLabelValues("no_cluster").Inc()
 		return response(agent.Status_SUCCESS, false, 0), nil
-	case !clusterIDPattern.MatchString(id):
+	case !isClusterID(id):
 		e.metrics.syncs.WithLabelValues("malformed_cluster").Inc()
 		return response(agent.Status_CLUSTER_ID_NOT_FOUND, false, 0), nil
 	}
 	s := syncOf(req)
 	s.conn, s.proxied = e.instance+"/"+peer, decided != nil
-	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		s.goodbye = len(md.Get(protocol.GoodbyeHeader)) > 0
-	}
+	s.goodbye = len(metadata.ValueFromIncomingContext(ctx, protocol.GoodbyeHeader)) > 0
 	s.origin = budget.Origin(peer, nil)
 	c, err := e.clusterOf(ctx, id, s.origin)
 	if err != nil {
@@ -304,8 +311,18 @@ func response(st agent.Status, watch bool, agentID uint32) *agent.SyncResponse {
 // maxField bounds what is kept of each field of a request, in bytes.
 const maxField = 128
 
-// clip makes a text of a request fit for storage and for terminals.
-func clip(s string) string {
+// clip makes a text of a request fit for storage and for terminals. It does not keep the request in memory.
+func clip(s string) string { return strings.Clone(clipped(s)) }
+
+// clipped is clip for what is not kept.
+func clipped(s string) string {
+	plain := len(s) <= maxField
+	for i := 0; plain && i < len(s); i++ {
+		plain = ' ' <= s[i] && s[i] <= '~'
+	}
+	if plain {
+		return s
+	}
 	s = strings.Map(func(c rune) rune {
 		if unicode.IsControl(c) {
 			return '?'
@@ -315,17 +332,19 @@ func clip(s string) string {
 	if len(s) > maxField {
 		s = strings.ToValidUTF8(s[:maxField], "")
 	}
-	return strings.Clone(s)
+	return s
 }
 
+// syncOf reads a request. What it returns lasts as long as the request.
 func syncOf(req *agent.SyncRequest) syncing {
 	s := syncing{
 		boot: req.GetBootTime(),
 		info: Agent{
 			Identity: Identity{
-				CtrlIP: clip(req.GetCtrlIp()), CtrlMAC: strings.ToLower(clip(req.GetCtrlMac())), Host: clip(req.GetHost()), Process: clip(req.GetProcessName()),
+				CtrlIP: clipped(req.GetCtrlIp()), CtrlMAC: strings.ToLower(clipped(req.GetCtrlMac())), Host: clipped(req.GetHost()),
+				Process: clipped(req.GetProcessName()),
 			},
-			Group: clip(req.GetAgentGroupIdRequest()), Revision: clip(req.GetRevision()),
+			Group: clipped(req.GetAgentGroupIdRequest()), Revision: clipped(req.GetRevision()),
 		},
 	}
 	switch policy := req.GetKubernetesWatchPolicy(); {
@@ -537,6 +556,9 @@ func (e *Elector) decide(ctx context.Context, c *cluster, s syncing) (decision, 
 	a, err := e.present(c, c.lastSync, s)
 	if err != nil {
 		return decision{}, 0, err
+	}
+	if s.conn == a.conn {
+		s.conn = a.conn // equal strings are not kept twice
 	}
 	for range maxConflicts {
 		if err = e.load(ctx, c); err != nil {

@@ -62,7 +62,7 @@ func (e *election) role(now instant) Role {
 	case lease == nil:
 		return Role{State: RoleWaiting}
 	}
-	r := Role{State: RoleHeld, Holder: lease.Agent.String()}
+	r := Role{State: RoleHeld, Holder: e.heldBy(lease)[len(heldBy):]}
 	if a := e.candidates[lease.Agent.Identity]; a != nil && a.answered.stop {
 		r.State = RoleStopping
 	}

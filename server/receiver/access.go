@@ -121,10 +121,8 @@ func peerOf(ctx context.Context) *Peer {
 		p.Address = from.Addr.String()
 		p.certificates = certificateNames(from.AuthInfo)
 	}
-	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		if values := md.Get("authorization"); len(values) > 0 {
-			p.token = bearer(values[0])
-		}
+	if values := metadata.ValueFromIncomingContext(ctx, "authorization"); len(values) > 0 {
+		p.token = bearer(values[0])
 	}
 	return p
 }

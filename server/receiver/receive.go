@@ -45,29 +45,49 @@ var (
 	errTimeout = errors.New("request timeout")
 )
 
-// abortKey is the context key of the function that ends a request.
-type abortKey struct{}
+// pendingKey is the context key of a request's pending.
+type pendingKey struct{}
 
-// bounded returns a request's context that ends after the request timeout and can be ended by abort.
-func (r *Receiver) bounded(ctx context.Context) context.Context {
-	ctx, cancel := context.WithTimeoutCause(ctx, r.opts.Limits.RequestTimeout, errTimeout)
-	context.AfterFunc(ctx, cancel)
-	ctx, abort := context.WithCancelCause(ctx)
-	return context.WithValue(ctx, abortKey{}, abort)
+// pending is what ends a request before its time, and the request's context.
+type pending struct {
+	context.Context //nolint:containedctx // it is one
+	abort           context.CancelCauseFunc
+	release         context.CancelFunc
+	slow            *time.Timer // aborts; one for all portions, since every Sync has two
 }
 
-// abort ends a request.
-func abort(ctx context.Context, cause error) {
-	if cancel, ok := ctx.Value(abortKey{}).(context.CancelCauseFunc); ok {
-		cancel(cause)
+// Value implements context.Context.
+func (p *pending) Value(key any) any {
+	if key == (pendingKey{}) {
+		return p
 	}
+	return p.Context.Value(key)
+}
+
+// bounded returns a request's context that ends after the request timeout and can be ended before. Its timer ends
+// with the stream, whose context is the one above.
+func (r *Receiver) bounded(ctx context.Context) context.Context {
+	ctx, release := context.WithTimeoutCause(ctx, r.opts.Limits.RequestTimeout, errTimeout)
+	ctx, abort := context.WithCancelCause(ctx)
+	return &pending{Context: ctx, abort: abort, release: release}
 }
 
 // within calls read, which is to receive n bytes, and ends the request if that is too slow.
 func (r *Receiver) within(ctx context.Context, n int, read func() error) error {
-	rate := r.opts.Limits.MinReceiveRate
-	timer := time.AfterFunc(patience+time.Duration(n)*time.Second/time.Duration(rate), func() { abort(ctx, errSlow) })
-	defer timer.Stop()
+	p, ok := ctx.Value(pendingKey{}).(*pending)
+	if !ok {
+		return read() // it came without a network
+	}
+	patient := patience + time.Duration(n)*time.Second/time.Duration(r.opts.Limits.MinReceiveRate)
+	if p.slow == nil {
+		p.slow = time.AfterFunc(patient, func() {
+			p.abort(errSlow)
+			p.release()
+		})
+	} else {
+		p.slow.Reset(patient)
+	}
+	defer p.slow.Stop()
 	return read()
 }
 

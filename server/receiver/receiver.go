@@ -16,7 +16,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
+	"google.golang.org/grpc/metadata"
 
+	"github.com/pseudo-agent/pseudo-agent/protocol"
 	"github.com/pseudo-agent/pseudo-agent/server/budget"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
@@ -136,11 +138,12 @@ type Retention struct {
 
 // Receiver receives reports. It is safe for concurrent use.
 type Receiver struct {
-	opts    Options
-	store   *store.Store
-	log     *slog.Logger
-	now     func() time.Time
-	metrics *metrics
+	opts     Options
+	store    *store.Store
+	log      *slog.Logger
+	now      func() time.Time
+	metrics  *metrics
+	greeting metadata.MD // in every response
 	// Where requests wait and are worked on: those whose first portion is on its way, small ones, those of up to
 	// 1/mediumShare of the bytes, larger ones: a large report takes its time, and others do not wait for it.
 	waiting, small, medium, large *gate
@@ -193,6 +196,7 @@ func New(opts Options) *Receiver {
 	}
 	r := &Receiver{
 		opts: opts, store: opts.Store, log: opts.Logger, now: opts.Now, metrics: newMetrics(opts.Registerer),
+		greeting: metadata.Pairs(protocol.ServerHeader, opts.Version),
 		waiting:  newGate(opts.Limits.MaxWaitingRequests, 0),
 		small:    newGate(opts.Limits.MaxConcurrentRequests, 0),
 		medium:   newGate(opts.Limits.MaxConcurrentRequests, opts.Limits.Memory/budget.MediumShare),

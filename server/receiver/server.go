@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -11,7 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
@@ -40,6 +40,8 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.ReadBufferSize(8 << 10),
 		grpc.WriteBufferSize(8 << 10),
+		// A goroutine of its own for each Sync would have to grow its stack each time; beyond these there is one.
+		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.ConnectionTimeout(20 * time.Second),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Minute, Timeout: 20 * time.Second}),
@@ -48,7 +50,7 @@ func (r *Receiver) NewGRPCServer(creds credentials.TransportCredentials) *grpc.S
 		}),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			method, _ := grpc.MethodFromServerStream(stream)
-			_ = stream.SetHeader(metadata.Pairs(protocol.ServerHeader, r.opts.Version))
+			_ = stream.SetHeader(r.greeting)
 			return status.Errorf(codes.Unimplemented, "unknown method %s", clip(method))
 		}),
 	}
@@ -76,7 +78,7 @@ const maxSmallMessage = 64 << 10
 func (r *Receiver) handler(service, method string, limit int, answer call) grpc.StreamHandler {
 	return func(_ any, stream grpc.ServerStream) error {
 		start := r.now()
-		_ = stream.SetHeader(metadata.Pairs(protocol.ServerHeader, r.opts.Version))
+		_ = stream.SetHeader(r.greeting)
 		resp, err := r.serve(stream.Context(), service, min(limit, r.opts.Limits.MaxMessageSize), answer)
 		if err == nil {
 			err = stream.SendMsg(resp)
