@@ -16,8 +16,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// readLater is how large a file is at least, in bytes, that is not read to its end before it is used, if it was closed as it should
-// be: reading it would take longer than whoever starts pseudo-server can wait. It is read while it is in use.
+// readLater is how large a file is at least, in bytes, that is not read to its end before it is used: reading it would take longer than
+// whoever starts pseudo-server can wait. It is read while it is in use.
 var readLater int64 = 256 << 20
 
 // closedSuffix is that of the small file beside a database that was closed as it should be.
@@ -168,12 +168,24 @@ type reader struct {
 const readPace = 4
 
 // readAll reads the whole file in the background, as a start does that has the time. From damage on nothing can be written.
-func (e *Embedded) readAll() {
+func (e *Embedded) readAll(how left) {
+	db := e.db.Load()
+	size := db.file.Size()
 	ctx, stop := context.WithCancel(context.Background())
 	e.reader.stop = stop
 	e.reader.done.Go(func() {
-		err := e.readToEnd(ctx)
-		if err == nil || ctx.Err() != nil {
+		inUse, err := e.readToEnd(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil && how == leftCrashed {
+			e.writing.Lock()
+			defer e.writing.Unlock()
+			if e.db.Load() == db { // else it was compacted, and nothing is lost
+				e.lost.Store(lostPages(size, inUse))
+			}
+		}
+		if err == nil {
 			return
 		}
 		e.writing.Lock()
@@ -184,7 +196,8 @@ func (e *Embedded) readAll() {
 	})
 }
 
-func (e *Embedded) readToEnd(ctx context.Context) error {
+// readToEnd returns how many bytes keys and values take.
+func (e *Embedded) readToEnd(ctx context.Context) (inUse int64, err error) {
 	var at place
 	for {
 		var records []record
@@ -195,6 +208,7 @@ func (e *Embedded) readToEnd(ctx context.Context) error {
 				return err
 			}
 			for i, r := range records {
+				inUse += pageElement + int64(len(r.key)+len(r.value))
 				if (i > 0 || before != touched{}) && before.compare(r.touched) >= 0 {
 					return damage(fmt.Sprintf("keys of %s %s are not in order", r.top, r.inner))
 				}
@@ -203,7 +217,7 @@ func (e *Embedded) readToEnd(ctx context.Context) error {
 			return nil
 		})
 		if err != nil || len(records) == 0 {
-			return err
+			return inUse, err
 		}
 	}
 }

@@ -22,10 +22,11 @@ const spareBytes = 64 << 20
 type Usage struct {
 	File int64 `json:"file_bytes"` // its size
 	Free int64 `json:"free_bytes"` // of these, pages that nothing is in; they are used again
+	lost int64 // the same, but not before the file was compacted, because a crash has left no list of them
 }
 
-// MostlyFree tells whether more than half of the file is free.
-func (u Usage) MostlyFree() bool { return u.Free > u.File/2 }
+// MostlyFree tells whether more than half of the file is free, or lost.
+func (u Usage) MostlyFree() bool { return u.Free+u.lost > u.File/2 }
 
 // Usage returns how much of the file is in use.
 func (e *Embedded) Usage() (Usage, error) {
@@ -35,7 +36,7 @@ func (e *Embedded) Usage() (Usage, error) {
 		return Usage{}, e.classify(err)
 	}
 	s := db.Stats()
-	return Usage{File: info.Size(), Free: int64(s.FreePageN+s.PendingPageN) * db.page}, nil
+	return Usage{File: info.Size(), Free: int64(s.FreePageN+s.PendingPageN) * db.page, lost: e.lost.Load()}, nil
 }
 
 // Compaction is what one has done to the size of the file, in bytes.
@@ -73,6 +74,7 @@ func (e *Embedded) compact(ctx context.Context, pace float64) (Compaction, error
 		}
 		// From here on the new file is the one; nothing may fail any more.
 		former := e.db.Swap(to)
+		e.lost.Store(0)
 		if err := syncFolder(filepath.Dir(e.path)); err != nil {
 			// After a power failure the former file may be there again, without what would be written to this one.
 			e.broken = fmt.Errorf("the name of the compacted file may not be on the disk: %w; restart pseudo-server", err)

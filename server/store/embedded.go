@@ -31,6 +31,9 @@ type Embedded struct {
 	queueing sync.Mutex
 	queue    []*write // that wait for writing
 
+	// lost is about how many bytes of the file are neither in use nor known to be free, after a crash.
+	lost atomic.Int64
+
 	// copying is held by the copy of the whole file that is under way.
 	copying sync.Mutex
 
@@ -89,7 +92,7 @@ func lockStopped(path string) (unlock func() error, err error) {
 }
 
 func openEmbedded(path string) (*Embedded, error) {
-	closed, err := beforeOpen(path)
+	how, err := beforeOpen(path)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +110,11 @@ func openEmbedded(path string) (*Embedded, error) {
 		return nil, err
 	}
 	e.db.Store(db)
-	if err := guarded(func() error { return e.prepare(closed) }); err != nil {
+	if err := guarded(func() error { return e.prepare(how) }); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	if closed {
-		e.readAll()
+	if how != leftSmall {
+		e.readAll(how)
 	}
 	return e, nil
 }
@@ -163,40 +166,47 @@ func openBolt(path string) (*database, error) {
 }
 
 // beforeOpen makes sure that there is a file that can be opened. A new one gets its name when it is complete, so that one of
-// zero bytes is never ours. closed says that it is large and was closed as it should be, and was not read to its end.
-func beforeOpen(path string) (closed bool, err error) {
+// zero bytes is never ours. A large one is not read to its end.
+func beforeOpen(path string) (how left, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		next := path + ".new"
 		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return false, err
+			return leftSmall, err
 		}
 		db, err := openBolt(next)
 		if err != nil {
-			return false, err
+			return leftSmall, err
 		}
 		if err := db.Close(); err != nil {
-			return false, err
+			return leftSmall, err
 		}
-		return false, os.Rename(next, path)
+		return leftSmall, os.Rename(next, path)
 	case err != nil:
-		return false, err
+		return leftSmall, err
 	case info.Size() == 0:
-		return false, fmt.Errorf("%w: it has zero bytes: what was in it is lost; put a copy in its place with: pseudo-server store restore FILE --from COPY, "+
+		return leftSmall, fmt.Errorf("%w: it has zero bytes: what was in it is lost; put a copy in its place with: pseudo-server store restore FILE --from COPY, "+
 			"or remove it to begin with an empty store", ErrDamaged)
 	}
 	unlock, err := lockFile(path)
 	if err != nil {
-		return false, err
+		return leftSmall, err
 	}
-	if closed = info.Size() >= readLater && wasClosed(path); closed {
-		return true, errors.Join(structure(path), unlock())
+	defer func() { err = errors.Join(err, unlock()) }()
+	switch {
+	case info.Size() < readLater:
+		return leftSmall, intact(path)
+	case wasClosed(path):
+		return leftClosed, structure(path)
 	}
-	return false, errors.Join(intact(path), unlock())
+	if err := structure(path); err != nil {
+		return leftCrashed, err
+	}
+	return leftCrashed, forgetFree(path)
 }
 
-func (e *Embedded) prepare(closed bool) error {
+func (e *Embedded) prepare(how left) error {
 	// What a copy left that was killed, and what holds only until something is written. Nobody makes a copy now: we have the lock of
 	// the file.
 	for _, left := range []string{e.path + compactSuffix, e.path + backupSuffix, e.path + closedSuffix, e.path + closedSuffix + ".new"} {
@@ -220,7 +230,7 @@ func (e *Embedded) prepare(closed bool) error {
 		case !bytes.Equal(v, number(schemaVersion)):
 			return fmt.Errorf("it was written by another release (schema %x, this release has %d)", v, schemaVersion)
 		}
-		if closed {
+		if how == leftClosed {
 			return nil // no change was under way
 		}
 		return dropStaged(tx)

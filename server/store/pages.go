@@ -17,6 +17,7 @@ const (
 	pageElement   = 16 // of a branch: position, key size, page; of a leaf: flags, position, key size, value size
 	branchPage    = 0x01
 	leafPage      = 0x02
+	metaPage      = 0x04
 	freelistPage  = 0x10
 	manyFree      = 0xFFFF             // the number of free pages follows
 	noFreelist    = 0xffffffffffffffff // the list is not in the file

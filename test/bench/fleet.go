@@ -14,14 +14,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // fleetOptions are the flags of the fleet benchmark.
 type fleetOptions struct {
 	clusters, pods, agents int
+	connections            int
 	minutes                float64
 	server, dir            string
+	phases                 []string
 }
 
 func parseFleet(flags *flag.FlagSet, args []string) (fleetOptions, error) {
@@ -29,17 +32,30 @@ func parseFleet(flags *flag.FlagSet, args []string) (fleetOptions, error) {
 	flags.IntVar(&o.clusters, "clusters", 1000, "how many clusters report")
 	flags.IntVar(&o.pods, "pods", 1000, "Pods of each")
 	flags.IntVar(&o.agents, "agents", 20, "agents of each that Sync every minute")
+	flags.IntVar(&o.connections, "connections", workers, "connections that the agents have, all together")
+	flags.Func("phases", "comma-separated, in this order: "+strings.Join(allPhases, ",")+" (default all)", func(v string) error {
+		o.phases = strings.Split(v, ",")
+		return nil
+	})
 	flags.Float64Var(&o.minutes, "minutes", 2, "how long one percent of the Pods changes every minute, and how long all agents Sync")
 	flags.StringVar(&o.server, "server", "", "pseudo-server to measure; by default it is built")
 	flags.StringVar(&o.dir, "dir", "", "an empty folder for the store; by default a temporary one")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	if o.clusters < 1 || o.clusters > 100_000 || o.pods < 1 || o.agents < 0 || o.minutes <= 0 {
+	for _, phase := range o.phases {
+		if !slices.Contains(allPhases, phase) {
+			return o, fmt.Errorf("phase %q is unknown, want some of %s", phase, strings.Join(allPhases, ","))
+		}
+	}
+	if o.clusters < 1 || o.clusters > 100_000 || o.pods < 1 || o.agents < 0 || o.connections < 1 || o.minutes <= 0 {
 		return o, errors.New("want 1 to 100000 clusters with at least one Pod each, for more than 0 minutes")
 	}
 	return o, nil
 }
+
+// allPhases are the parts of a run, in their order.
+var allPhases = []string{"load", "steady", "click", "lists", "restart", "syncs"}
 
 // figure is one line of the results.
 type figure struct{ what, value string }
@@ -83,7 +99,10 @@ func runFleet(ctx context.Context, o fleetOptions) error {
 		return err
 	}
 	defer func() { f.server.Stop() }()
-	for _, phase := range []func(context.Context) error{f.load, f.steady, f.click, f.lists, f.restart, f.syncs} {
+	for i, phase := range []func(context.Context) error{f.load, f.steady, f.click, f.lists, f.restart, f.syncs} {
+		if len(o.phases) > 0 && !slices.Contains(o.phases, allPhases[i]) {
+			continue
+		}
 		if err := phase(ctx); err != nil {
 			return f.server.fail(err)
 		}
@@ -195,67 +214,32 @@ func (f *fleetRun) lists(context.Context) error {
 	return nil
 }
 
-// restart ends the server and starts it again.
+// restart ends the server and starts it again, as it should be and by kill -9.
 func (f *fleetRun) restart(ctx context.Context) error {
-	took, err := f.server.restart(ctx)
-	if err != nil {
-		return err
+	for _, end := range []struct {
+		what string
+		by   syscall.Signal
+	}{{"restart to ready", syscall.SIGTERM}, {"the same after kill -9", syscall.SIGKILL}} {
+		took, err := f.server.restart(ctx, end.by)
+		if err != nil {
+			return err
+		}
+		start := time.Now()
+		if _, err := f.server.get("/api/v1/clusters"); err != nil {
+			return err
+		}
+		f.add(end.what, "%s, the list of clusters %s later; a file of %s", round(took), round(time.Since(start)), mega(f.server.fileSize()))
 	}
-	start := time.Now()
-	if _, err := f.server.get("/api/v1/clusters"); err != nil {
-		return err
-	}
-	f.add("restart to ready", "%s, the list of clusters %s later", round(took), round(time.Since(start)))
 	return nil
 }
 
-// syncs has all agents Sync once a minute.
-func (f *fleetRun) syncs(ctx context.Context) error {
-	if f.o.agents == 0 {
-		return nil
-	}
-	if err := f.server.quiet(ctx); err != nil {
-		return err
-	}
-	before, _, err := residentSize(f.server.PID())
+// fileSize is how large the store's file is, in bytes.
+func (s *fleetServer) fileSize() int64 {
+	info, err := os.Stat(filepath.Join(filepath.Dir(s.config), storeFile))
 	if err != nil {
-		return err
+		return 0
 	}
-	var cores float64
-	var took []time.Duration
-	for minute := range 1 + max(1, int(f.o.minutes)) { // in the first one all are new
-		start := time.Now()
-		used, err := cpuTime(f.server.PID())
-		if err != nil {
-			return err
-		}
-		took, err = f.each(ctx, time.Minute, func(ctx context.Context, c *fleetClient, i int) error {
-			for n := range f.o.agents {
-				if err := c.sync(ctx, i, n); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		now, err := cpuTime(f.server.PID())
-		if err != nil {
-			return err
-		}
-		cores = (now - used).Seconds() / time.Since(start).Seconds()
-		if minute == 0 {
-			f.add(fmt.Sprintf("%d agents Sync every minute: the first minute", f.o.clusters*f.o.agents), "%.2f cores", cores)
-		}
-	}
-	after, _, err := residentSize(f.server.PID())
-	if err != nil {
-		return err
-	}
-	f.add("the last minute", "%.2f cores, %d Syncs a second; %d bytes an agent", cores, f.o.clusters*f.o.agents/60, max(0, after-before)/int64(f.o.clusters*f.o.agents))
-	f.add(fmt.Sprintf("all %d Syncs of a cluster, one after the other", f.o.agents), "half within %s, 99 %% within %s", quantile(took, 50), quantile(took, 99))
-	return nil
+	return info.Size()
 }
 
 // workers is how many clusters are dealt with at once.
@@ -272,7 +256,7 @@ func (f *fleetRun) each(ctx context.Context, over time.Duration, do func(context
 	took := make([]time.Duration, f.o.clusters)
 	var working sync.WaitGroup
 	for w := range workers {
-		c, err := f.server.client(w)
+		c, err := newFleetClient(f.server.grpc, w)
 		if err != nil {
 			return nil, err
 		}

@@ -24,6 +24,9 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/test/bench/cluster"
 )
 
+// storeFile is the name of the store's file, beside the configuration.
+const storeFile = "pseudo-server.db"
+
 // fleetServer is the real pseudo-server.
 type fleetServer struct {
 	child
@@ -34,18 +37,14 @@ type fleetServer struct {
 func startFleetServer(ctx context.Context, o fleetOptions) (*fleetServer, error) {
 	s := &fleetServer{binary: o.server, config: filepath.Join(o.dir, "pseudo-server.yaml")}
 	for _, address := range []*string{&s.grpc, &s.http} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		*address = l.Addr().String()
-		if err := l.Close(); err != nil {
+		var err error
+		if *address, err = freeAddress(); err != nil {
 			return nil, err
 		}
 	}
 	// Defaults, but for what depends on the size of the fleet.
 	config := fmt.Sprintf("listen: {grpc: %q, http: %q}\nstore: {path: %q}\nhttp: {pprof: true}\nlimits: {max_clusters: %d}\n",
-		s.grpc, s.http, filepath.Join(o.dir, "pseudo-server.db"), max(20000, 2*o.clusters))
+		s.grpc, s.http, filepath.Join(o.dir, storeFile), max(20000, 2*o.clusters))
 	if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
@@ -72,12 +71,12 @@ func (s *fleetServer) start(ctx context.Context, dir string) (time.Duration, err
 	}
 }
 
-// restart ends the process as systemd and Kubernetes do, and starts it again.
-func (s *fleetServer) restart(ctx context.Context) (time.Duration, error) {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+// restart ends the process by a signal, SIGTERM as systemd and Kubernetes do or SIGKILL, and starts it again.
+func (s *fleetServer) restart(ctx context.Context, by syscall.Signal) (time.Duration, error) {
+	if err := s.cmd.Process.Signal(by); err != nil {
 		return 0, err
 	}
-	if err := s.cmd.Wait(); err != nil {
+	if err := s.cmd.Wait(); err != nil && by == syscall.SIGTERM {
 		return 0, s.fail(err)
 	}
 	return s.start(ctx, filepath.Dir(s.config))
@@ -112,9 +111,9 @@ type fleetClient struct {
 	stub agent.SynchronizerClient
 }
 
-func (s *fleetServer) client(worker int) (*fleetClient, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, byte(worker+1), 1)}}
-	conn, err := grpc.NewClient("passthrough:///"+s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()),
+func newFleetClient(address string, network int) (*fleetClient, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, byte(network%workers+1), 1)}}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) { return d.DialContext(ctx, "tcp", to) }))
 	if err != nil {
 		return nil, err

@@ -68,7 +68,13 @@ func command(ctx context.Context, args []string) error {
 			return err
 		}
 		return runFleet(ctx, o)
+	case "floor":
+		listen := flags.String("listen", "127.0.0.1:0", "where it listens")
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
+		return runFloor(ctx, *listen)
 	default:
-		return fmt.Errorf("unknown command %q: want loadserver, rival, fleet or none", name)
+		return fmt.Errorf("unknown command %q: want loadserver, rival, fleet, floor or none", name)
 	}
 }
