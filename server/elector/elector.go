@@ -684,8 +684,8 @@ func (e *Elector) noteStorage(err error) {
 		e.log.Info("the elector's storage works again", "failed_for", e.opts.Now().Sub(e.since).Round(time.Second))
 		e.storage, e.since = nil, time.Time{}
 	case err != nil && e.storage == nil:
-		e.storage, e.since = err, e.opts.Now()
-		e.log.Error("the elector's storage fails: Syncs are not answered until it works again, agents go on with what they were told", "error", err)
+		e.storage, e.since = store.Failing(err), e.opts.Now()
+		e.log.Error("the elector's storage fails: Syncs are not answered until it works again, agents go on with what they were told", "error", e.storage)
 	}
 }
 

@@ -174,7 +174,12 @@ type storageState struct {
 	checked bool      // Check has failed since then
 	failed  time.Time // when a write failed last; zero: none has since one worked
 	writing time.Time // since when a probe is under way
+	told    time.Time // when the log said last in what way it fails
 }
+
+// otherWay is how often the log says that the storage fails in another way than before: while a database restarts, each attempt to
+// reach it may fail in a way of its own.
+const otherWay = time.Minute
 
 // New returns a Receiver; NewGRPCServer and API put it on the network, Run does its housekeeping.
 func New(opts Options) *Receiver {
@@ -232,16 +237,22 @@ func (r *Receiver) noteStorage(err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before := r.storage
+	before, now := r.storage, r.now()
+	if err != nil {
+		err = store.Failing(err)
+	}
 	switch {
 	case err == nil && before.err != nil:
 		r.storage = storageState{writing: before.writing}
-		r.log.Info("storage works again", "failed_for", r.now().Sub(before.since).Round(time.Second))
+		r.log.Info("storage works again", "failed_for", now.Sub(before.since).Round(time.Second))
 	case err != nil && before.err == nil:
-		r.storage = storageState{since: r.now(), err: err, failed: before.failed, writing: before.writing}
+		r.storage = storageState{since: now, err: err, failed: before.failed, writing: before.writing, told: now}
 		r.log.Error("storage fails: reports are refused until it works again, nothing is acknowledged that is not stored", "error", err)
 	case err != nil && before.err.Error() != err.Error():
 		r.storage.err = err
-		r.log.Error("storage fails in another way", "error", err)
+		if now.Sub(before.told) >= otherWay {
+			r.storage.told = now
+			r.log.Error("storage fails in another way", "error", err)
+		}
 	}
 }

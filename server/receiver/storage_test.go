@@ -312,6 +312,45 @@ func TestToldOnce(t *testing.T) {
 	}
 }
 
+// restarting is a database that comes up again: each attempt to read from it fails in a way of its own.
+type restarting struct {
+	*store.Memory
+
+	down atomic.Bool
+	n    atomic.Int64
+}
+
+func (r *restarting) State(ctx context.Context, id string) (store.State, error) {
+	if r.down.Load() {
+		return store.State{}, fmt.Errorf("%w: PostgreSQL: way %d", store.ErrUnavailable, r.n.Add(1)%3)
+	}
+	return r.Memory.State(ctx, id)
+}
+
+func (r *restarting) Shared() bool { return true }
+
+// TestToldOnceForAllClusters: one database that is away is one line, however many clusters ask for it and in however many ways it fails;
+// which way that is now stands in the status.
+func TestToldOnceForAllClusters(t *testing.T) {
+	backend := &restarting{Memory: store.NewMemory()}
+	var log lockedBuffer
+	r := newRig(t, receiver.Options{Store: store.New(backend, store.Options{Keep: 3}), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	backend.down.Store(true)
+	for i := range 20 {
+		req := report(1, 1, versionEntry(t))
+		req.ClusterId = new(fmt.Sprintf("d-%d", i%7))
+		if _, err := r.agent.KubernetesAPISync(t.Context(), req); status.Code(err) != codes.Unavailable {
+			t.Fatalf("got %v, want Unavailable", err)
+		}
+	}
+	if n := strings.Count(log.String(), "storage fails"); n != 1 {
+		t.Errorf("got %d lines, want 1:\n%s", n, log.String())
+	}
+	if got, want := r.recv.Status().Reason, "storage is not available: PostgreSQL: way 2"; got != want {
+		t.Errorf("status: got %q, want %q", got, want)
+	}
+}
+
 // sealed is a backend that can be read, and whose documents cannot be written, or only after a while.
 type sealed struct {
 	*store.Memory

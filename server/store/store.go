@@ -31,6 +31,18 @@ var (
 	ErrUnavailable = errors.New("storage is not available")
 )
 
+// Failing returns what the storage itself fails with: an error that wraps ErrUnavailable without what was wanted of the storage, so that
+// one failure has one text, whichever clusters suffer from it. Another error is returned as it is.
+func Failing(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == ErrUnavailable || !errors.Is(inner, ErrUnavailable) { //nolint:errorlint // what only wraps it says more
+			return err
+		}
+		err = inner
+	}
+}
+
 // Patience is how long a loop of the program waits for one answer of the storage.
 const Patience = 5 * time.Minute
 

@@ -1,12 +1,13 @@
-// Package pgtest starts real PostgreSQL servers for tests.
+// Package pgtest starts real PostgreSQL servers for tests and benchmarks.
 //
 // It relies on the binaries of Debian's package postgresql, found in PATH or below /usr/lib/postgresql, and skips the
-// test with a clear message where they are not installed. It promises that nothing of a server survives its test.
+// test with a clear message where they are not installed. It promises that nothing of a server survives its test, or Close.
 package pgtest
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,84 +38,156 @@ type Server struct {
 	done           chan error
 }
 
+// ErrMissing is that of a machine that cannot run PostgreSQL.
+var ErrMissing = errors.New("PostgreSQL cannot run here")
+
 // Start starts a server that is stopped when the test ends. Extra are lines of postgresql.conf.
 func Start(t testing.TB, extra ...string) *Server {
 	t.Helper()
-	bin, err := binaries()
-	if err != nil {
-		t.Skipf("PostgreSQL is not installed (apt-get install postgresql): %v", err)
+	s, err := Open(extra...)
+	if errors.Is(err, ErrMissing) {
+		t.Skip(err)
 	}
-	s := newServer(t, bin)
-	init := s.command("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-	if out, err := init.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range extra {
-		if _, err := fmt.Fprintln(conf, line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := conf.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s.Restart(t)
+	cleanUp(t, s)
 	return s
 }
 
-// newServer makes the folder of a server, and finds its port.
-func newServer(t testing.TB, bin string) *Server {
-	t.Helper()
-	// Not t.TempDir, which a user that PostgreSQL accepts could not enter.
-	dir, err := os.MkdirTemp("", "pgtest") //nolint:usetesting // for the reason above
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{bin: bin, dir: dir, data: filepath.Join(dir, "data")}
+func cleanUp(t testing.TB, s *Server) {
 	t.Cleanup(func() {
-		s.Kill()
-		if err := os.RemoveAll(dir); err != nil {
+		if err := s.Close(); err != nil {
 			t.Errorf("remove the database: %v", err)
 		}
 	})
+}
+
+// Open is Start outside of a test: Close is to be called. The error wraps ErrMissing if PostgreSQL is not installed, or would run as root.
+func Open(extra ...string) (*Server, error) {
+	bin, err := binaries()
+	if err != nil {
+		return nil, fmt.Errorf("%w: it is not installed (apt-get install postgresql): %w", ErrMissing, err)
+	}
+	s, err := newServer(bin)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.create(extra); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// newServer makes the folder of a server, and finds its port.
+func newServer(bin string) (*Server, error) {
+	// Not t.TempDir, which a user that PostgreSQL accepts could not enter.
+	dir, err := os.MkdirTemp("", "pgtest")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin, dir: dir, data: filepath.Join(dir, "data")}
+	if err := s.prepare(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) prepare() error {
 	if os.Getuid() == 0 {
-		uid, gid := unprivileged(t)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
+		uid, gid, err := lookup()
+		if err != nil {
+			return fmt.Errorf("%w: not as root, and there is no user postgres or nobody: %w", ErrMissing, err)
+		}
+		if err := os.Chown(s.dir, uid, gid); err != nil {
+			return err
 		}
 	}
 	ports, err := testport.Free(1)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	s.port = ports[0]
-	return s
+	return nil
+}
+
+// create makes the database and starts the server.
+func (s *Server) create(extra []string) error {
+	if err := s.run("initdb", "-D", s.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"); err != nil {
+		return err
+	}
+	conf, err := os.OpenFile(filepath.Join(s.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	for _, line := range extra {
+		if _, err := fmt.Fprintln(conf, line); err != nil {
+			return errors.Join(err, conf.Close())
+		}
+	}
+	if err := conf.Close(); err != nil {
+		return err
+	}
+	return s.StartAgain()
+}
+
+// Close ends the server and removes its database.
+func (s *Server) Close() error {
+	s.Kill()
+	return os.RemoveAll(s.dir)
 }
 
 // Standby starts a standby that follows the server by streaming replication.
 func (s *Server) Standby(t testing.TB) *Server {
 	t.Helper()
-	b := newServer(t, s.bin)
-	b.Run(t, "pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres", "-D", b.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
-	b.Restart(t)
+	b, err := s.OpenStandby()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, b)
 	return b
+}
+
+// OpenStandby is Standby outside of a test: Close is to be called.
+func (s *Server) OpenStandby() (*Server, error) {
+	b, err := newServer(s.bin)
+	if err != nil {
+		return nil, err
+	}
+	err = b.run("pg_basebackup", "-h", "127.0.0.1", "-p", strconv.Itoa(s.port), "-U", "postgres", "-D", b.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+	if err == nil {
+		err = b.StartAgain()
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
 // Promote makes a standby a server that can be written to.
 func (s *Server) Promote(t testing.TB) {
 	t.Helper()
-	s.Run(t, "pg_ctl", "promote", "-D", s.data, "-w")
+	if err := s.TakeOver(); err != nil {
+		t.Fatal(err)
+	}
 }
+
+// TakeOver is Promote outside of a test.
+func (s *Server) TakeOver() error { return s.run("pg_ctl", "promote", "-D", s.data, "-w") }
 
 // Run runs a program of PostgreSQL as the server's user, in its folder.
 func (s *Server) Run(t testing.TB, name string, args ...string) {
 	t.Helper()
-	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	if err := s.run(name, args...); err != nil {
+		t.Fatal(err)
 	}
+}
+
+func (s *Server) run(name string, args ...string) error {
+	if out, err := s.command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // Command is a program of PostgreSQL to be run as the server's user, in its folder.
@@ -193,28 +266,35 @@ func statFields(path string) []string {
 // Restart starts the server, which must not run, and waits until it answers.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
+	if err := s.StartAgain(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// StartAgain is Restart outside of a test.
+func (s *Server) StartAgain() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer func() { _ = log.Close() }()
 	for {
-		s.cmd = s.command("postgres", append([]string{"-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal"}, s.Args...)...)
-		s.cmd.Stdout, s.cmd.Stderr = log, log
-		if err := s.cmd.Start(); err != nil {
-			t.Fatalf("start postgres: %v", err)
+		cmd := s.command("postgres", append([]string{"-D", s.data, "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir, "-c", "log_min_messages=fatal"}, s.Args...)...)
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("start postgres: %w", err)
 		}
-		s.done = make(chan error, 1)
-		go func(cmd *exec.Cmd, done chan error) { done <- cmd.Wait() }(s.cmd, s.done)
+		s.cmd, s.done = cmd, make(chan error, 1)
+		go func(done chan error) { done <- cmd.Wait() }(s.done)
 		for s.running() {
 			if s.answers(ctx) {
-				return
+				return nil
 			}
 			if ctx.Err() != nil {
 				out, _ := os.ReadFile(log.Name())
-				t.Fatalf("PostgreSQL does not answer: %s", out)
+				return fmt.Errorf("PostgreSQL does not answer: %s", out)
 			}
 		}
 		// After a crash the processes of the one before may hold its shared memory for a moment.
@@ -257,16 +337,7 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// unprivileged returns a user for PostgreSQL, which refuses to run as root.
-func unprivileged(t testing.TB) (uid, gid int) {
-	t.Helper()
-	uid, gid, err := lookup()
-	if err != nil {
-		t.Skipf("PostgreSQL does not run as root, and there is no user postgres or nobody: %v", err)
-	}
-	return uid, gid
-}
-
+// lookup finds a user for PostgreSQL, which refuses to run as root.
 func lookup() (uid, gid int, err error) {
 	u, err := user.Lookup("postgres")
 	if err != nil {

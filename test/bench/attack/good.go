@@ -23,6 +23,10 @@ type client struct {
 	took   []time.Duration
 	failed int
 	why    string
+	acked  uint64 // the last version that the server has taken
+	// The database that the server has, nil for a file, and how many requests fell into the time when it was away, and failed then.
+	database      *database
+	away, refused int
 }
 
 // goodPods is how many Pods a good client has.
@@ -60,6 +64,13 @@ func (c *client) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if c.database.during(start, time.Now()) {
+			c.away++
+			if err != nil {
+				c.refused++
+			}
+			continue
+		}
 		c.took = append(c.took, time.Since(start))
 		if err != nil {
 			c.failed++
@@ -83,9 +94,13 @@ func (c *client) call(ctx context.Context, reports bool) error {
 	}
 	i := c.n % goodPods
 	c.entries[1+i] = goodPod(i, c.n+1)
+	version := uint64(time.Now().UnixMicro())
 	_, err := client.KubernetesAPISync(ctx, &agent.KubernetesAPISyncRequest{
-		ClusterId: new(c.cluster), Version: new(uint64(time.Now().UnixMicro())), AgentId: new(uint32(1)), SourceIp: new("10.0.0.1"), Entries: c.entries,
+		ClusterId: new(c.cluster), Version: new(version), AgentId: new(uint32(1)), SourceIp: new("10.0.0.1"), Entries: c.entries,
 	})
+	if err == nil {
+		c.acked = version
+	}
 	return err //nolint:wrapcheck // it says everything
 }
 
@@ -96,5 +111,9 @@ func (c *client) summary() (line string, p99 time.Duration) {
 	}
 	slices.Sort(c.took)
 	at := func(percent int) time.Duration { return c.took[(len(c.took)-1)*percent/100].Round(time.Millisecond) }
-	return fmt.Sprintf("%s: %d requests, %d failed; half took up to %v, 99 %% up to %v, the slowest %v", c.cluster, len(c.took), c.failed, at(50), at(99), at(100)), at(99)
+	line = fmt.Sprintf("%s: %d requests, %d failed; half took up to %v, 99 %% up to %v, the slowest %v", c.cluster, len(c.took), c.failed, at(50), at(99), at(100))
+	if c.away > 0 {
+		line += fmt.Sprintf("; %d more while the database was away, of which %d were refused", c.away, c.refused)
+	}
+	return line, at(99)
 }

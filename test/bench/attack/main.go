@@ -3,7 +3,7 @@
 //
 // It starts pseudo-server in a cgroup of the given memory (that needs root; without, GOMEMLIMIT stands in for it) and the
 // attackers as a process of their own with a low priority, because in earnest they have CPUs of their own. It ends with status 1
-// if the server ended or was killed, or if a good client waited longer than it may.
+// if the server ended or was killed, if a good client waited longer than it may, or if what was acknowledged to it is not there.
 package main
 
 import (
@@ -38,6 +38,7 @@ type options struct {
 	slowest  time.Duration
 	only     string
 	profiles string
+	postgres bool
 }
 
 func command(ctx context.Context) error {
@@ -48,6 +49,7 @@ func command(ctx context.Context) error {
 	flag.DurationVar(&o.slowest, "slowest", time.Second, "what 99 % of the good clients' requests may take")
 	flag.StringVar(&o.only, "only", "", "the only attacks to play, by their names with commas between")
 	flag.StringVar(&o.profiles, "profiles", "", "a folder for heap profiles of the moments with the most memory")
+	flag.BoolVar(&o.postgres, "postgres", false, "keep the clusters in a PostgreSQL that is killed once, and once replaced by its standby")
 	attackers := flag.String("attackers", "", "used by the program itself: play the attackers of the server at these addresses (grpc,http)")
 	flag.Parse()
 	if *attackers != "" {
@@ -89,17 +91,31 @@ func run(ctx context.Context, o options, dir string, limit int64) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	s, err := startServer(ctx, o.server, dir, limit)
+	var db *database
+	if o.postgres {
+		var err error
+		if db, err = openDatabase(); err != nil {
+			return err
+		}
+		defer func() {
+			if err := db.close(); err != nil {
+				fmt.Println("remove the database:", err)
+			}
+		}()
+	}
+	s, err := startServer(ctx, o.server, dir, limit, db)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(o.minutes*float64(time.Minute)))
 	defer cancel()
 	good := []*client{
 		newClient(s.target, "d-bound", "127.0.9.1", token), newClient(s.target, "d-plain", "127.0.8.1", ""),
 	}
 	for _, c := range good { // they were there before
+		c.database = db
 		if err := c.begin(ctx); err != nil {
 			return fmt.Errorf("before the attack: %w", err)
 		}
@@ -127,6 +143,14 @@ func run(ctx context.Context, o options, dir string, limit int64) error {
 			c.run(ctx)
 		}()
 	}
+	disturbed := make(chan error, 1)
+	go func() {
+		if db == nil {
+			disturbed <- nil
+			return
+		}
+		disturbed <- db.disturb(ctx, o.minutes)
+	}()
 	var ended error
 	select {
 	case <-ctx.Done():
@@ -138,7 +162,24 @@ func run(ctx context.Context, o options, dir string, limit int64) error {
 		<-done
 	}
 	_ = attackers.Wait() // it ends because we end it
-	return report(s, good, limit, o, ended)
+	return errors.Join(report(s, good, limit, o, ended), <-disturbed, kept(outer, s, good))
+}
+
+// kept looks whether the server has what it has acknowledged to the good clients, or what came after it.
+func kept(ctx context.Context, s *server, good []*client) error {
+	var errs []error
+	for _, c := range good {
+		version, err := s.stored(ctx, c.cluster)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("read %s: %w", c.cluster, err))
+		case version < c.acked:
+			errs = append(errs, fmt.Errorf("%s: the server has version %d, but it acknowledged %d", c.cluster, version, c.acked))
+		default:
+			fmt.Printf("%s: the last version that was acknowledged, %d, is there\n", c.cluster, c.acked)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // report prints what was seen, and returns what must not be.

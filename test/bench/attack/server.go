@@ -36,7 +36,7 @@ type server struct {
 
 const config = `
 listen: {grpc: "127.0.0.1:0", http: "127.0.0.1:0"}
-store: {path: %[1]q}
+store: %[1]s
 http: {pprof: true}
 access:
   clusters:
@@ -44,9 +44,14 @@ access:
 `
 
 // startServer starts pseudo-server with so much memory, in bytes, and waits until it is ready.
-func startServer(ctx context.Context, binary, dir string, limit int64) (*server, error) {
+// What it has goes to the database, or to a file if that is nil.
+func startServer(ctx context.Context, binary, dir string, limit int64, db *database) (*server, error) {
 	tokenFile, configFile := filepath.Join(dir, "token"), filepath.Join(dir, "config.yaml")
-	for name, text := range map[string]string{tokenFile: token, configFile: fmt.Sprintf(config, filepath.Join(dir, "db"), tokenFile)} {
+	store := fmt.Sprintf("{path: %q}", filepath.Join(dir, "db"))
+	if db != nil {
+		store = fmt.Sprintf("{type: postgres, dsn: %q}", db.dsn())
+	}
+	for name, text := range map[string]string{tokenFile: token, configFile: fmt.Sprintf(config, store, tokenFile)} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
