@@ -5,12 +5,14 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"text/template"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pseudo-agent/pseudo-agent/test/node/sandbox"
@@ -72,10 +74,35 @@ func (c *Cluster) AddNode(ctx context.Context) error {
 	return c.WaitNode(ctx, m.Name)
 }
 
-// RemoveNode ends the second node and what is left of its Pods.
+// RemoveNode ends the second node once its Pods are gone: those that a kubelet leaves behind stay in the apiserver for
+// minutes, with addresses that no Node accounts for any more.
 func (c *Cluster) RemoveNode(ctx context.Context) error {
+	gone := errors.Join(c.Kubectl(ctx, "cordon", Second), c.endPods(ctx, Second))
 	c.StopPrograms("kubelet-"+Second, "containerd-"+Second)
-	return c.Client.CoreV1().Nodes().Delete(ctx, Second, metav1.DeleteOptions{})
+	return errors.Join(gone, c.Client.CoreV1().Nodes().Delete(ctx, Second, metav1.DeleteOptions{}))
+}
+
+// endPods deletes the Pods of a node and waits, for at most two minutes, until none is left.
+func (c *Cluster) endPods(ctx context.Context, node string) error {
+	pods, ofNode := c.Client.CoreV1().Pods(metav1.NamespaceAll), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node}
+	list, err := pods.List(ctx, ofNode)
+	if err != nil {
+		return err
+	}
+	for _, p := range list.Items {
+		if err := c.Client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	return Wait(ctx, "end of the Pods of "+node, func(ctx context.Context) error {
+		list, err := pods.List(ctx, ofNode)
+		if err == nil && len(list.Items) > 0 {
+			err = fmt.Errorf("%d are left, the first is %s/%s", len(list.Items), list.Items[0].Namespace, list.Items[0].Name)
+		}
+		return err
+	})
 }
 
 func (c *Cluster) kubeletArguments(m machine) []string {
