@@ -28,7 +28,7 @@ type cluster struct {
 	used        atomic.Int64            // when somebody looked last, in Unix nanoseconds; 0: nobody did
 	todo, ready atomic.Int64            // objects that the inventory being made has, and has already
 	held        atomic.Int64            // bytes of the inventory
-	total       *atomic.Int64           // of all inventories
+	all         *inventories            // this one among them
 
 	use   *semaphore.Weighted  // each reader holds 1; all are held while inv is between two versions
 	inv   *inventory.Inventory // nil: not made yet
@@ -90,6 +90,7 @@ type published struct {
 
 // publish tells of the inventory as it is now. All of c.use is held.
 func (c *cluster) publish() {
+	c.all.has(c, c.inv != nil && !c.gone)
 	if c.inv == nil {
 		c.made.Store(nil)
 		c.holds(0)
@@ -100,7 +101,7 @@ func (c *cluster) publish() {
 }
 
 // holds tells that the inventory takes n bytes now.
-func (c *cluster) holds(n int64) { c.total.Add(n - c.held.Swap(n)) }
+func (c *cluster) holds(n int64) { c.all.bytes.Add(n - c.held.Swap(n)) }
 
 // version identifies the content of a cluster.
 type version struct {
@@ -126,15 +127,18 @@ func (c *cluster) hasAsked(answers uint64) bool {
 // unheard is the beat of work that no loop does.
 func unheard() {}
 
-// catchUp makes the inventory that of the latest stored version, and calls beat between its steps.
-func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
-	beat()
+// withLatest calls do with the lock of a cluster and its latest stored version, unless wanted, which it asks under the lock, says no.
+// patient is for what waits, work for what has begun.
+func (v *Viewer) withLatest(ctx context.Context, c *cluster, wanted func() bool, do func(patient, work context.Context, view *store.View) error) error {
 	patient, cancel := store.Patiently(ctx)
 	defer cancel()
 	if err := wait(patient, c.lock, "the inventory of cluster "+c.id); err != nil {
 		return err
 	}
 	defer func() { <-c.lock }()
+	if !wanted() {
+		return nil
+	}
 	work, done := v.detached(ctx)
 	defer done()
 	reading, cancel := store.Patiently(work)
@@ -143,6 +147,19 @@ func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
 	if err != nil {
 		return err
 	}
+	return do(patient, work, view)
+}
+
+// catchUp makes the inventory that of the latest stored version, and calls beat between its steps.
+func (v *Viewer) catchUp(ctx context.Context, c *cluster, beat func()) error {
+	beat()
+	return v.withLatest(ctx, c, func() bool { return true }, func(_, work context.Context, view *store.View) error {
+		return v.toLatest(work, c, view, beat)
+	})
+}
+
+// toLatest is catchUp under the lock.
+func (v *Viewer) toLatest(work context.Context, c *cluster, view *store.View, beat func()) error {
 	if view.State.Latest.Seq == 0 || c.isAt(view.State) {
 		return nil
 	}
@@ -270,24 +287,18 @@ func (c *cluster) giveUp() {
 // again applies the Pods once more, because plugins may answer otherwise.
 func (v *Viewer) again(ctx context.Context, c *cluster, beat func()) error {
 	beat()
-	patient, cancel := store.Patiently(ctx)
-	defer cancel()
-	if err := wait(patient, c.lock, "the inventory of cluster "+c.id); err != nil {
-		return err
+	var answers uint64
+	wanted := func() bool {
+		answers = v.answers.Load()
+		return c.inv != nil && c.asked != answers
 	}
-	defer func() { <-c.lock }()
-	answers := v.answers.Load()
-	if c.inv == nil || c.asked == answers {
-		return nil
-	}
-	work, done := v.detached(ctx)
-	defer done()
-	reading, cancel := store.Patiently(work)
-	defer cancel()
-	view, err := v.opts.Store.View(reading, c.id)
-	if err != nil {
-		return err
-	}
+	return v.withLatest(ctx, c, wanted, func(patient, work context.Context, view *store.View) error {
+		return v.askAgain(patient, work, c, view, answers, beat)
+	})
+}
+
+// askAgain is again under the lock.
+func (v *Viewer) askAgain(patient, work context.Context, c *cluster, view *store.View, answers uint64, beat func()) error {
 	if !c.isAt(view.State) {
 		if err := v.follows(work, c, view, beat); err != nil {
 			return err

@@ -1,10 +1,8 @@
 package viewer
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/inventory"
@@ -60,7 +58,7 @@ func (v *Viewer) fits(st store.State) bool {
 	if v.opts.Memory == 0 {
 		return true
 	}
-	n := v.held.Load()
+	n := v.held.bytes.Load()
 	for wire, count := range st.Latest.Types {
 		n += inventory.Expected(wire) * int64(count.Objects)
 	}
@@ -149,14 +147,22 @@ func (c *cluster) forgetCheck() { c.check, c.checkOf = nil, point{} }
 // freeIdle makes room for a cluster: by its own inventory, or by that of another one that was looked at longest ago. It waits for nobody;
 // false: there is none that nobody uses.
 func (v *Viewer) freeIdle(id string, own bool) bool {
-	victims := v.all()
-	unwanted := func(c *cluster) bool { return c.id == id && c.todo.Load() > 0 && c.used.Load() == 0 }
-	if slices.ContainsFunc(victims, unwanted) {
+	v.mu.Lock()
+	self := v.clusters[id]
+	v.mu.Unlock()
+	switch {
+	case self != nil && self.todo.Load() > 0 && self.used.Load() == 0:
 		return false // an inventory that nobody asked for is being made
+	case own:
+		return self != nil && v.free(self)
 	}
-	victims = slices.DeleteFunc(victims, func(c *cluster) bool { return c.made.Load() == nil || (c.id == id) != own })
-	slices.SortFunc(victims, func(a, b *cluster) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
-	return slices.ContainsFunc(victims, v.free)
+	victims := v.held.leastUsed(func(c *cluster) bool { return c == self })
+	for c := victims.next(); c != nil; c = victims.next() {
+		if v.free(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // free drops an inventory that nobody uses at this moment, and keeps what it found of failures.
@@ -185,28 +191,18 @@ func (v *Viewer) drop(c *cluster) {
 
 // evict drops the inventories that were least looked at, but not that of a cluster, until all fit into Options.Memory.
 func (v *Viewer) evict(ctx context.Context, but *cluster) {
-	for v.opts.Memory > 0 && v.held.Load() > v.opts.Memory && ctx.Err() == nil {
-		victim := v.leastUsed(but)
+	for v.opts.Memory > 0 && v.held.bytes.Load() > v.opts.Memory && ctx.Err() == nil {
+		victim := v.held.leastUsed(func(c *cluster) bool { return c == but }).next()
 		if victim == nil {
 			return
 		}
-		if time.Since(time.Unix(0, victim.used.Load())) < warmFor && v.held.Load() <= 2*v.opts.Memory {
+		if time.Since(time.Unix(0, victim.used.Load())) < warmFor && v.held.bytes.Load() <= 2*v.opts.Memory {
 			return
 		}
 		if err := v.dismiss(ctx, victim); err != nil {
 			return // it is in use; the next change tries again
 		}
 	}
-}
-
-func (v *Viewer) leastUsed(but *cluster) *cluster {
-	var found *cluster
-	for _, c := range v.all() {
-		if c != but && c.made.Load() != nil && (found == nil || c.used.Load() < found.used.Load()) {
-			found = c
-		}
-	}
-	return found
 }
 
 // dismiss drops an inventory, and keeps what it found of failures.

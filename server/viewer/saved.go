@@ -33,7 +33,7 @@ func (v *Viewer) keepsChecks() bool {
 	return ok
 }
 
-// loadChecks takes the saved checks over.
+// loadChecks takes the saved checks over. Clusters whose check is damaged are checked anew, as if none had been saved.
 func (v *Viewer) loadChecks(ctx context.Context) error {
 	if !v.keepsChecks() {
 		return nil
@@ -42,20 +42,27 @@ func (v *Viewer) loadChecks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read checks: %w", err)
 	}
+	var damaged []error
 	for _, d := range docs {
 		var list []savedCheck
 		if err := json.Unmarshal(d.Value, &list); err != nil {
-			return fmt.Errorf("read checks: %w", err)
+			damaged = append(damaged, fmt.Errorf("document %s: %w", d.Key, err))
+			continue
 		}
 		for _, saved := range list {
 			check, err := inventory.LoadCheck(saved.Check)
 			if err != nil {
-				return err
+				damaged = append(damaged, fmt.Errorf("cluster %s: %w", saved.Cluster, err))
+				continue
 			}
 			if err := v.takeOver(ctx, v.cluster(saved.Cluster), check, saved.Of); err != nil {
 				return err
 			}
 		}
+	}
+	if len(damaged) > 0 {
+		v.log.Warn("what was saved of the checks of clusters is damaged in part: these clusters are checked anew, which reads their objects",
+			"damaged", len(damaged), "first", damaged[0])
 	}
 	return nil
 }

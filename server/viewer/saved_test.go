@@ -1,11 +1,14 @@
 package viewer_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,5 +158,101 @@ func TestEndsSoon(t *testing.T) {
 	}
 	if s := view.Status(); s.Checked == 0 || s.Checked > clusters/2 {
 		t.Errorf("%d clusters were checked although it was to end after a few", s.Checked)
+	}
+}
+
+// TestDamagedChecks: what is damaged of the saved checks is told in one line, for what it is, and made anew; the others are taken over.
+func TestDamagedChecks(t *testing.T) {
+	const clusters = 5
+	backend, err := store.OpenEmbedded(filepath.Join(t.TempDir(), "test.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := backend.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	run := func() (log string, reads int64) {
+		t.Helper()
+		kept := store.New(backend, store.Options{Keep: 1})
+		plugins, err := plugin.Open(t.Context(), plugin.Options{Store: viewer.PluginStore(backend)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer plugins.Close()
+		var told bytes.Buffer // slog writes to it under its own lock; it is read when Run has ended
+		view := viewer.New(viewer.Options{
+			Store: kept, Plugins: plugins, Logger: slog.New(slog.NewTextHandler(&told, nil)), Poll: 10 * time.Millisecond, Memory: 1,
+		})
+		r := &rig{store: kept, view: view}
+		if list, err := backend.Clusters(t.Context()); err != nil || len(list) == 0 {
+			for c := range clusters {
+				r.save(t, fmt.Sprintf("d-%d", c), 1, "*version.Info", `{"gitVersion":"v1.36.1"}`, "*v1.Namespace", `{"metadata":{"uid":"ns","name":"ns"}}`,
+					"*v1.Node", `{"metadata":{"uid":"no","name":"no"},"status":{"addresses":[{"type":"InternalIP","address":"1.0.0.1"}]}}`)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- view.Run(ctx) }()
+		for range 1000 {
+			if s := view.Status(); s.Checked == clusters && s.State == "ok" && len(s.Refused) == 0 {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if s := view.Status(); s.Checked != clusters || s.State != "ok" || s.Reason != "" {
+			t.Errorf("got %+v, want all checked", s)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		return told.String(), kept.Indexes().Reads
+	}
+	run()
+	docs, err := backend.Documents(t.Context(), "check")
+	if err != nil || len(docs) != 1 {
+		t.Fatalf("got %d documents, %v, want 1", len(docs), err)
+	}
+	var list []map[string]any
+	if err := json.Unmarshal(docs[0].Value, &list); err != nil || len(list) != clusters {
+		t.Fatalf("got %d checks, %v, want %d", len(list), err, clusters)
+	}
+	list[0]["check"], list[3]["check"] = 7, "nothing"
+	one, err := json.Marshal(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what        string
+		value, more string
+		reads       int64
+	}{
+		{"checks in a list", string(one), "", 2},
+		{"a list", "[{", "", clusters},
+		{"no list", `{"a":1}`, "", clusters},
+		{"a list beside a sound one", string(docs[0].Value), "\x00", 0},
+	} {
+		docs, err := backend.Documents(t.Context(), "check")
+		if err != nil || len(docs) == 0 {
+			t.Fatal(err)
+		}
+		docs[0].Value = []byte(c.value)
+		if _, err := backend.PutDocument(t.Context(), "check", docs[0]); err != nil {
+			t.Fatal(err)
+		}
+		if c.more != "" {
+			if _, err := backend.PutDocument(t.Context(), "check", store.Document{Key: "damaged", Value: []byte(c.more)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		log, reads := run()
+		if lines := strings.Count(log, "level=WARN") + strings.Count(log, "level=ERROR"); lines != 1 || !strings.Contains(log, "saved") || strings.Contains(log, "cannot be followed") {
+			t.Errorf("%s: the log has\n%s, want one warning, of what was saved", c.what, log)
+		}
+		if reads != c.reads {
+			t.Errorf("%s: %d indexes were read, want %d", c.what, reads, c.reads)
+		}
 	}
 }

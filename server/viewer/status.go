@@ -36,7 +36,7 @@ const refusedNames = 20
 
 // Status returns the present state.
 func (v *Viewer) Status() Status {
-	s := Status{State: "ok", Streams: len(v.streams), Bytes: v.held.Load(), Plugins: v.opts.Plugins.Status()}
+	s := Status{State: "ok", Streams: len(v.streams), Bytes: v.held.bytes.Load(), Plugins: v.opts.Plugins.Status()}
 	clusters := v.all()
 	slices.SortFunc(clusters, func(a, b *cluster) int { return strings.Compare(a.id, b.id) })
 	for _, c := range clusters {
@@ -109,7 +109,7 @@ func (v *Viewer) measure() {
 		}
 	}
 	v.metrics.failing.Set(float64(failing))
-	v.metrics.bytes.Set(float64(v.held.Load()))
+	v.metrics.bytes.Set(float64(v.held.bytes.Load()))
 	for _, r := range inventory.Reasons() {
 		v.metrics.findings.WithLabelValues(string(r.Reason)).Set(float64(found[r.Reason]))
 	}

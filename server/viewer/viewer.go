@@ -50,8 +50,7 @@ type Viewer struct {
 	log     *slog.Logger
 	metrics *metrics
 	streams chan struct{}
-	// held is about what all inventories take, in bytes.
-	held atomic.Int64
+	held    inventories
 	// collecting is held by who makes a list.
 	collecting chan struct{}
 	// answers counts how often the answers of the plugins may have changed.
@@ -199,6 +198,7 @@ func (v *Viewer) follow(ctx context.Context) {
 			c.gone = true
 			c.freeRoom()
 			c.holds(0)
+			v.held.has(c, false)
 			<-c.lock
 		}
 	}
@@ -262,7 +262,7 @@ func (v *Viewer) cluster(id string) *cluster {
 	c := v.clusters[id]
 	if c == nil {
 		c = &cluster{
-			id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers), total: &v.held, room: v.opts.Store.Budget().Account(id),
+			id: id, lock: make(chan struct{}, 1), use: semaphore.NewWeighted(readers), all: &v.held, room: v.opts.Store.Budget().Account(id),
 		}
 		v.clusters[id] = c
 	}
