@@ -132,7 +132,7 @@ bench: ## measures pseudo-agent beside other ways to watch (docs/performance.md)
 .PHONY: fleet
 fleet: CLUSTERS = 1000
 fleet: PODS = 1000
-fleet: ## measures pseudo-server with many clusters and agents (docs/replicas.md): make fleet CLUSTERS=10000 PODS=1000
+fleet: ## measures pseudo-server with many clusters and agents (docs/fleet.md): make fleet CLUSTERS=10000 PODS=1000; FLEETFLAGS="-dir FOLDER -phases load,restart"
 	cd test/bench && go build -o ../../bin/bench . && ../../bin/bench fleet -clusters $(CLUSTERS) -pods $(PODS) $(FLEETFLAGS)
 
 .PHONY: microbench

@@ -95,6 +95,9 @@ func runFleet(ctx context.Context, o fleetOptions) error {
 	if f.content, err = newFleetContent(o.pods); err != nil {
 		return err
 	}
+	if err := f.room(); err != nil {
+		return err
+	}
 	if f.server, err = startFleetServer(ctx, o); err != nil {
 		return err
 	}
@@ -111,6 +114,21 @@ func runFleet(ctx context.Context, o fleetOptions) error {
 		o.clusters, o.pods, revision(ctx), time.Now().UTC().Format(time.DateOnly), machine(), f.content.objects, mega(int64(len(f.content.body))))
 	for _, line := range f.figures {
 		fmt.Printf("| %s | %s |\n", line.what, line.value)
+	}
+	return nil
+}
+
+// room looks whether the store will find room on the disk.
+func (f *fleetRun) room() error {
+	const object, cluster = 1200, 20_000 // bytes that they take in the file, with room to spare
+	need := int64(f.o.clusters) * (int64(f.content.objects)*object + cluster)
+	free, err := diskFree(f.o.dir)
+	if err != nil {
+		return err
+	}
+	progress("the store takes about %s in %s, where %s are free", mega(need), f.o.dir, mega(free))
+	if free < need {
+		return fmt.Errorf("%s has too little room: name another folder with -dir", f.o.dir)
 	}
 	return nil
 }

@@ -38,12 +38,12 @@ func (f *fleetRun) syncs(ctx context.Context) error {
 	if err != nil {
 		return floor.fail(err)
 	}
-	f.add("pseudo-server takes", "%.2f times that CPU", ours/least)
+	f.add("pseudo-server takes", "%.2f times that CPU", float64(ours)/float64(least))
 	return nil
 }
 
-// syncsWith measures a server and returns how many cores it took.
-func (f *fleetRun) syncsWith(ctx context.Context, who string, pid int, address string) (cores float64, err error) {
+// syncsWith measures a server and returns how much CPU a Sync took.
+func (f *fleetRun) syncsWith(ctx context.Context, who string, pid int, address string) (each time.Duration, err error) {
 	before, _, err := residentSize(pid)
 	if err != nil {
 		return 0, err
@@ -55,7 +55,9 @@ func (f *fleetRun) syncsWith(ctx context.Context, who string, pid int, address s
 		}
 		defer conns[i].conn.Close() //nolint:errcheck // nothing is under way then
 	}
+	all := f.o.clusters * f.o.agents
 	var took []time.Duration
+	var rate, cores float64
 	for minute := range 1 + max(1, int(f.o.minutes)) { // in the first one all are new
 		start := time.Now()
 		used, err := cpuTime(pid)
@@ -77,7 +79,8 @@ func (f *fleetRun) syncsWith(ctx context.Context, who string, pid int, address s
 		if err != nil {
 			return 0, err
 		}
-		cores = (now - used).Seconds() / time.Since(start).Seconds()
+		lasted := time.Since(start).Seconds() // longer than a minute if the machine has not the CPU
+		each, rate, cores = (now-used)/time.Duration(all), float64(all)/lasted, (now-used).Seconds()/lasted
 		if minute == 0 {
 			f.add(who+": the first minute", "%.2f cores", cores)
 		}
@@ -86,11 +89,10 @@ func (f *fleetRun) syncsWith(ctx context.Context, who string, pid int, address s
 	if err != nil {
 		return 0, err
 	}
-	all := f.o.clusters * f.o.agents
-	f.add(who+": the last minute", "%.2f cores, %d Syncs a second, %.0f µs of CPU each; %d bytes more than before, %d an agent", cores, all/60,
-		cores*60e6/float64(all), max(0, after-before), max(0, after-before)/int64(all))
+	f.add(who+": the last minute", "%.2f cores, %.0f Syncs a second, %.0f µs of CPU each; %s more memory than before, %d bytes an agent", cores, rate,
+		float64(each.Nanoseconds())/1000, mega(max(0, after-before)), max(0, after-before)/int64(all))
 	f.add(fmt.Sprintf("%s: all %d Syncs of a cluster, one after the other", who, f.o.agents), "half within %s, 99 %% within %s", quantile(took, 50), quantile(took, 99))
-	return cores, nil
+	return each, nil
 }
 
 // startFloor starts this program again as a gRPC server that answers every call with the same bytes.

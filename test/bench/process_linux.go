@@ -53,3 +53,12 @@ func residentSize(pid int) (now, peak int64, err error) {
 func resetPeak(pid int) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 }
+
+// diskFree is how many bytes can be written in a folder.
+func diskFree(folder string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(folder, &s); err != nil {
+		return 0, fmt.Errorf("disk of %s: %w", folder, err)
+	}
+	return int64(s.Bavail) * s.Bsize, nil
+}
