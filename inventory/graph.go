@@ -548,6 +548,13 @@ func (s *scene) finish(limit int) Graph {
 	if len(order) > limit {
 		first, weight := s.chains(compare)
 		slices.SortFunc(order, func(a, b int) int {
+			x, y := &s.boxes[a], &s.boxes[b]
+			if x.Focus != y.Focus { // however many Services lead to it
+				if x.Focus {
+					return -1
+				}
+				return 1
+			}
 			return cmp.Or(weight[first[b]]-weight[first[a]], compare(first[a], first[b]), compare(a, b))
 		})
 		g.Omitted = len(order) - limit

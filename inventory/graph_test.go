@@ -77,6 +77,12 @@ func TestObjectGraph(t *testing.T) {
 		if focus < 0 || g.Boxes[focus].Type != tt.wire || g.Boxes[focus].ID != tt.id {
 			t.Errorf("%s %s: got focus %d of %+v, want the object", tt.wire, tt.id, focus, g.Boxes)
 		}
+		for limit := 1; limit < len(g.Boxes); limit++ {
+			few, _ := inv.ObjectGraph(tt.wire, tt.id, limit)
+			if !slices.ContainsFunc(few.Boxes, func(b inventory.Box) bool { return b.Focus }) {
+				t.Errorf("%s %s: with %d boxes the object itself is left out", tt.wire, tt.id, limit)
+			}
+		}
 	}
 	if _, ok := inv.ObjectGraph("*v1.Pod", "none", 100); ok {
 		t.Error("got a graph of a Pod that does not exist")
