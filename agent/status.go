@@ -129,7 +129,7 @@ func (d *daemon) summary() string {
 	case st.LastReport == nil:
 		return fmt.Sprintf("nothing reported yet: %s", st.Reason)
 	}
-	text := fmt.Sprintf("cluster %s, %d objects, %s, version %d acknowledged by %s %s",
+	text := fmt.Sprintf("cluster %s, %d objects, %s, version %d acknowledged by %s, %s",
 		st.ClusterID, st.Entries, operate.Bytes(int64(st.Bytes)), st.Acknowledged, firstOf(st.Server, "the server"),
 		operate.Ago(time.Now(), *st.LastReport))
 	if st.Pending && st.OldestChange != nil {

@@ -231,3 +231,14 @@ func TestChineseStatus(t *testing.T) {
 func resources(now time.Time) *Listing {
 	return &Listing{Name: "Resources", Header: []string{"resource", "state", "last change"}, Rows: []ListingRow{{Tone: Bad, Cells: []ListingCell{{Text: "pods"}, {Text: "Forbidden"}, {At: now}}}}}
 }
+
+// TestSummaryIsWholeInChinese: no word of the summary stays English, however long ago the report was.
+func TestSummaryIsWholeInChinese(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, ago := range []time.Duration{time.Second, 7 * time.Minute, 3 * time.Hour, 26*time.Hour + 5*time.Minute, 96 * time.Hour, 99 * time.Hour} {
+		said := chinese.say("cluster d-1, 14 objects, 2.7 KiB, version 7 acknowledged by 127.0.0.1:1, " + Ago(now, now.Add(-ago)))
+		if want := "集群 d-1，14 个对象，2.7 KiB，版本 7 已由 127.0.0.1:1 确认（" + chinese.ago(now, now.Add(-ago)) + "）"; said != want {
+			t.Errorf("got %s, want %s", said, want)
+		}
+	}
+}
