@@ -48,7 +48,7 @@ func TestAccessible(t *testing.T) {
 				page.SetBypassCSP(true), chromedp.Navigate("about:blank"), chromedp.Navigate(v.url))
 			b.until(v.name, v.ready)
 			b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(200*time.Millisecond))
-			b.accessible(axe, v.name, scheme)
+			b.accessible(axe, v.name+", "+scheme)
 		}
 	}
 }
@@ -65,16 +65,11 @@ func axeCore(t *testing.T) string {
 
 // accessible looks with axe-core at what is shown. The page was opened without its policy, which forbids how axe-core makes
 // functions.
-func (b *browser) accessible(axe, what, scheme string) {
+func (b *browser) accessible(axe, what string) {
 	b.t.Helper()
-	// The status is made anew every ten seconds, unless its details were opened: that is what it is for.
-	rules := `, rules: {"meta-refresh": {enabled: false}}`
-	if scheme == "dark" { // only the colours are others
-		rules = `, runOnly: ["color-contrast"]`
-	}
 	var result string
 	b.do("axe-core", chromedp.Evaluate(axe+";0", nil), chromedp.Evaluate(
-		`axe.run(document, {resultTypes: ["violations"]`+rules+`}).then((r) => JSON.stringify(r.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html.slice(0, 300) + " " + (n.any[0]?.message || ""))}))))`,
+		`axe.run(document, {resultTypes: ["violations"]}).then((r) => JSON.stringify(r.violations.map((v) => ({id: v.id, help: v.help, nodes: v.nodes.slice(0, 3).map((n) => n.html.slice(0, 300) + " " + (n.any[0]?.message || ""))}))))`,
 		&result, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
 	var found []struct {
 		ID, Help string
@@ -84,7 +79,7 @@ func (b *browser) accessible(axe, what, scheme string) {
 		b.t.Fatalf("%v: %s", err, result)
 	}
 	for _, f := range found {
-		text := fmt.Sprintf("%s, %s: %s: %s", what, scheme, f.ID, f.Help)
+		text := fmt.Sprintf("%s: %s: %s", what, f.ID, f.Help)
 		for _, n := range f.Nodes {
 			text += "\n    " + n
 		}

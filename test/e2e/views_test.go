@@ -66,7 +66,7 @@ func newViews(t *testing.T) *views {
 		return Math.round(c.measureText(s).width);
 	})).join(" ")`, &fonts))
 	file := filepath.Join(v.folder, "fonts.txt")
-	if os.Getenv("E2E_SCREENSHOTS") != "" {
+	if remakes(file) {
 		if err := os.MkdirAll(v.folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -82,6 +82,13 @@ func newViews(t *testing.T) *views {
 		t.Logf("pictures are not compared: the widths of this machine's fonts are %s, those of docs/img/views %s", fonts, want)
 	}
 	return v
+}
+
+// remakes tells whether a file is to be made anew: with E2E_SCREENSHOTS=missing only if it is not there.
+func remakes(file string) bool {
+	mode := os.Getenv("E2E_SCREENSHOTS")
+	_, err := os.Stat(file)
+	return mode != "" && (mode != "missing" || err != nil)
 }
 
 // open opens an address in a language and waits until an expression holds.
@@ -112,7 +119,7 @@ func (v *views) view(name, url, ready string) {
 				chromedp.EmulateViewport(l.width, l.height), chromedp.Sleep(200*time.Millisecond))
 			v.inside(what)
 			if l.scheme != scheme && v.axe != "" {
-				v.accessible(v.axe, what, l.scheme)
+				v.accessible(v.axe, what)
 			}
 			scheme = l.scheme
 			if l.language == language {
@@ -133,7 +140,7 @@ func (v *views) view(name, url, ready string) {
 func (v *views) compare(name string, picture []byte) {
 	v.t.Helper()
 	file := filepath.Join(v.folder, name+".png")
-	if os.Getenv("E2E_SCREENSHOTS") != "" {
+	if remakes(file) {
 		if err := os.WriteFile(file, picture, 0o644); err != nil {
 			v.t.Fatal(err)
 		}
@@ -237,16 +244,27 @@ func TestServerViews(t *testing.T) {
 	reportObjects(t, s, "d-frozen", 2, "pods: Forbidden: list and watch are not allowed", workloads(30, ""))
 	reportObjects(t, s, "d-hostile", 1, hostile, workloads(3, hostile))
 	reportObjects(t, s, "d-large", 1, "", workloads(100000, ""))
+	// Two processes report different clusters under one id: the second is refused.
+	kubeSystem := func(uid string) *agent.KubernetesAPIInfo {
+		return entry("*v1.Namespace", fmt.Sprintf(`{"metadata":{"uid":%q,"name":"kube-system"}}`, uid))
+	}
+	reportObjects(t, s, "d-conflict", 1, "", append(workloads(30, ""), kubeSystem("first")))
+	for version := range uint64(3) {
+		if err := tryReport(t, s, "d-conflict", "10.0.0.2", version+2, "", append(workloads(20, ""), kubeSystem("second"))); err == nil {
+			t.Error("the second cluster under one id is not refused")
+		}
+	}
 	for range 2 {
 		syncAs(t, s, "d-good", "node-1", 1)
 		syncAs(t, s, "d-good", "node-2", 2)
 	}
 	const panels = `document.querySelectorAll(".panels .bars li").length > 1`
 	// The list is some seconds old at times: without the watcher its columns are others.
-	v.view("server-clusters", s.HTTP+"/#/", `document.querySelectorAll("main td a").length === 4 && [...document.querySelectorAll("main td")].some(td => td.textContent.includes("node-1"))`)
+	v.view("server-clusters", s.HTTP+"/#/", `document.querySelectorAll("main td a").length === 5 && [...document.querySelectorAll("main td")].some(td => td.textContent.includes("node-1"))`)
 	v.view("server-good", s.HTTP+"/#/c/d-good/overview", panels+` && document.querySelector(".verdict .good")`)
 	v.view("server-frozen", s.HTTP+"/#/c/d-frozen/overview", panels+` && document.querySelector(".verdict .bad")`)
 	v.view("server-watchers", s.HTTP+"/#/c/d-good/watcher", `document.querySelectorAll("main tbody tr").length === 2 && document.querySelector("svg.role")`)
+	v.view("server-conflict", s.HTTP+"/#/c/d-conflict/overview", panels+` && document.querySelector(".verdict .bad")?.textContent.includes("10.0.0.2")`)
 	v.view("server-compare", s.HTTP+"/#/c/d-good/versions/1/3", `document.querySelector("table.sides td.plus")`)
 	v.view("server-hostile", s.HTTP+"/#/c/d-hostile/tree", `document.querySelector("[role=treeitem] .state.bad")`)
 	v.view("server-large", s.HTTP+"/#/c/d-large/tree", `document.querySelector("[role=treeitem] .state.bad")`)

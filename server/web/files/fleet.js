@@ -20,13 +20,16 @@ fleet.reports_per_minute === undefined ? null : el("li", { class: "quiet" }, t("
 
 const megabytes = (n) => (n / 1048576).toLocaleString("en", { maximumFractionDigits: n < 10485760 ? 1 : 0 }) + " " + t("mib");
 
+// suspected says why a report is refused, in few words.
+const suspected = (s) => (s.other_cluster ? t("otherCluster", s.reporter.source_ip || s.reporter.peer || "–") : t("suspicion", number(s.removed)));
+
 // fleetRow is the line of a cluster.
 const fleetRow = (c) => [
   el("a", { href: "#/c/" + enc(c.id) + "/overview" }, c.id),
   el("span", {}, el("span", { class: tone(c.state) }, word(c.state)), ...(c.trouble || []).filter((name) => word(name) !== word(c.state)).map((name) => [" ", el("span", { class: "chip small " + (name === "late" ? "warn" : "bad") }, word(name))]).flat()),
   span(c.age_seconds), number(c.objects), c.version, c.watcher ? c.watcher.holder || word(c.watcher.state) : "–",
   Object.entries(c.labels || {}).map(([key, value]) => key + "=" + value).join(" "), c.reporter.source_ip || c.reporter.peer || "–",
-  c.suspicion ? t("suspicion", number(c.suspicion.removed)) : c.error_msg,
+  c.suspicion ? suspected(c.suspicion) : c.error_msg,
 ];
 
 // showClusters shows the clusters that have a cause of trouble; without one, all.

@@ -56,7 +56,7 @@ function arrange(graph) {
 function picture(graph, link, sentence, label) {
   const { columns, column, y, near } = arrange(graph);
   const x = (i) => 10 + column[i] * columnStep, top = (i) => topMargin + y[i] * rowStep;
-  const height = topMargin + (Math.max(0, ...y) + 1) * rowStep, width = 20 + (columns.length - 1) * columnStep + boxWidth;
+  const height = topMargin + (Math.max(0, ...y) + 1) * rowStep, width = 20 + Math.max(0, columns.length - 1) * columnStep + boxWidth;
   const fit = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
   const hatch = (id) => draw("pattern", { id, width: 8, height: 8, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, draw("rect", { width: 3, height: 8, class: id }));
   const svg = draw("svg", { width, height, viewBox: "0 0 " + width + " " + height, role: "group", "aria-label": label },

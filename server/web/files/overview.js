@@ -51,7 +51,8 @@ async function showOverview(id, signal) {
     const refused = summary && !summary.ok;
     const [mood, verdict] = info.state === "stale" ? ["bad", t("vStale", span(info.age_seconds))]
       : info.error_msg ? ["bad", t("vError", local(info.error_since), info.error_msg)]
-      : info.suspicion ? ["bad", t("vSuspicion", number(info.suspicion.removed))]
+      : info.suspicion ? ["bad", info.suspicion.other_cluster ? t("vOtherCluster", info.suspicion.reporter.source_ip || info.suspicion.reporter.peer || "–", local(info.suspicion.since), number(info.suspicion.refused))
+        : t("vSuspicion", number(info.suspicion.removed))]
       : refused ? ["bad", t("nothingTaken", summary.failures.map((f) => f.reason + " (" + f.advice + ")").join("; "))]
       : ["good", t("vWorks", number(info.objects), span(info.age_seconds))];
     const where = el("div", {}, before);

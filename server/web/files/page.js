@@ -189,6 +189,16 @@ async function all(path, signal, each) {
 
 const rowHeight = 28;
 
+// onScroll calls draw while a box is scrolled, once a frame at most.
+const onScroll = (box, draw) => {
+  let due = false;
+  box.addEventListener("scroll", () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => { due = false; draw(); });
+  });
+};
+
 // treeStates are what was opened and selected in the trees of clusters, for who comes back from an object.
 const treeStates = new Map();
 
@@ -286,9 +296,10 @@ async function showTree(id, signal) {
     space.style.height = rows.length * rowHeight + "px";
     draw();
   };
+  const range = () => [Math.max(0, Math.floor(tree.scrollTop / rowHeight) - 8), Math.min(rows.length, Math.ceil((tree.scrollTop + tree.clientHeight) / rowHeight) + 8)];
+  let drawn = [0, 0];
   const draw = () => {
-    const from = Math.max(0, Math.floor(tree.scrollTop / rowHeight) - 8);
-    const to = Math.min(rows.length, Math.ceil((tree.scrollTop + tree.clientHeight) / rowHeight) + 8);
+    const [from, to] = drawn = range();
     const shown = [];
     for (let i = from; i < to; i++) {
       const r = rows[i];
@@ -323,7 +334,11 @@ async function showTree(id, signal) {
     else if (top + rowHeight > tree.scrollTop + tree.clientHeight) tree.scrollTop = top + rowHeight - tree.clientHeight;
     draw();
   };
-  tree.addEventListener("scroll", () => { kept.top = tree.scrollTop; requestAnimationFrame(draw); });
+  onScroll(tree, () => {
+    kept.top = tree.scrollTop;
+    const [from, to] = range();
+    if (from !== drawn[0] || to !== drawn[1]) draw();
+  });
   tree.addEventListener("keydown", (e) => {
     const r = rows[selected], screen = Math.floor(tree.clientHeight / rowHeight) - 1;
     const moves = { ArrowDown: selected + 1, ArrowUp: selected - 1, Home: 0, End: rows.length - 1, PageDown: selected + screen, PageUp: selected - screen };

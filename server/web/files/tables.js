@@ -123,7 +123,7 @@ async function longTable(signal, path, caption, head, name, texts, href) {
     filter();
   };
   search.addEventListener("input", () => { box.scrollTop = 0; filter(); });
-  box.addEventListener("scroll", () => requestAnimationFrame(draw));
+  onScroll(box, draw);
 
   show(el("h2", {}, caption), el("div", { class: "bar" }, search, exports(caption, head.map((h) => h.replace("~", "")), () => shown.map(texts), () => shown)), note, box);
   await load();

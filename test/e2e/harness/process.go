@@ -83,6 +83,12 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Freeze stops the program where it is: it keeps its connections, and answers nothing until Thaw.
+func (p *Process) Freeze() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen program go on.
+func (p *Process) Thaw() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
+
 // Stop asks the program to end (SIGTERM) and returns its error. After 20 seconds it is killed, which is an error.
 func (p *Process) Stop() error {
 	var late error
