@@ -63,7 +63,7 @@ var controls = map[string]keyed{
 	"tree: button Open all":    enter(`document.querySelector("[role=treeitem][aria-level='3']")`),
 	"map: input search":        {keys: []string{"a", kb.Enter}, want: `document.activeElement.matches(".picture .hit")`},
 	"map: select":              {keys: []string{kb.ArrowUp}, first: `it.value`, want: `location.hash.includes("/map/") && document.querySelector("main select").value !== was`},
-	"services: input search":   {keys: []string{"0", "0", "0", "1"}, want: `document.querySelectorAll("main tbody tr:not(.gap)").length === 1`},
+	"services: input search":   {keys: []string{"0", "2", "0", "4"}, want: `document.querySelectorAll("main tbody tr:not(.gap)").length === 1`},
 	"nodes: input search":      {keys: []string{"x", "y"}, want: `document.querySelectorAll("main tbody tr:not(.gap)").length === 0`},
 	"versions: select":         chosen(`it.value !== was`),
 	"versions: button Compare": enter(`/versions\/\d+\/\d+/.test(location.hash)`),
