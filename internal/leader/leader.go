@@ -117,13 +117,16 @@ func (e *Election) Run(ctx context.Context, work func(context.Context) error) er
 	electorCtx, stopElector := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), logging.ClientGo(e.opts.Logger)))
 	defer stopElector()
 
+	workCtx, stopWork := context.WithCancel(ctx)
+	defer stopWork()
+	t := &turn{stop: stopWork, ended: make(chan struct{})}
 	started := make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &observedLock{Interface: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Namespace: e.opts.Namespace, Name: e.opts.Name},
 			Client:     e.opts.Client,
 			LockConfig: resourcelock.ResourceLockConfig{Identity: e.opts.Identity},
-		}, election: e},
+		}, election: e, turn: t},
 		LeaseDuration:   e.opts.LeaseDuration,
 		RenewDeadline:   e.opts.RenewDeadline,
 		RetryPeriod:     e.opts.RetryPeriod,
@@ -153,25 +156,33 @@ func (e *Election) Run(ctx context.Context, work func(context.Context) error) er
 		return fmt.Errorf("wait for the lease %s/%s: %w", e.opts.Namespace, e.opts.Name, ErrLost)
 	case <-started:
 	}
+	if !t.begin() {
+		return fmt.Errorf("the lease %s/%s was given back before the work began: %w", e.opts.Namespace, e.opts.Name, ErrLost)
+	}
 	e.setState("Leading", 1)
 	defer e.setState("Standby", 0)
 
-	workCtx, stopWork := context.WithCancel(ctx)
-	defer stopWork()
 	done := make(chan error, 1)
-	go func() { done <- work(workCtx) }()
+	go func() {
+		err := work(workCtx)
+		close(t.ended)
+		done <- err
+	}()
 	select {
-	case err := <-done:
-		return err
+	case err = <-done:
+		if !t.isOver() {
+			return err
+		}
 	case <-ended:
 		e.acquired(time.Time{})
 		stopWork()
-		if err := <-done; err != nil {
-			e.opts.Logger.Warn("the work ended with an error when the lease was lost", "error", err)
-		}
-		return fmt.Errorf("renew the lease %s/%s within %s (is the apiserver reachable, may leases be updated?): %w",
-			e.opts.Namespace, e.opts.Name, e.opts.RenewDeadline, ErrLost)
+		err = <-done
 	}
+	if err != nil {
+		e.opts.Logger.Warn("the work ended with an error when the lease was lost", "error", err)
+	}
+	return fmt.Errorf("renew the lease %s/%s within %s (is the apiserver reachable, may leases be updated?): %w",
+		e.opts.Namespace, e.opts.Name, e.opts.RenewDeadline, ErrLost)
 }
 
 func (e *Election) setState(state string, gauge float64) {
@@ -224,11 +235,54 @@ func (e *Election) reached(err error) {
 	}
 }
 
+// turn is the work that one election allows, at most once.
+type turn struct {
+	stop  context.CancelFunc
+	ended chan struct{} // closed once the work has ended
+
+	mu          sync.Mutex
+	begun, over bool
+}
+
+// begin tells whether the work may begin.
+func (t *turn) begin() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun = !t.over
+	return t.begun
+}
+
+// end has the work never begin, or stops it and waits until it has ended.
+func (t *turn) end(ctx context.Context) error {
+	t.mu.Lock()
+	t.over = true
+	begun := t.begun
+	t.mu.Unlock()
+	t.stop()
+	if !begun {
+		return nil
+	}
+	select {
+	case <-t.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// isOver tells whether the work was told to end because the lease was lost.
+func (t *turn) isOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.over
+}
+
 // observedLock notes when the lease was last written with us as holder. The time before the request counts: others
 // measure the lease's duration from a moment after it.
 type observedLock struct {
 	resourcelock.Interface
 	election *Election
+	turn     *turn
 	holder   string // as of the last Get; only the elector's goroutine uses it
 }
 
@@ -266,6 +320,11 @@ func (l *observedLock) write(
 		if l.holder != l.Identity() {
 			// client-go reads the lease, and gives back whatever it finds. Another replica may have it by now.
 			return nil
+		}
+		// client-go gives back a lease that it could not renew in time, too, while the work goes on. If the work takes too long
+		// the lease ends by itself.
+		if err := l.turn.end(ctx); err != nil {
+			return fmt.Errorf("the lease is not given back before the work has ended: %w", err)
 		}
 	}
 	begun := time.Now()

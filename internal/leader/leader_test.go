@@ -69,12 +69,23 @@ type link struct {
 	mu   sync.Mutex
 	cut  bool
 	hole chan struct{} // nothing gets through until this is closed; nil: there is none
+	// refused says that the replica cannot write that it holds the lease. All else it can.
+	refused bool
 }
 
 func (l *link) RoundTrip(r *http.Request) (*http.Response, error) {
 	l.mu.Lock()
-	cut, hole := l.cut, l.hole
+	cut, hole, refused := l.cut, l.hole, l.refused
 	l.mu.Unlock()
+	if refused && r.GetBody != nil {
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		if b, err := io.ReadAll(body); err != nil || !strings.Contains(string(b), `"holderIdentity":""`) {
+			return nil, errors.Join(errors.New("refused"), err)
+		}
+	}
 	if cut {
 		return nil, errors.New("network is unreachable")
 	}
@@ -143,6 +154,12 @@ func (m *member) workBegan() time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.begun
+}
+
+func (m *member) ended() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stopped
 }
 
 // mayNot fails the test if the replica may send.
@@ -296,6 +313,43 @@ func TestLostLeaseIsNotGivenBack(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestLeaseThatCannotBeRenewedIsGivenBackAfterTheWork: client-go gives back a lease that it could not renew in time without asking
+// whether the work has ended; another replica would begin beside it. Seed 216 of test/simulation.
+func TestLeaseThatCannotBeRenewedIsGivenBackAfterTheWork(t *testing.T) {
+	for _, slow := range []time.Duration{0, 2 * time.Second, 30 * time.Second} {
+		inBubble(t, func(b *bench) {
+			first := b.join("first", slow)
+			time.Sleep(time.Second)
+			second := b.join("second", 0)
+			time.Sleep(time.Minute)
+			first.link.mu.Lock()
+			first.link.refused = true
+			first.link.mu.Unlock()
+			for second.workBegan().IsZero() {
+				time.Sleep(10 * time.Millisecond)
+				synctest.Wait()
+			}
+			b.mayNot(first)
+			// Work that takes longer than the lease may not send any more, but goes on.
+			if begun := second.workBegan(); slow < defaults.LeaseDuration-defaults.RenewDeadline && (first.ended().IsZero() || begun.Before(first.ended())) {
+				t.Errorf("work that takes %v to end: the standby began before it had ended", slow)
+			}
+			<-first.done
+			if !errors.Is(first.err, ErrLost) {
+				t.Errorf("the former leader ended with %v, want ErrLost", first.err)
+			}
+			for _, o := range b.sim.Objects(leases) {
+				if !strings.Contains(string(o), `"holderIdentity":"second"`) {
+					t.Errorf("the lease of the replica that took over was given back: %s", o)
+				}
+			}
+			if err := second.stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func later(a, b time.Time) time.Time {
