@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/config"
+	"github.com/pseudo-agent/pseudo-agent/informers"
 	"github.com/pseudo-agent/pseudo-agent/internal/leader"
 	"github.com/pseudo-agent/pseudo-agent/operate"
 	"github.com/pseudo-agent/pseudo-agent/reporter"
@@ -52,6 +53,12 @@ func (d *Daemon) Reload(cfg config.Agent) {
 
 // Status is what the reporter says of itself on the status page.
 func (d *Daemon) Status() reporter.Status { return d.daemon.reporter.Status() }
+
+// Resources returns what the informers tell of what they watch; nothing while nothing is watched.
+func (d *Daemon) Resources() []informers.ResourceStatus {
+	st, _ := d.daemon.informersStatus().(informers.Status)
+	return st.Resources
+}
 
 // LeaseLost tells whether Run ended because another replica may work now: the process has to end and to start again.
 func LeaseLost(err error) bool { return errors.Is(err, leader.ErrLost) }

@@ -190,6 +190,29 @@ func (c *checker) stored(m *store.Memory, _ string) error {
 	return nil
 }
 
+// room looks whether a database has more than it needs: no more snapshots than are to be kept, no row that none of them has.
+func (c *checker) room(b *bounds, m store.Backend) error {
+	var ended []uint64
+	_, snapshots, err := m.Load(context.Background(), clusterID, store.Since{}, func(e *store.Entry) error {
+		if e.To != 0 {
+			ended = append(ended, e.To)
+		}
+		return nil
+	})
+	if err != nil || len(snapshots) == 0 {
+		return err
+	}
+	idle := 0
+	for _, to := range ended {
+		if to <= snapshots[0].Seq {
+			idle++
+		}
+	}
+	b.counted("snapshots in a database", "any", len(snapshots))
+	b.counted("rows in a database that no snapshot has", "any", idle)
+	return nil
+}
+
 // latest returns what a database has of the cluster now, but for the apiserver's version.
 func (c *checker) latest(m store.Backend) (store.State, content, error) {
 	ctx := context.Background()

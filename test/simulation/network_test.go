@@ -92,6 +92,12 @@ func (n *network) kill(node string) {
 	n.cut(func(l link) bool { return l.client == node || l.server == node })
 }
 
+func (n *network) isDead(node string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dead[node]
+}
+
 func (n *network) revive(node string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

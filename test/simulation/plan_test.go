@@ -72,7 +72,7 @@ func newPlan(seed uint64) plan {
 	}
 	end := time.Duration(2+rng.IntN(12)) * time.Minute
 	pace := float64(time.Duration(1+rng.IntN(15)) * time.Second)
-	weights, all := weigh(rng, about)
+	weights, all := weigh(rng, about, seed > usual)
 	for at := time.Duration(0); ; {
 		at += time.Duration(rng.ExpFloat64() * pace).Round(time.Millisecond)
 		if at >= end {
@@ -89,10 +89,11 @@ func newPlan(seed uint64) plan {
 
 // weigh draws how often each deed happens. Each plan has some kinds of faults only: where everything fails all the time nothing
 // happens. Plans about elections have all that concerns these, and little else.
-func weigh(rng *rand.Rand, about subject) (weights []int, all int) {
+func weigh(rng *rand.Rand, about subject, recent bool) (weights []int, all int) {
 	weights = make([]int, len(deeds))
 	for i, d := range deeds {
 		switch {
+		case d.recent && !recent:
 		case about == elections && d.about == objects:
 			weights[i] = 1
 		case about == elections && d.about == elections:

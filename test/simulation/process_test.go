@@ -28,6 +28,8 @@ const (
 	clusterID = "d-sim"
 	apiserver = "10.0.2.1"
 	port      = "20035"
+	// snapshotsKept is how many snapshots a server keeps.
+	snapshotsKept = 3
 	// restartAfter is how long a process that has ended waits for its next start.
 	restartAfter = 5 * time.Second
 )
@@ -189,6 +191,22 @@ func (a *agentProcess) present() *agent.Daemon {
 type serverProcess struct {
 	process
 	db *database
+
+	mu      sync.Mutex
+	elector *elector.Elector // of the present life; nil: there is none
+}
+
+// electing returns what elects in the present life, nil if nothing does.
+func (s *serverProcess) electing() *elector.Elector {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.elector
+}
+
+func (s *serverProcess) elects(e *elector.Elector) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.elector = e
 }
 
 func newServer(number int, n *network, log *slog.Logger, db *database) *serverProcess {
@@ -199,7 +217,7 @@ func newServer(number int, n *network, log *slog.Logger, db *database) *serverPr
 
 func (s *serverProcess) live(ctx context.Context, killed func() bool) error {
 	backend := &handle{db: s.db}
-	kept := store.New(backend, store.Options{Keep: 3})
+	kept := store.New(backend, store.Options{Keep: snapshotsKept})
 	if err := kept.Plan(ctx); err != nil {
 		return err
 	}
@@ -208,6 +226,8 @@ func (s *serverProcess) live(ctx context.Context, killed func() bool) error {
 	if err := elect.Load(ctx); err != nil {
 		return err
 	}
+	s.elects(elect)
+	defer s.elects(nil)
 	recv := receiver.New(receiver.Options{Store: kept, Elector: elect, Version: "sim", Logger: s.log, Registerer: registry})
 	listener := s.net.listen(s.node)
 	server := recv.NewGRPCServer(nil)

@@ -31,7 +31,7 @@ func TestSimulation(t *testing.T) {
 	if testing.Short() {
 		histories = 10 // under the race detector each takes ten times as long
 	}
-	c := &campaign{first: 1, histories: uint64(testseed.Rounds(t, histories)), met: map[string]int{}}
+	c := &campaign{first: 1, histories: uint64(testseed.Rounds(t, histories)), met: map[string]int{}, most: map[string]int{}}
 	if os.Getenv("PSEUDO_TEST_SEED") != "" || os.Getenv("PSEUDO_TEST_ROUNDS") != "" {
 		c.first = testseed.New(t) // otherwise the same ones each time: new ones are looked for by make simulation
 	}
@@ -50,7 +50,7 @@ func TestSimulation(t *testing.T) {
 	if c.failed || c.late || c.histories < usual {
 		return
 	}
-	for _, situation := range needed {
+	for _, situation := range slices.Concat(needed, informersWhile()) {
 		if c.met[situation] == 0 {
 			t.Errorf("no history has come to %q: the weights of the deeds have to make it reachable", situation)
 		}
@@ -77,6 +77,7 @@ type campaign struct {
 	failed bool
 	late   bool // the time of go test is nearly over
 	met    map[string]int
+	most   map[string]int
 	passed time.Duration
 	events int
 }
@@ -130,6 +131,9 @@ func (c *campaign) done(out outcome) {
 	for k, n := range out.met {
 		c.met[k] += n
 	}
+	for k, n := range out.most {
+		c.most[k] = max(c.most[k], n)
+	}
 }
 
 // String tells what was reached.
@@ -138,6 +142,10 @@ func (c *campaign) String() string {
 	fmt.Fprintf(&b, "%d histories from seed %d, %v of synthetic time, %d events; situations:\n", c.ended, c.first, c.passed.Round(time.Second), c.events)
 	for _, k := range slices.Sorted(maps.Keys(c.met)) {
 		fmt.Fprintf(&b, "%8d  %s\n", c.met[k], k)
+	}
+	b.WriteString("at most:\n")
+	for _, k := range slices.Sorted(maps.Keys(c.most)) {
+		fmt.Fprintf(&b, "%8d  %s, of %d\n", c.most[k], k, limits[k])
 	}
 	return b.String()
 }

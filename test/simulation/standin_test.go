@@ -22,6 +22,8 @@ const (
 	watcherLease = 10 * time.Minute // after the last Sync that was answered with the wish that it watches
 )
 
+const standInMAC = "02:00:00:00:00:01"
+
 // standIn is an agent on a node that watches only if a server wishes it.
 type standIn struct {
 	process
@@ -108,7 +110,7 @@ func (a *standIn) session(ctx context.Context, server string, boot uint32) {
 		sent := time.Now()
 		call, cancel := context.WithTimeout(ctx, syncTimeout)
 		resp, err := client.Sync(call, &agent.SyncRequest{
-			BootTime: &boot, ProcessName: new("deepflow-agent"), Host: &a.name, CtrlIp: &a.node, CtrlMac: new("02:00:00:00:00:01"),
+			BootTime: &boot, ProcessName: new("deepflow-agent"), Host: &a.name, CtrlIp: &a.node, CtrlMac: new(standInMAC),
 			KubernetesClusterId: new(clusterID), KubernetesWatchPolicy: &policy,
 		})
 		cancel()

@@ -21,6 +21,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/config"
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
 	protocol "github.com/pseudo-agent/pseudo-agent/protocol/agent"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
 // init takes away apimachinery's pause after errors, which is kept in a global variable and so mixes up the clocks of
@@ -40,6 +41,7 @@ type system struct {
 	watchers  *watchers
 	databases []*database
 	log       *recorder
+	bounds    *bounds
 
 	begun  time.Time
 	queue  agenda
@@ -77,18 +79,20 @@ func (r *recorder) Write(b []byte) (int, error) {
 type counting struct {
 	slog.Handler
 
-	check *checker
+	check  *checker
+	bounds *bounds
 }
 
 // Handle implements slog.Handler.
 func (c *counting) Handle(ctx context.Context, r slog.Record) error {
 	c.check.meet("log: " + r.Message)
+	c.bounds.often("log lines", "everybody")
 	return c.Handler.Handle(ctx, r)
 }
 
 // WithAttrs implements slog.Handler.
 func (c *counting) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &counting{c.Handler.WithAttrs(attrs), c.check}
+	return &counting{c.Handler.WithAttrs(attrs), c.check, c.bounds}
 }
 
 // rules are what fails at the apiserver.
@@ -99,6 +103,7 @@ type rules struct {
 }
 
 type rule struct {
+	name  string
 	match func(apisim.Request) bool
 	fault apisim.Fault
 }
@@ -112,6 +117,19 @@ func (r *rules) fault(req apisim.Request) apisim.Fault {
 		}
 	}
 	return apisim.Fault{}
+}
+
+// of returns the names of the faults that such a request has.
+func (r *rules) of(requests ...apisim.Request) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var names []string
+	for _, rule := range r.list {
+		if slices.ContainsFunc(requests, rule.match) {
+			names = append(names, rule.name)
+		}
+	}
+	return names
 }
 
 // appointment is something that will be done.
@@ -149,7 +167,8 @@ type outcome struct {
 	trace  []string
 	log    []string
 	met    map[string]int
-	passed time.Duration // under synthetic time
+	most   map[string]int // of what is bounded
+	passed time.Duration  // under synthetic time
 }
 
 // play plays a plan.
@@ -167,7 +186,7 @@ func play(t *testing.T, p plan) outcome {
 			passed = time.Since(s.begun)
 		})
 	})
-	out := outcome{s.check.broken, s.trace, s.log.lines, s.check.met, passed}
+	out := outcome{s.check.broken, s.trace, s.log.lines, s.check.met, s.bounds.most, passed}
 	if left != "" {
 		out.broken = append(out.broken, left)
 	}
@@ -179,13 +198,14 @@ func newSystem(t *testing.T, p plan) *system {
 	w := newTruth(t)
 	s := &system{t: t, plan: p, net: newNetwork(), truth: w, check: newChecker(w, !p.clocks), begun: time.Now(), seeds: p.seed}
 	s.rules.list = map[int]rule{}
+	s.bounds = newBounds(s.check)
 	s.log = &recorder{begun: s.begun}
 	log := slog.New(&counting{slog.NewTextHandler(s.log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
 		return a
-	}}), s.check})
+	}}), s.check, s.bounds})
 	w.sim.SetFaults(s.rules.fault)
 	s.net.tap = func(client, server string) func([]byte) {
 		if server == apiserver {
@@ -194,6 +214,7 @@ func newSystem(t *testing.T, p plan) *system {
 		first := true
 		return reports(clusterID, func(r *protocol.KubernetesAPISyncRequest) {
 			s.mayReport(client)
+			s.bounds.often("reports of an agent", client)
 			s.check.sent(client, r)
 			if first && len(r.GetEntries()) > 0 {
 				s.check.fail("the first report of a connection has entries, want a probe")
@@ -205,7 +226,12 @@ func newSystem(t *testing.T, p plan) *system {
 	for i := range p.servers {
 		if i == 0 || !p.shared {
 			db := newDatabase(p.shared && p.servers > 1)
-			db.written = s.check.stored
+			db.written = func(m *store.Memory, id string) error {
+				if err := s.check.room(s.bounds, m); err != nil {
+					return err
+				}
+				return s.check.stored(m, id)
+			}
 			s.databases = append(s.databases, db)
 		}
 		server := newServer(i, s.net, log, s.databases[len(s.databases)-1])
@@ -257,7 +283,7 @@ func (s *system) later(d time.Duration, do func()) {
 
 // play begins everything and lets the plan happen.
 func (s *system) play() {
-	api := &http.Server{Handler: s.truth.sim}
+	api := &http.Server{Handler: s.bounds.requests(s.truth.sim)}
 	served := make(chan struct{})
 	listener := s.net.listen(apiserver)
 	go func() {
@@ -290,13 +316,7 @@ func (s *system) play() {
 			s.trace = append(s.trace, fmt.Sprintf("%9s  %s", time.Since(s.begun), strings.TrimSpace(next.say)))
 		}
 		next.do()
-		for _, a := range s.agents {
-			if d := a.present(); d != nil {
-				if st := d.Status(); st.Address != "" { // one that works, or has worked
-					s.check.meet("reporter: " + st.State)
-				}
-			}
-		}
+		s.situations()
 	}
 }
 
@@ -380,12 +400,12 @@ func (s *system) choose(change func()) {
 	}
 }
 
-func (s *system) failRequests(match func(apisim.Request) bool, f apisim.Fault, d time.Duration) {
+func (s *system) failRequests(match func(apisim.Request) bool, name string, f apisim.Fault, d time.Duration) {
 	stop := make(chan struct{})
 	f.Stop = stop
 	s.rules.mu.Lock()
 	i := s.rules.next
-	s.rules.list[i] = rule{match, f}
+	s.rules.list[i] = rule{name, match, f}
 	s.rules.next++
 	s.rules.mu.Unlock()
 	s.later(d, func() {
@@ -587,7 +607,7 @@ func (s *system) tellErrors() {
 	}
 	s.rules.mu.Lock()
 	i := s.rules.next
-	s.rules.list[i] = rule{resource("pods"), apisim.Fault{Status: http.StatusForbidden}}
+	s.rules.list[i] = rule{"forbidden", resource("pods"), apisim.Fault{Status: http.StatusForbidden}}
 	s.rules.next++
 	s.rules.mu.Unlock()
 	s.net.cut(func(l link) bool { return l.server == apiserver })

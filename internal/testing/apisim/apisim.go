@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -54,6 +55,8 @@ type Request struct {
 	ResourceVersion, Continue string
 	// Limit is the request's parameter, 0 if there is none.
 	Limit int
+	// Client is the address of the sender, without the port.
+	Client string
 }
 
 // Fault is what goes wrong with one request; its zero value is nothing.
@@ -411,6 +414,7 @@ func mustMarshal(v any) []byte {
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	req, res, name := s.parse(r)
+	req.Client, _, _ = net.SplitHostPort(r.RemoteAddr) // always host:port
 	s.mu.Lock()
 	s.counts[count(req)]++
 	faults, broken := s.faults, s.broken[req.Resource.Group] && req.Verb != "discovery"
