@@ -62,8 +62,8 @@ func (v *Viewer) Status() Status {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failing != "" {
-		s.State, s.Reason = "failing", v.failing
+	if reason := v.failing.text(); reason != "" {
+		s.State, s.Reason = "failing", reason
 	}
 	return s
 }

@@ -14,6 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,8 +67,8 @@ type Viewer struct {
 	mu       sync.Mutex
 	clusters map[string]*cluster
 	changed  chan struct{} // closed and replaced when a cluster changes
-	failing  string        // what following the clusters failed with last
-	last     *listing      // nil: none
+	failing  failing
+	last     *listing // nil: none
 }
 
 // New returns a Viewer. Run must be called.
@@ -98,7 +101,7 @@ func (v *Viewer) Run(ctx context.Context) error {
 	defer refresh.Stop()
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()
-	v.note(ctx, v.step(ctx, v.loadChecks))
+	v.note(ctx, "saved checks", v.step(ctx, v.loadChecks))
 	defer v.lastSave() //nolint:contextcheck // when ctx has ended
 	for {
 		v.follow(ctx)
@@ -111,10 +114,10 @@ func (v *Viewer) Run(ctx context.Context) error {
 			v.answers.Add(1)
 			v.remap(ctx)
 		case <-save.C:
-			v.note(ctx, v.step(ctx, v.saveChecks))
+			v.note(ctx, "saved checks", v.step(ctx, v.saveChecks))
 		case <-refresh.C:
 			if v.opts.Store.Backend().Shared() {
-				v.note(ctx, v.step(ctx, v.opts.Plugins.Refresh))
+				v.note(ctx, "plugins", v.step(ctx, v.opts.Plugins.Refresh))
 			}
 		}
 	}
@@ -150,35 +153,19 @@ func (v *Viewer) follow(ctx context.Context) {
 		states, err = v.opts.Store.Clusters(ctx)
 		return err
 	})
-	v.note(ctx, err)
+	v.note(ctx, "list", err)
 	if err != nil {
 		return
 	}
 	stored := make(map[string]bool, len(states))
-	news := false
 	for _, st := range states {
-		if ctx.Err() != nil {
-			return // a backend that only this process uses does not look at it
-		}
 		stored[st.ID] = true
-		if st.Latest.Seq == 0 {
-			continue
-		}
-		c := v.cluster(st.ID)
-		if seen := (mark{st.Born, st.Revision}); c.seen != seen {
-			c.seen, news = seen, true
-		}
-		if c.loaded && v.fits(st) {
-			c.checked.Store(nil) // there is room for more than a check
-		}
-		c.loaded = false
-		if !c.isAt(st) && !c.isChecked(st) {
-			// For those without room others speak: Status, and the store's list of unloaded clusters.
-			if err := v.bring(ctx, c, st); !errors.Is(err, budget.ErrFull) {
-				v.note(ctx, err)
-			}
-		}
 	}
+	news, failed := v.followAll(ctx, states)
+	if ctx.Err() != nil {
+		return
+	}
+	v.noteAll(ctx, "cluster", failed)
 	var gone []*cluster
 	v.mu.Lock()
 	for id, c := range v.clusters {
@@ -207,6 +194,34 @@ func (v *Viewer) follow(ctx context.Context) {
 	}
 }
 
+// followAll brings all these up to date. It tells whether one of them has changed, and which could not be followed.
+func (v *Viewer) followAll(ctx context.Context, states []store.State) (news bool, failed map[string]error) {
+	failed = map[string]error{}
+	for _, st := range states {
+		if ctx.Err() != nil {
+			return news, failed // a backend that only this process uses does not look at it
+		}
+		if st.Latest.Seq == 0 {
+			continue
+		}
+		c := v.cluster(st.ID)
+		if seen := (mark{st.Born, st.Revision}); c.seen != seen {
+			c.seen, news = seen, true
+		}
+		if c.loaded && v.fits(st) {
+			c.checked.Store(nil) // there is room for more than a check
+		}
+		c.loaded = false
+		if !c.isAt(st) && !c.isChecked(st) {
+			// For those without room others speak: Status, and the store's list of unloaded clusters.
+			if err := v.bring(ctx, c, st); err != nil && !errors.Is(err, budget.ErrFull) {
+				failed[st.ID] = err
+			}
+		}
+	}
+	return news, failed
+}
+
 // step does one step of Run's loop.
 func (v *Viewer) step(ctx context.Context, do func(context.Context) error) error {
 	v.opts.Beat()
@@ -215,33 +230,81 @@ func (v *Viewer) step(ctx context.Context, do func(context.Context) error) error
 	return do(ctx)
 }
 
-// note logs when following begins to fail, fails in another way, and works again.
-func (v *Viewer) note(ctx context.Context, err error) {
-	if ctx.Err() != nil || errors.Is(err, store.ErrNotFound) {
+// otherWay is how often the log says that following fails in another way than before: while a database restarts, each attempt may fail
+// in a way of its own.
+const otherWay = time.Minute
+
+// failing is what following fails with now.
+type failing struct {
+	causes map[string]map[string]string // by what was done, and the cluster that it was done to
+	told   string                       // what the log said last, empty: that it works
+	at     time.Time                    // when it did
+}
+
+// note remembers how one step ended that is about no cluster.
+func (v *Viewer) note(ctx context.Context, step string, err error) {
+	failed := map[string]error{}
+	if err != nil {
+		failed[""] = err
+	}
+	v.noteAll(ctx, step, failed)
+}
+
+// noteAll remembers how one step ended for all clusters, and logs when following begins to fail, fails in another way, and works again.
+func (v *Viewer) noteAll(ctx context.Context, step string, failed map[string]error) {
+	if ctx.Err() != nil {
 		return
 	}
-	text := ""
-	if err != nil {
-		text = err.Error()
+	causes := map[string]string{}
+	for id, err := range failed {
+		if !errors.Is(err, store.ErrNotFound) { // the cluster was forgotten meanwhile
+			causes[id] = store.Failing(err).Error()
+		}
 	}
 	v.mu.Lock()
-	before := v.failing
-	v.failing = text
-	v.mu.Unlock()
-	switch text {
-	case before:
-	case "":
+	defer v.mu.Unlock()
+	if v.failing.causes == nil {
+		v.failing.causes = map[string]map[string]string{}
+	}
+	v.failing.causes[step] = causes
+	text, now := v.failing.text(), time.Now()
+	switch {
+	case text == v.failing.told:
+		return
+	case text == "":
 		v.log.Info("clusters are followed again")
+	case v.failing.told != "" && now.Sub(v.failing.at) < otherWay:
+		return
 	default:
 		v.log.Warn("a cluster cannot be followed; what is shown of it may be old", "error", text)
 	}
+	v.failing.told, v.failing.at = text, now
+}
+
+// text names the causes, each once, and at most three of them; empty: nothing fails.
+func (f failing) text() string {
+	const most = 3
+	var all []string
+	for _, causes := range f.causes {
+		all = slices.AppendSeq(all, maps.Values(causes))
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if n := len(all); n > most {
+		all = append(all[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	return strings.Join(all, "; ")
 }
 
 // remap asks the plugins again about the Pods of every cluster.
 func (v *Viewer) remap(ctx context.Context) {
+	failed := map[string]error{}
 	for _, c := range v.all() {
-		v.note(ctx, v.again(ctx, c, v.opts.Beat))
+		if err := v.again(ctx, c, v.opts.Beat); err != nil && !errors.Is(err, budget.ErrFull) {
+			failed[c.id] = err
+		}
 	}
+	v.noteAll(ctx, "cluster", failed) // until follow has looked at them again
 	v.measure()
 }
 

@@ -56,6 +56,7 @@ func Start(t testing.TB, extra ...string) *Server {
 }
 
 func cleanUp(t testing.TB, s *Server) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("remove the database: %v", err)
