@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"google.golang.org/grpc/codes"
 )
@@ -30,7 +31,11 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		limit := int64(l.r.opts.Limits.MaxConnections)
 		if l.open.Add(1) <= limit {
-			return &limitedConn{Conn: conn, open: &l.open}, nil
+			c := &limitedConn{Conn: conn, open: &l.open, raw: pollable(conn)}
+			if c.raw == nil {
+				return &blockingConn{c}, nil
+			}
+			return c, nil
 		}
 		l.open.Add(-1)
 		l.r.metrics.refusals.WithLabelValues(string(ruleConnections)).Inc()
@@ -47,7 +52,11 @@ type limitedConn struct {
 	net.Conn
 	open *atomic.Int64
 	once sync.Once
+	raw  syscall.RawConn
 }
+
+// blockingConn is one that can only be waited for with a buffer.
+type blockingConn struct{ net.Conn }
 
 // Close implements net.Conn.
 func (c *limitedConn) Close() error {
