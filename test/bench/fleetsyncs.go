@@ -48,12 +48,18 @@ func (f *fleetRun) syncsWith(ctx context.Context, who string, pid int, address s
 	if err != nil {
 		return 0, err
 	}
-	conns := make([]*fleetClient, f.o.connections)
-	for i := range conns {
-		if conns[i], err = newFleetClient(address, i); err != nil {
+	var conns []*fleetClient
+	defer func() {
+		for _, c := range conns {
+			_ = c.conn.Close() // nothing is under way
+		}
+	}()
+	for i := range f.o.connections {
+		c, err := newFleetClient(address, i)
+		if err != nil {
 			return 0, err
 		}
-		defer conns[i].conn.Close() //nolint:errcheck // nothing is under way then
+		conns = append(conns, c)
 	}
 	all := f.o.clusters * f.o.agents
 	var took []time.Duration
