@@ -39,6 +39,7 @@ func TestInvariantIndexesReadAgain(t *testing.T) {
 			return s
 		}
 		s := open()
+		var reads int64 // of the stores before
 		_, inMemory := backend.(*store.Memory)
 		models := map[string]*keptModel{}
 		ids := []string{"a", "b", "c", "d"}
@@ -47,6 +48,7 @@ func TestInvariantIndexesReadAgain(t *testing.T) {
 			model := models[id]
 			switch op := rng.IntN(12); {
 			case op == 0:
+				reads += s.Indexes().Reads
 				s = open()
 			case op == 1 && model != nil:
 				forget(t, s, id)
@@ -77,8 +79,8 @@ func TestInvariantIndexesReadAgain(t *testing.T) {
 		for id, model := range models {
 			readModel(t, s, id, model)
 		}
-		if n := s.Indexes(); !inMemory && n.Reads < 3 {
-			t.Errorf("got %+v, want that indexes were read again", n)
+		if reads += s.Indexes().Reads; !inMemory && reads < 3 {
+			t.Errorf("%d were read again, want that it happens", reads)
 		}
 	})
 }
