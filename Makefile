@@ -83,9 +83,11 @@ E2E_losing   := ^Test(APIServerAway|APIServerHangs|HalfOpen|SelectedAggregated|C
 E2E_waiting  := ^TestShortestToken
 # one needs a browser, or lies,
 E2E_looking  := ^Test(ServerViews|AgentViews|Accessible|Page$$|Pictures|LargePage|FleetPage|HostilePage|Lying|ServerThat)
+# one presses every key,
+E2E_typing   := ^Test(Keyboard|AgentKeyboard|Questions|StatusPageRenews)
 # and one renders and installs charts.
 E2E_charts   := ^Test(Chart|Releases|Kustomize|RestrictedV2|ExistingConfigMap|PlainManifest|PodAgentChart)
-E2E_GROUPS   := charts looking electing waiting losing
+E2E_GROUPS   := charts looking typing electing waiting losing
 E2E_GROUPED  := $(subst $() ,|,$(foreach group,$(E2E_GROUPS),$(E2E_$(group))))
 E2E := cd test/e2e && go test -count=1 -timeout 30m -v
 
@@ -94,7 +96,7 @@ e2e: ## runs the binaries against a real kube-apiserver and etcd; for one test: 
 ifeq ($(TESTFLAGS),)
 	@# The first test builds what all of them need.
 	$(E2E) -run '^TestProductIsNotImported$$' .
-	$(MAKE) --no-print-directory -j5 --output-sync=target e2e-acting $(E2E_GROUPS:%=e2e-%)
+	$(MAKE) --no-print-directory -j6 --output-sync=target e2e-acting $(E2E_GROUPS:%=e2e-%)
 else
 	$(E2E) $(TESTFLAGS) ./...
 endif
