@@ -51,9 +51,8 @@ var controls = map[string]keyed{
 	"region":  {keys: []string{kb.End}, want: `it.scrollTop > 0 || it.scrollHeight - it.clientHeight < 2`},
 
 	"tree": {keys: []string{kb.Home, kb.ArrowDown}, want: `document.querySelector("[role=treeitem][aria-selected=true]").id === "row-1"`},
-	// Rows, and what opens one, belong to the tree, which has their keys; TestPage presses all of them.
+	// Rows, and what opens one, belong to the tree, which has their keys: TestPage presses all of them.
 	"treeitem": {keys: []string{kb.Home, "c"}, want: `document.querySelector("#live").textContent.startsWith("Copied")`},
-	"open":     {keys: []string{kb.Home, "o"}, want: `location.hash.includes("/map/")`},
 
 	"clusters: input search":   {keys: []string{"k", "e", "y"}, want: `document.querySelectorAll("main tbody tr").length === 1`},
 	"clusters: select":         chosen(`location.hash.startsWith("#/trouble/")`),
@@ -81,7 +80,6 @@ const controlsOf = `(view) => {
 		const tag = e.tagName.toLowerCase(), label = e.getAttribute("aria-label") || e.textContent;
 		if (e.matches("[role=treeitem]")) return "treeitem";
 		if (e.matches("[role=tree]")) return "tree";
-		if (e.matches(".row .open")) return "open";
 		if (e.matches(".picture .box")) return "box";
 		if (e.closest("svg.strip")) return "bar of a version";
 		if (e.matches("nav a")) return "tab";
