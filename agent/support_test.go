@@ -29,7 +29,10 @@ func TestSupportHoldsNoSecret(t *testing.T) {
 			http.NotFound(w, req)
 			return
 		}
-		_, _ = io.WriteString(w, "the apiserver https://user:"+password+"@api.example refuses\ntoken: "+planted+"\n"+jwt+"\n"+strings.Repeat("x", 2*maxSupportFile))
+		_, _ = io.WriteString(w, "the apiserver https://user:"+password+"@api.example refuses\ntoken: "+planted+"\n"+jwt+"\n")
+		if req.URL.Path == "/metrics" { // one large answer will do: to search through it takes seconds, under the race detector minutes
+			_, _ = io.WriteString(w, strings.Repeat("x", 2*maxSupportFile))
+		}
 	}))
 	defer daemon.Close()
 	dir := t.TempDir()

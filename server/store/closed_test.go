@@ -119,10 +119,10 @@ func TestClosedAndDamaged(t *testing.T) {
 	}
 	const page = 4096
 	atStart, later := 0, 0
-	for round := range testseed.Rounds(t, 60) {
-		path := filepath.Join(t.TempDir(), fmt.Sprint(round)) // a damaged one stays locked
+	for _, at := range rng.Perm(len(whole) / page) { // each page once: few are looked at when the file is opened
+		at *= page
+		path := filepath.Join(t.TempDir(), fmt.Sprint(at)) // a damaged one stays locked
 		damaged := bytes.Clone(whole)
-		at := rng.IntN(len(damaged)/page) * page
 		for i := range 16 { // its header
 			damaged[at+i] ^= byte(1 + rng.IntN(255))
 		}
