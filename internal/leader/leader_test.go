@@ -73,6 +73,13 @@ type link struct {
 	refused bool
 }
 
+// set changes what gets through.
+func (l *link) set(change func(*link)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(l)
+}
+
 func (l *link) RoundTrip(r *http.Request) (*http.Response, error) {
 	l.mu.Lock()
 	cut, hole, refused := l.cut, l.hole, l.refused
@@ -291,9 +298,7 @@ func TestLostLeaseIsNotGivenBack(t *testing.T) {
 		second := b.join("second", 0)
 		time.Sleep(time.Minute)
 		hole := make(chan struct{})
-		first.link.mu.Lock()
-		first.link.hole = hole
-		first.link.mu.Unlock()
+		first.link.set(func(l *link) { l.hole = hole })
 		for second.workBegan().IsZero() {
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
@@ -324,9 +329,7 @@ func TestLeaseThatCannotBeRenewedIsGivenBackAfterTheWork(t *testing.T) {
 			time.Sleep(time.Second)
 			second := b.join("second", 0)
 			time.Sleep(time.Minute)
-			first.link.mu.Lock()
-			first.link.refused = true
-			first.link.mu.Unlock()
+			first.link.set(func(l *link) { l.refused = true })
 			for second.workBegan().IsZero() {
 				time.Sleep(10 * time.Millisecond)
 				synctest.Wait()

@@ -177,10 +177,6 @@ type storageState struct {
 	told    time.Time // when the log said last in what way it fails
 }
 
-// otherWay is how often the log says that the storage fails in another way than before: while a database restarts, each attempt to
-// reach it may fail in a way of its own.
-const otherWay = time.Minute
-
 // New returns a Receiver; NewGRPCServer and API put it on the network, Run does its housekeeping.
 func New(opts Options) *Receiver {
 	opts.Limits = opts.Limits.withDefaults()
@@ -250,7 +246,7 @@ func (r *Receiver) noteStorage(err error) {
 		r.log.Error("storage fails: reports are refused until it works again, nothing is acknowledged that is not stored", "error", err)
 	case err != nil && before.err.Error() != err.Error():
 		r.storage.err = err
-		if now.Sub(before.told) >= otherWay {
+		if now.Sub(before.told) >= store.OtherWay {
 			r.storage.told = now
 			r.log.Error("storage fails in another way", "error", err)
 		}

@@ -43,6 +43,10 @@ func Failing(err error) error {
 	}
 }
 
+// OtherWay is how often a log says that the storage fails in another way than before: while a database restarts, each attempt to reach it
+// may fail in a way of its own.
+const OtherWay = time.Minute
+
 // Patience is how long a loop of the program waits for one answer of the storage.
 const Patience = 5 * time.Minute
 

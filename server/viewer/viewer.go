@@ -230,10 +230,6 @@ func (v *Viewer) step(ctx context.Context, do func(context.Context) error) error
 	return do(ctx)
 }
 
-// otherWay is how often the log says that following fails in another way than before: while a database restarts, each attempt may fail
-// in a way of its own.
-const otherWay = time.Minute
-
 // failing is what following fails with now.
 type failing struct {
 	causes map[string]map[string]string // by what was done, and the cluster that it was done to
@@ -273,7 +269,7 @@ func (v *Viewer) noteAll(ctx context.Context, step string, failed map[string]err
 		return
 	case text == "":
 		v.log.Info("clusters are followed again")
-	case v.failing.told != "" && now.Sub(v.failing.at) < otherWay:
+	case v.failing.told != "" && now.Sub(v.failing.at) < store.OtherWay:
 		return
 	default:
 		v.log.Warn("a cluster cannot be followed; what is shown of it may be old", "error", text)
