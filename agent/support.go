@@ -22,11 +22,11 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/operate"
 )
 
-const (
-	// maxSupportFile bounds each file of the bundle, in bytes. Of a longer log the end is taken, of all else the beginning.
-	maxSupportFile = 4 << 20
-	supportTimeout = 20 * time.Second
-)
+// maxSupportFile bounds each file of the bundle, in bytes. Of a longer log the end is taken, of all else the beginning. Tests that
+// search through it with the race detector make it smaller.
+var maxSupportFile = 4 << 20
+
+const supportTimeout = 20 * time.Second
 
 func newSupportCommand(build operate.Build) *cobra.Command {
 	var output, from, log string
@@ -138,7 +138,7 @@ func fetch(ctx context.Context, url string) ([]byte, error) {
 		return nil, fmt.Errorf("ask the daemon: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxSupportFile))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, int64(maxSupportFile)))
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = errors.New(resp.Status)
 	}
