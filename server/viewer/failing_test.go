@@ -17,7 +17,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/viewer"
 )
 
-// failingPayloads is a backend that cannot read what the clusters with a prefix hold.
+// failingPayloads is a backend that cannot read what the clusters with a prefix hold; with the empty one, not even which there are.
 type failingPayloads struct {
 	*store.Memory
 
@@ -34,6 +34,13 @@ func (f *failingPayloads) Payloads(ctx context.Context, id string, rows []uint64
 	return f.Memory.Payloads(ctx, id, rows)
 }
 
+func (f *failingPayloads) Clusters(ctx context.Context) ([]store.State, error) {
+	if of := f.of.Load(); of != nil && *of == "" {
+		return nil, fmt.Errorf(f.format, f.err, f.n.Add(1)%2)
+	}
+	return f.Memory.Clusters(ctx)
+}
+
 // TestFailingIsToldOnce: a cluster that cannot be followed while others can is told for as long as it lasts, and once; a database that is
 // away is one cause, however many clusters suffer from it and in however many ways it fails.
 func TestFailingIsToldOnce(t *testing.T) {
@@ -45,6 +52,7 @@ func TestFailingIsToldOnce(t *testing.T) {
 	}{
 		"one cluster": {"d-1", errors.New("damaged"), "%w, attempt %d", []string{"cluster d-1: damaged"}},
 		"all":         {"d-", store.ErrUnavailable, "%w: connection refused, attempt %d", []string{"storage is not available: connection refused, attempt 0"}},
+		"the list":    {"", store.ErrUnavailable, "%w: connection refused, attempt %d", []string{"storage is not available: connection refused"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -111,8 +111,7 @@ func (v *Viewer) Run(ctx context.Context) error {
 			return nil
 		case <-poll.C:
 		case <-v.opts.Plugins.Changed():
-			v.answers.Add(1)
-			v.remap(ctx)
+			v.answers.Add(1) // follow asks them again
 		case <-save.C:
 			v.note(ctx, "saved checks", v.step(ctx, v.saveChecks))
 		case <-refresh.C:
@@ -212,11 +211,17 @@ func (v *Viewer) followAll(ctx context.Context, states []store.State) (news bool
 			c.checked.Store(nil) // there is room for more than a check
 		}
 		c.loaded = false
-		if !c.isAt(st) && !c.isChecked(st) {
-			// For those without room others speak: Status, and the store's list of unloaded clusters.
-			if err := v.bring(ctx, c, st); err != nil && !errors.Is(err, budget.ErrFull) {
-				failed[st.ID] = err
-			}
+		var err error
+		switch {
+		case c.isAt(st) && !c.hasAsked(v.answers.Load()):
+			news = true
+			err = v.again(ctx, c, v.opts.Beat)
+		case !c.isAt(st) && !c.isChecked(st):
+			err = v.bring(ctx, c, st)
+		}
+		// For those without room others speak: Status, and the store's list of unloaded clusters.
+		if err != nil && !errors.Is(err, budget.ErrFull) {
+			failed[st.ID] = err
 		}
 	}
 	return news, failed
@@ -290,18 +295,6 @@ func (f failing) text() string {
 		all = append(all[:most], fmt.Sprintf("and %d more", n-most))
 	}
 	return strings.Join(all, "; ")
-}
-
-// remap asks the plugins again about the Pods of every cluster.
-func (v *Viewer) remap(ctx context.Context) {
-	failed := map[string]error{}
-	for _, c := range v.all() {
-		if err := v.again(ctx, c, v.opts.Beat); err != nil && !errors.Is(err, budget.ErrFull) {
-			failed[c.id] = err
-		}
-	}
-	v.noteAll(ctx, "cluster", failed) // until follow has looked at them again
-	v.measure()
 }
 
 func (v *Viewer) all() []*cluster {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -446,4 +447,31 @@ func TestNodeOrder(t *testing.T) {
 	networks(newRigOn(t, r.store.Backend()), 2, 2, "[10.244.0.0/24]")
 	r.save(t, "d-one", 3, report(1, 2, 3)...)
 	networks(r, 3, 0, "[10.244.0.0/22]")
+}
+
+// TestPluginsAreAskedWithoutAReader: a new plugin is asked about every cluster, also where nobody looks, also if it cannot be at first.
+func TestPluginsAreAskedWithoutAReader(t *testing.T) {
+	backend := &failingPayloads{Memory: store.NewMemory(), err: errors.New("damaged"), format: "%w, attempt %d"}
+	r := newRigOn(t, backend)
+	r.save(t, "d-a", 1, "*v1.Pod", `{"metadata":{"uid":"p","name":"p","namespace":"ns"}}`)
+	until := func(what string, held func() bool) {
+		t.Helper()
+		for range 3000 {
+			if held() {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Fatal(what)
+	}
+	until("no inventory", func() bool { return r.view.Inventories() == 1 })
+	backend.of.Store(new("d-"))
+	plugin, err := json.Marshal(viewer.NewPlugin{Name: "none", Script: `function GetWorkloadTypeAndName(m) return "", "" end`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.call(t, http.MethodPost, "/plugins", string(plugin), 200, nil)
+	until("the failure is not told", func() bool { return r.view.Status().State == "failing" })
+	backend.of.Store(nil)
+	until("the plugin is not asked", func() bool { return r.view.Asked() && r.view.Status().State == "ok" })
 }
