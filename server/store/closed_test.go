@@ -121,7 +121,7 @@ func TestClosedAndDamaged(t *testing.T) {
 	atStart, later := 0, 0
 	for _, at := range rng.Perm(len(whole) / page) { // each page once: few are looked at when the file is opened
 		at *= page
-		path := filepath.Join(t.TempDir(), fmt.Sprint(at)) // a damaged one stays locked
+		path := filepath.Join(t.TempDir(), childFile) // a folder of its own: a damaged one stays locked
 		damaged := bytes.Clone(whole)
 		for i := range 16 { // its header
 			damaged[at+i] ^= byte(1 + rng.IntN(255))

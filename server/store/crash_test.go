@@ -28,15 +28,15 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	does, path := os.Getenv(childDoes), childFile
-	if does == "" {
-		os.Exit(m.Run())
-	}
-	if does, readLater = strings.TrimSuffix(does, childLarge), 1; does == os.Getenv(childDoes) {
-		readLater = 256 << 20
+	const path = childFile
+	does, large := strings.CutSuffix(os.Getenv(childDoes), childLarge)
+	if large {
+		readLater = 1
 	}
 	var err error
 	switch does {
+	case "":
+		os.Exit(m.Run())
 	case "write":
 		err = childWrites(path)
 	case "compact":
