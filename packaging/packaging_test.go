@@ -3,11 +3,44 @@ package packaging
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 )
+
+// TestNothingIsSaidTwice: no file has a key twice, of which programs take the last one without a word. Templates are looked at
+// as they are rendered, in test/e2e.
+func TestNothingIsSaidTwice(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "git", "-C", "..", "ls-files", "*.yaml", "*.yml", "*.json", ":!*/templates/*", ":!test/node/node/files/*").Output()
+	if err != nil {
+		t.Skipf("not in a git checkout: %v", err)
+	}
+	files := strings.Fields(string(out))
+	if len(files) < 50 {
+		t.Errorf("only %d files were found", len(files))
+	}
+	for _, file := range files {
+		text, err := os.ReadFile("../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for d := yaml.NewDecoder(bytes.NewReader(text)); ; {
+			var v any
+			if err := d.Decode(&v); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Errorf("%s: %v", file, err)
+				break
+			}
+		}
+	}
+}
 
 // TestUnitsAreValid has systemd look at the units without running them; test/e2e runs pseudo-agent's.
 func TestUnitsAreValid(t *testing.T) {

@@ -156,6 +156,7 @@ var steps = map[string]string{
 	"all tests": "sudo env PATH=… .ci/run",
 	"generated files, modules, formats, lint": "make verify",
 	"a release twice, equal to the byte":      "make verify-release",
+	"the changelog has the version":           "",
 	"log in to the registry":                  "docker login ghcr.io --username someone --password-stdin <<< a-token",
 	"make and push":                           "make release VERSION=v1.2.3 PUSH=ghcr.io/some/where/",
 	"sign what was pushed, by its digest":     "cosign sign --yes ghcr.io/some/where/a:v1.2.3@sha256:1\ncosign sign --yes ghcr.io/some/where/b:v1.2.3@sha256:2",
@@ -198,16 +199,24 @@ func TestWorkflowsRunWhatIsMeant(t *testing.T) {
 				}
 				seen[s.Name] = true
 				calls := filepath.Join(t.TempDir(), "calls")
-				cmd := exec.CommandContext(t.Context(), "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run)
-				cmd.Dir = dir
-				cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "CALLS=" + calls, "GITHUB_ACTOR=someone"}
-				for _, env := range []map[string]string{j.Env, s.Env} {
-					for key, value := range env {
-						cmd.Env = append(cmd.Env, key+"="+strings.NewReplacer("${{ github.token }}", "a-token", "${{ github.ref_name }}", "v1.2.3",
-							"${{ github.repository }}", "Some/Where").Replace(value))
+				run := func(version string) ([]byte, error) {
+					cmd := exec.CommandContext(t.Context(), "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run)
+					cmd.Dir = dir
+					cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "CALLS=" + calls, "GITHUB_ACTOR=someone"}
+					for _, env := range []map[string]string{j.Env, s.Env} {
+						for key, value := range env {
+							cmd.Env = append(cmd.Env, key+"="+strings.NewReplacer("${{ github.token }}", "a-token", "${{ github.ref_name }}", version,
+								"${{ github.repository }}", "Some/Where").Replace(value))
+						}
+					}
+					return cmd.CombinedOutput()
+				}
+				if s.Name == "the changelog has the version" {
+					if out, err := run("v1.2"); err == nil {
+						t.Errorf("%s/%s: a version that is not in the changelog goes on: %s", name, id, out)
 					}
 				}
-				if out, err := cmd.CombinedOutput(); err != nil {
+				if out, err := run("v1.2.3"); err != nil {
 					t.Errorf("%s/%s: %s: %v\n%s", name, id, s.Name, err, out)
 				}
 				got, err := os.ReadFile(calls)

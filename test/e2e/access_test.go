@@ -4,22 +4,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"github.com/pseudo-agent/pseudo-agent/test/e2e/harness"
 )
 
-// TestAccessible looks with axe-core at every view of both programs, in light and dark.
+// TestAccessible looks with axe-core at every view of both programs: in both languages, in light and dark, on a phone and on a
+// desk. $E2E_LOOKS is a folder that gets a picture of each.
 func TestAccessible(t *testing.T) {
-	b := openBrowser(t)
-	axe := axeCore(t)
-	if axe == "" {
+	b := &views{browser: openBrowser(t), axe: axeCore(t)}
+	if b.axe == "" {
 		t.Skip("there is no npm, which brings axe-core")
 	}
 	p := newPair(t, options{})
@@ -43,13 +45,33 @@ func TestAccessible(t *testing.T) {
 		{"services", of + "/services", `document.querySelector("tbody a")`},
 		{"nodes", of + "/nodes", `document.querySelector("tbody a")`},
 	} {
-		for _, scheme := range []string{"light", "dark"} {
-			b.do("open "+v.name, emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
-				page.SetBypassCSP(true), chromedp.Navigate("about:blank"), chromedp.Navigate(v.url))
-			b.until(v.name, v.ready)
-			b.do("open what can be opened", chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil), chromedp.Sleep(200*time.Millisecond))
-			b.accessible(axe, v.name+", "+scheme)
+		for _, language := range []string{"en", "zh"} {
+			b.open(v.name+" in "+language, v.url, language, v.ready)
+			for _, l := range []look{{scheme: "light", width: 375}, {scheme: "light", width: 1400}, {scheme: "dark", width: 375}, {scheme: "dark", width: 1400}} {
+				what := fmt.Sprintf("%s, %s, %s, %d pixels", v.name, language, l.scheme, l.width)
+				b.do("look at "+what, emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: l.scheme}}),
+					chromedp.EmulateViewport(l.width, 900), chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => d.open = true)`, nil),
+					chromedp.Sleep(200*time.Millisecond))
+				b.accessible(b.axe, what)
+				b.inside(what)
+				b.keep(what)
+			}
 		}
+	}
+}
+
+// keep writes a picture of what is shown to the folder that $E2E_LOOKS names.
+func (v *views) keep(what string) {
+	v.t.Helper()
+	folder := os.Getenv("E2E_LOOKS")
+	if folder == "" {
+		return
+	}
+	var picture []byte
+	v.do("picture of "+what, chromedp.CaptureScreenshot(&picture))
+	name := strings.NewReplacer(" ", "-", ",", "", "'", "").Replace(what) + ".png"
+	if err := errors.Join(os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, name), picture, 0o644)); err != nil {
+		v.t.Fatal(err)
 	}
 }
 

@@ -82,7 +82,7 @@ func documents(t *testing.T, text string) []*unstructured.Unstructured {
 	var out []*unstructured.Unstructured
 	for doc := range strings.SplitSeq(text, "\n---\n") {
 		o := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal([]byte(doc), &o.Object); err != nil {
+		if err := yaml.UnmarshalStrict([]byte(doc), &o.Object); err != nil { // a key that is there twice
 			t.Fatalf("%v in\n%s", err, doc)
 		}
 		if len(o.Object) > 0 {

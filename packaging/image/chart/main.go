@@ -17,6 +17,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -153,8 +154,12 @@ func pack(chart fs.FS, version string, when time.Time) ([]byte, *metadata, error
 	return out.Bytes(), about, nil
 }
 
-// versionLines are those of Chart.yaml that the version of a release replaces.
-var versionLines = regexp.MustCompile(`(?m)^(version|appVersion):.*$`)
+var (
+	// versionLines are those of Chart.yaml that the version of a release replaces.
+	versionLines = regexp.MustCompile(`(?m)^(version|appVersion):.*$`)
+	// prereleaseLine tells catalogues whether the version is one that may still break its users.
+	prereleaseLine = regexp.MustCompile(`(?m)^( +artifacthub\.io/prerelease:).*$`)
+)
 
 // described is Chart.yaml with the version: the programs' as it is, the chart's without the v of a tag.
 func described(chart fs.FS, version string) (*metadata, []byte, error) {
@@ -172,6 +177,8 @@ func described(chart fs.FS, version string) (*metadata, []byte, error) {
 		}
 		return fmt.Appendf(nil, "appVersion: %q", version)
 	})
+	prerelease := strings.HasPrefix(own, "0.") || strings.Contains(own, "-")
+	text = prereleaseLine.ReplaceAll(text, fmt.Appendf(nil, "$1 %q", strconv.FormatBool(prerelease)))
 	about := &metadata{}
 	if err := yaml.Unmarshal(text, &about.all); err != nil {
 		return nil, nil, fmt.Errorf("read Chart.yaml: %w", err)

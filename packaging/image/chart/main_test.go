@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -27,7 +28,7 @@ var when = time.Unix(1700000000, 0).UTC()
 
 func sample() fstest.MapFS {
 	return fstest.MapFS{
-		"Chart.yaml":             {Data: []byte("apiVersion: v2\nname: it\nversion: 0.2.0\nappVersion: \"0.1.0\"\n")},
+		"Chart.yaml":             {Data: []byte("apiVersion: v2\nname: it\nversion: 0.2.0\nappVersion: \"0.1.0\"\nannotations:\n  artifacthub.io/prerelease: \"true\"\n")},
 		".helmignore":            {Data: []byte("# why\n*.tgz\nci/\nrules/*_test.yaml\n")},
 		"values.yaml":            {Data: []byte("a: b\n")},
 		"templates/a.yaml":       {Data: []byte("{}")},
@@ -68,7 +69,7 @@ func files(t *testing.T, archive []byte) map[string]string {
 
 func TestPack(t *testing.T) {
 	for version, want := range map[string]string{
-		"v1.2.3": "1.2.3", "1.2.3-rc.1+build.5": "1.2.3-rc.1+build.5", "94baf87-dirty": "0.0.0-94baf87-dirty",
+		"v1.2.3": "1.2.3", "v0.3.0": "0.3.0", "1.2.3-rc.1+build.5": "1.2.3-rc.1+build.5", "94baf87-dirty": "0.0.0-94baf87-dirty",
 	} {
 		archive, about, err := pack(sample(), version, when)
 		if err != nil {
@@ -85,6 +86,9 @@ func TestPack(t *testing.T) {
 		}
 		if about.Version != want || !strings.Contains(got["it/Chart.yaml"], "version: "+want+"\n") || !strings.Contains(got["it/Chart.yaml"], "appVersion: \""+version+"\"\n") {
 			t.Errorf("%s: got %s\n%s", version, about.Version, got["it/Chart.yaml"])
+		}
+		if prerelease := strconv.FormatBool(version != "v1.2.3"); !strings.Contains(got["it/Chart.yaml"], "artifacthub.io/prerelease: \""+prerelease+"\"\n") {
+			t.Errorf("%s: want a prerelease: %s, got\n%s", version, prerelease, got["it/Chart.yaml"])
 		}
 	}
 }
@@ -140,7 +144,7 @@ func TestPush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var about map[string]string
+	var about map[string]any
 	if err := json.Unmarshal(config, &about); err != nil || about["name"] != "it" || about["version"] != "1.2.3+build.5" {
 		t.Errorf("the configuration is %s (%v)", config, err)
 	}
