@@ -85,6 +85,7 @@ type Server struct {
 	streaming   Streaming
 	protobuf    Protobuf
 	aggregated  bool
+	discovery   string
 	starting    bool
 	token       string
 	bookmarks   time.Duration
@@ -178,7 +179,7 @@ func (ch change) apply(state map[string]stored) {
 func New() *Server {
 	return &Server{
 		rv: 1, collections: map[schema.GroupVersionResource]*collection{},
-		broken: map[string]bool{}, aggregated: true, bookmarks: time.Minute, gitVersion: "v1.36.0", counts: map[Count]int{},
+		broken: map[string]bool{}, aggregated: true, discovery: "v2", bookmarks: time.Minute, gitVersion: "v1.36.0", counts: map[Count]int{},
 	}
 }
 
@@ -190,6 +191,9 @@ func (s *Server) SetStreaming(mode Streaming) { s.set(func() { s.streaming = mod
 
 // SetAggregated turns aggregated discovery on or off; apiservers before 1.27 do not have it.
 func (s *Server) SetAggregated(on bool) { s.set(func() { s.aggregated = on }) }
+
+// SetDiscovery sets the version of aggregated discovery: v2, or v2beta1 as apiservers from 1.27 to 1.29 have it.
+func (s *Server) SetDiscovery(version string) { s.set(func() { s.discovery = version }) }
 
 // SetBookmarks sets the time between two bookmarks of a watch.
 func (s *Server) SetBookmarks(every time.Duration) { s.set(func() { s.bookmarks = every }) }

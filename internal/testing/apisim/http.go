@@ -210,7 +210,7 @@ func (s *Server) discover(w *writer, r *http.Request) {
 		}
 		groups[gvr.Group][gvr.Version] = append(groups[gvr.Group][gvr.Version], c.Resource)
 	}
-	broken, together, starting := maps.Clone(s.broken), s.aggregated, s.starting
+	broken, together, starting, version := maps.Clone(s.broken), s.aggregated, s.starting, s.discovery
 	s.mu.Unlock()
 	for _, versions := range groups {
 		for _, list := range versions {
@@ -218,8 +218,8 @@ func (s *Server) discover(w *writer, r *http.Request) {
 		}
 	}
 	switch depth := len(parts); {
-	case depth == 1 && together && strings.Contains(r.Header.Get("Accept"), "as=APIGroupDiscoveryList"):
-		s.discoverAll(w, r, groups, broken)
+	case depth == 1 && together && strings.Contains(r.Header.Get("Accept"), "v="+version+";as=APIGroupDiscoveryList"):
+		s.discoverAll(w, r, version, groups, broken)
 	case depth == 1 && core:
 		writeJSON(w, http.StatusOK, map[string]any{"kind": "APIVersions", "versions": versionsOf(groups[""])})
 	case depth == 1:
@@ -243,7 +243,7 @@ func (s *Server) discover(w *writer, r *http.Request) {
 	}
 }
 
-func (s *Server) discoverAll(w *writer, r *http.Request, groups map[string]map[string][]Resource, broken map[string]bool) {
+func (s *Server) discoverAll(w *writer, r *http.Request, version string, groups map[string]map[string][]Resource, broken map[string]bool) {
 	items := []map[string]any{}
 	for _, g := range slices.Sorted(maps.Keys(groups)) {
 		versions := []map[string]any{}
@@ -267,11 +267,11 @@ func (s *Server) discoverAll(w *writer, r *http.Request, groups map[string]map[s
 		}
 		items = append(items, map[string]any{"metadata": map[string]any{"name": g, "creationTimestamp": nil}, "versions": versions})
 	}
-	body := mustMarshal(map[string]any{"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "items": items})
+	body := mustMarshal(map[string]any{"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + version, "items": items})
 	sum := sha256.Sum256(body)
 	etag := `"` + hex.EncodeToString(sum[:]) + `"`
 	w.Header().Set("ETag", etag)
-	w.Header().Set("Content-Type", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+	w.Header().Set("Content-Type", "application/json;g=apidiscovery.k8s.io;v="+version+";as=APIGroupDiscoveryList")
 	if r.Header.Get("If-None-Match") == etag {
 		w.WriteHeader(http.StatusNotModified)
 		return
