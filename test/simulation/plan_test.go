@@ -72,7 +72,7 @@ func newPlan(seed uint64) plan {
 	}
 	end := time.Duration(2+rng.IntN(12)) * time.Minute
 	pace := float64(time.Duration(1+rng.IntN(15)) * time.Second)
-	weights, all := weigh(rng, about, seed > usual)
+	weights, all := weigh(rng, about, seed > oldSeeds)
 	for at := time.Duration(0); ; {
 		at += time.Duration(rng.ExpFloat64() * pace).Round(time.Millisecond)
 		if at >= end {
