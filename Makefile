@@ -84,7 +84,7 @@ E2E_waiting  := ^TestShortestToken
 # one needs a browser, or lies,
 E2E_looking  := ^Test(ServerViews|AgentViews|Accessible|Page$$|Pictures|LargePage|FleetPage|HostilePage|Lying|ServerThat)
 # one presses every key,
-E2E_typing   := ^Test(Keyboard|AgentKeyboard|Questions|StatusPageRenews)
+E2E_typing   := ^Test(Keyboard|AgentKeyboard|Questions|StatusPageRenews|PageNobody)
 # and one renders and installs charts.
 E2E_charts   := ^Test(Chart|Releases|Kustomize|RestrictedV2|ExistingConfigMap|PlainManifest|PodAgentChart)
 E2E_GROUPS   := charts looking typing electing waiting losing

@@ -749,6 +749,37 @@ func TestPageToken(t *testing.T) {
 	b.until("the change", `document.querySelector("main").textContent.includes("version 2")`)
 }
 
+// TestPageNobodySees: a page that was left holds no connection, of which a browser has six to a server for all of its tabs. Who comes back
+// sees what came meanwhile.
+func TestPageNobodySees(t *testing.T) {
+	b := openBrowser(t)
+	s := startServer(t)
+	reportObjects(t, s, "d-left", 1, "", workloads(3, ""))
+	streams := func(what string, want int) {
+		t.Helper()
+		text := ""
+		for range 100 {
+			var err error
+			if text, err = s.Status(t.Context()); err == nil && strings.Contains(text, fmt.Sprintf("\"streams\": %d\n", want)) {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Fatalf("%s: want %d streams that are read:\n%s", what, want, text)
+	}
+	for range 6 {
+		b.do("open the page", chromedp.Navigate("about:blank"), chromedp.Navigate(s.HTTP+"/#/c/d-left/changes"))
+		b.until("live changes", `document.querySelector("#live").textContent.startsWith("live")`)
+	}
+	streams("one page is looked at", 1)
+	b.do("leave it", chromedp.Navigate("about:blank"))
+	streams("none is", 0)
+	reportObjects(t, s, "d-left", 2, "", workloads(4, ""))
+	b.do("come back", chromedp.Evaluate(`history.back()`, nil)) // from what the browser keeps, where nothing is loaded
+	b.until("what came meanwhile", `document.querySelector("main").textContent.includes("version 2")`)
+	streams("one page is looked at again", 1)
+}
+
 // startServer runs a pseudo-server without an agent.
 func startServer(t testing.TB) *harness.Server {
 	t.Helper()

@@ -88,7 +88,7 @@ const failure = (err) => el("p", { class: "card bad", role: "alert" }, err.messa
 // A view owns what it started: when the address changes, its signal ends everything.
 let view = new AbortController();
 let onChange = null; // what a view does when a version comes
-let stream = { id: null, ctl: null, events: [] };
+let stream = { id: null, ctl: null, last: "", events: [] };
 
 const tabs = ["overview", "tree", "map", "dropped", "watcher", "versions", "changes", "services", "nodes"];
 
@@ -551,21 +551,29 @@ const showNodes = (id, signal) => longTable(signal, "/clusters/" + enc(id) + "/i
 
 const maxEvents = 200;
 
-// follow reads the changes of the cluster that is shown; fetch is used because EventSource cannot send a token.
+// follow reads the changes of the cluster that is shown.
 function follow(id) {
   if (stream.id === id) return;
   if (stream.ctl) stream.ctl.abort();
-  stream = { id, ctl: id ? new AbortController() : null, events: [] };
+  stream = { id, ctl: null, last: "", events: [] };
   byId("live").textContent = "";
-  if (id) read(stream);
+  listen();
 }
 
-async function read(s) {
-  let last = "";
-  const signal = s.ctl.signal;
+// listen reads the stream while somebody looks, and goes on where it ended: a browser has six connections to a server for all its
+// tabs, and those of pages that it keeps for the way back count.
+function listen() {
+  if (stream.ctl) stream.ctl.abort();
+  stream.ctl = stream.id && !document.hidden ? new AbortController() : null;
+  if (stream.ctl) read(stream, stream.ctl.signal);
+}
+document.addEventListener("visibilitychange", listen);
+
+// read uses fetch, because EventSource cannot send a token.
+async function read(s, signal) {
   while (!signal.aborted) {
     try {
-      const resp = await request("/clusters/" + enc(s.id) + "/changes", signal, last ? { "Last-Event-ID": last } : {});
+      const resp = await request("/clusters/" + enc(s.id) + "/changes", signal, s.last ? { "Last-Event-ID": s.last } : {});
       byId("live").textContent = t("live");
       const reader = resp.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
@@ -576,7 +584,7 @@ async function read(s) {
         rest = parts.pop();
         for (const part of parts) {
           const field = Object.fromEntries(part.split("\n").filter((l) => !l.startsWith(":")).map((l) => [l.slice(0, l.indexOf(":")), l.slice(l.indexOf(":") + 2)]));
-          if (field.id) last = field.id;
+          if (field.id) s.last = field.id;
           if (field.data) happened(s, field.event, JSON.parse(field.data));
         }
       }
