@@ -3,11 +3,16 @@ package web
 import (
 	"encoding/json"
 	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/pseudo-agent/pseudo-agent/inventory"
 )
 
 // textTables returns the tables of texts.js by language.
@@ -80,6 +85,79 @@ func TestTextTables(t *testing.T) {
 			t.Errorf("%s: it is in the Chinese table only", key)
 		}
 	}
+}
+
+// TestServerTexts: what the server says of objects, clusters and agents is in the tables, in its own words in English. Who changes
+// it there is told here, and changes the Chinese text, too.
+func TestServerTexts(t *testing.T) {
+	english := textTables(t)["en"]
+	wanted := map[string]bool{}
+	want := func(key, text string) {
+		wanted[key] = true
+		if english[key] != text {
+			t.Errorf("%s is %q in the table, the server says %q", key, english[key], text)
+		}
+	}
+	for _, r := range inventory.Reasons() {
+		want("sentence."+string(r.Reason), r.Sentence)
+		want("advice."+string(r.Reason), r.Advice)
+	}
+	trouble := source(t, "../fleet/trouble.go")
+	causes := regexp.MustCompile(`(?m)^\t\t\{(\w+), "(.+)", "(.+)"\},$`).FindAllStringSubmatch(trouble, -1)
+	names := regexp.MustCompile(`(?m)^\t(\w+) += "(\w+)"`).FindAllStringSubmatch(source(t, "../fleet/*.go"), -1)
+	for _, c := range causes {
+		i := slices.IndexFunc(names, func(n []string) bool { return n[1] == c[1] })
+		if i < 0 {
+			t.Fatalf("the cause %s has no name", c[1])
+		}
+		want("sentence."+names[i][2], c[2])
+		want("advice."+names[i][2], c[3])
+	}
+	if len(causes) < 7 {
+		t.Errorf("found %d causes of trouble, want all", len(causes))
+	}
+	for key := range english {
+		if server := strings.HasPrefix(key, "sentence.") || strings.HasPrefix(key, "advice."); server && !wanted[key] {
+			t.Errorf("%s: the server says nothing of that", key)
+		}
+	}
+	// Why an agent is elected or not is said in texts, with names in them.
+	elector := source(t, "../elector/*.go")
+	said := regexp.MustCompile(`(?m)(?:d\.reason = |, d\.reason = .*, |return (?:Excluded|Designated|WatchOnly|Ordinary), |const heldBy = )(".*)$`).FindAllStringSubmatch(elector, -1)
+	for _, m := range said {
+		text := regexp.MustCompile(`" \+ [\w.()]+(?: \+ ")?|"\+\w+`).ReplaceAllString(m[1], "{0}")
+		text = strings.Trim(text, `"`)
+		if strings.HasSuffix(text, " by ") { // a name is added where it is used
+			text += "{0}"
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(english)), func(key string) bool { return strings.HasPrefix(key, "why.") && english[key] == text }) {
+			t.Errorf("no text why.… is %q, which the elector says", text)
+		}
+	}
+	if len(said) < 14 {
+		t.Errorf("found %d reasons of the elector, want all", len(said))
+	}
+}
+
+// source is the code of the files that a pattern finds, without tests.
+func source(t *testing.T, pattern string) string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%s: %v", pattern, err)
+	}
+	var out strings.Builder
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Write(text)
+	}
+	return out.String()
 }
 
 var (

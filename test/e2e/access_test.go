@@ -39,7 +39,7 @@ func TestAccessible(t *testing.T) {
 		{"map", of + "/map/shop", `document.querySelector(".picture .box")`},
 		{"object", of + "/object/*v1.Deployment/shop/web", `document.querySelector(".picture .box.focus")`},
 		{"dropped", of + "/dropped", `document.querySelector("main details")`},
-		{"watcher", of + "/watcher", `document.querySelector("table[aria-label=Candidates] td")`},
+		{"watcher", of + "/watcher", `document.querySelector("main table td")`},
 		{"versions", of + "/versions", `document.querySelector("ol.time li")`},
 		{"changes", of + "/changes", `document.querySelector("main h2")`},
 		{"services", of + "/services", `document.querySelector("tbody a")`},

@@ -76,7 +76,7 @@ async function showClusters(signal, trouble) {
       show(el("h2", {}, caption), behind, el("p", {}, t("noCluster")));
       return;
     }
-    const groups = fleet.troubles.map((g) => ({ name: word(g.cause), count: g.count, href: troubleHref(g.cause), mood: g.cause === "late" ? "warn" : "bad", title: g.sentence + " " + g.advice }));
+    const groups = fleet.troubles.map((g) => ({ name: word(g.cause), count: g.count, href: troubleHref(g.cause), mood: g.cause === "late" ? "warn" : "bad", title: told("sentence", g.cause, g.sentence) + " " + told("advice", g.cause, g.advice) }));
     top.replaceChildren(...[behind, fleetNumbers(fleet),
       groups.length ? el("section", { class: "card", "aria-label": t("troubles") }, el("h3", {}, t("troubles")), bars(t("troubles"), groups)) : null].filter((e) => e));
     const causes = new Set(["", "any", "none", ...fleet.troubles.map((g) => g.cause), trouble]);

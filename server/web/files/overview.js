@@ -53,7 +53,7 @@ async function showOverview(id, signal) {
       : info.error_msg ? ["bad", t("vError", local(info.error_since), info.error_msg)]
       : info.suspicion ? ["bad", info.suspicion.other_cluster ? t("vOtherCluster", info.suspicion.reporter.source_ip || info.suspicion.reporter.peer || "–", local(info.suspicion.since), number(info.suspicion.refused))
         : t("vSuspicion", number(info.suspicion.removed))]
-      : refused ? ["bad", t("nothingTaken", summary.failures.map((f) => f.reason + " (" + f.advice + ")").join("; "))]
+      : refused ? ["bad", t("nothingTaken", summary.failures.map((f) => f.reason + " (" + told("advice", f.reason, f.advice) + ")").join("; "))]
       : ["good", t("vWorks", number(info.objects), span(info.age_seconds))];
     const where = el("div", {}, before);
     const c = summary ? summary.counts : null;
@@ -62,13 +62,13 @@ async function showOverview(id, signal) {
         .map(([what, n, tab]) => el("li", {}, el("a", { href: of + "/" + tab }, el("b", {}, number(n)), " " + t(what))))) : null,
       el("div", { class: "panels" },
         el("section", { class: "card", "aria-label": t("whoWatches") }, el("h3", {}, t("whoWatches")), watcher
-          ? el("p", {}, watcher.holder ? t("sinceWhen", watcher.holder.name, local(watcher.holder.since)) : t("nobodyIs", word(watcher.state)), watcher.reason ? " – " + watcher.reason : "", " · ", el("a", { href: of + "/watcher" }, t("allCandidates")))
+          ? el("p", {}, watcher.holder ? t("sinceWhen", watcher.holder.name, local(watcher.holder.since)) : t("nobodyIs", word(watcher.state)), watcher.reason ? " – " + because(watcher.reason) : "", " · ", el("a", { href: of + "/watcher" }, t("allCandidates")))
           : el("p", {}, t("noneAsks", info.reporter.source_ip || info.reporter.peer || "–"))),
         el("section", { class: "card", "aria-label": t("overTime") }, el("h3", {}, t("overTime")), versions.length ? strip(id, versions) : null,
           el("p", { class: "quiet" }, t("versionsKept", versions.length), " ", el("a", { href: of + "/versions" }, t("versions")))),
         el("section", { class: "card", "aria-label": t("lagTitle") }, el("h3", {}, t("lagTitle")), lagPicture(versions)),
         el("section", { class: "card", "aria-label": t("lost") }, el("h3", {}, t("lostTitle")), lost && lost.reasons.length
-          ? bars(t("reasons"), lost.reasons.map((r) => ({ name: r.reason, count: r.count, href: of + "/dropped/" + enc(r.reason), mood: r.scope === "relation" ? "warn" : "bad", title: r.sentence + " " + r.advice })))
+          ? bars(t("reasons"), lost.reasons.map((r) => ({ name: r.reason, count: r.count, href: of + "/dropped/" + enc(r.reason), mood: r.scope === "relation" ? "warn" : "bad", title: told("sentence", r.reason, r.sentence) + " " + told("advice", r.reason, r.advice) })))
           : el("p", { class: "good" }, t("nothing"))),
         el("section", { class: "card", "aria-label": t("where") }, el("h3", {}, t("whereTitle")), where),
         el("section", { class: "card", "aria-label": t("latest") }, el("h3", {}, t("latest")), versions.length > 1

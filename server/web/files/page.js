@@ -151,7 +151,7 @@ async function showUpstream(signal) {
       const elected = new Map(watchers.map((w) => [w.cluster, w]));
       const who = (id) => {
         const w = elected.get(id);
-        return el("a", { href: "#/c/" + enc(id) + "/watcher" }, w ? (w.holder ? w.holder.name : t("nobody")) + (w.reason ? " – " + w.reason : "") : "–");
+        return el("a", { href: "#/c/" + enc(id) + "/watcher" }, w ? (w.holder ? w.holder.name : t("nobody")) + (w.reason ? " – " + because(w.reason) : "") : "–");
       };
       const remarks = (c) => [...(c.bypassed || []).map((b) => el("p", { class: "bad" }, t("bypass", b.what, local(b.since)))),
         c.last_fixed ? el("p", { class: "warn" }, t("fixedLast", c.last_fixed.join("; "))) : null,
@@ -410,7 +410,7 @@ async function showTree(id, signal) {
 // reasonSentences explain the reasons of a cluster's findings.
 async function reasonSentences(id, signal) {
   const { reasons } = await get("/clusters/" + enc(id) + "/dropped/reasons", signal);
-  const known = new Map(reasons.map((r) => [r.reason, r.sentence + " " + r.advice]));
+  const known = new Map(reasons.map((r) => [r.reason, told("sentence", r.reason, r.sentence) + " " + told("advice", r.reason, r.advice)]));
   return (reason) => known.get(reason) || "";
 }
 
@@ -437,7 +437,7 @@ async function showObject(id, signal, [type, namespace, name, uid]) {
       el("p", { class: "quiet" }, o.type + (o.uid ? " · uid " + o.uid : "") + " · " + t("bytesOf", number(o.raw_bytes), number(o.bytes)) + " · " + t("versionN", o.version)
         + (o.others ? " · " + t("othersOf", o.others) : ""), o.namespace ? " · " : null, o.namespace ? el("a", { href: mapHref(id, o.namespace) }, t("mapOf", o.namespace)) : null),
       ...o.findings.map((f) => el("section", { class: "card", "aria-label": f.reason + (f.detail ? ": " + f.detail : "") },
-        el("p", {}, el("b", { class: tone(f.scope) }, f.reason), " – " + f.sentence + (f.detail ? " (" + f.detail + ")" : "")), el("p", {}, t("whatToDo", f.advice)))),
+        el("p", {}, el("b", { class: tone(f.scope) }, f.reason), " – " + told("sentence", f.reason, f.sentence) + (f.detail ? " (" + f.detail + ")" : "")), el("p", {}, t("whatToDo", told("advice", f.reason, f.advice))))),
       o.graph.boxes.length ? el("h2", {}, t("neighbours")) : null,
       o.graph.boxes.length ? picture(o.graph, boxHref(id), sentence, t("neighboursOf", o.name)).element : null,
       o.graph.boxes.length ? legend() : null,
@@ -517,8 +517,8 @@ async function showDropped(id, signal, wanted) {
       } catch (err) { if (!signal.aborted) body.append(failure(err)); }
     };
     return el("details", { class: "card", open: r.reason === wanted, ontoggle: (e) => { if (e.target.open && !body.childElementCount) load(); } },
-      el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, word(r.scope)), " ", el("b", {}, r.reason), " – " + r.sentence),
-      el("p", {}, t("whatToDo", r.advice)), body, more);
+      el("summary", {}, el("b", {}, number(r.count)), " ", el("span", { class: tone(r.scope) }, word(r.scope)), " ", el("b", {}, r.reason), " – " + told("sentence", r.reason, r.sentence)),
+      el("p", {}, t("whatToDo", told("advice", r.reason, r.advice))), body, more);
   };
   show(el("h2", {}, t("droppedTitle")),
     ...(reasons.length ? reasons.map(group) : [el("p", { class: "good" }, t("nothing"))]));

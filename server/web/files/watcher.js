@@ -31,10 +31,10 @@ async function showWatcher(id, signal) {
     try {
       const w = await get("/watchers/" + enc(id), signal);
       show(el("h2", {}, t("whoWatches")),
-        el("p", { class: "card" }, el("b", {}, word(w.state)), w.holder ? t("holderSince", w.holder.name, w.holder.class, local(w.holder.since), span(w.holder.expires_in_seconds)) : "", w.reason ? " – " + w.reason : ""),
+        el("p", { class: "card" }, el("b", {}, word(w.state)), w.holder ? t("holderSince", w.holder.name, w.holder.class, local(w.holder.since), span(w.holder.expires_in_seconds)) : "", w.reason ? " – " + because(w.reason) : ""),
         w.unfulfilled ? el("p", { class: "warn" }, t("unfulfilled")) : null,
         table(t("candidates"), [t("rank"), t("agent"), t("class"), t("state"), t("reason"), "~" + t("lastAnswer"), "~" + t("seen")], w.candidates.map((a) => [
-          a.rank || "–", a.name, a.class, el("span", { class: tone(a.state) }, word(a.state)), a.reason, a.answer, t("ago", span(a.seen_seconds_ago))])),
+          a.rank || "–", a.name, a.class, el("span", { class: tone(a.state) }, word(a.state)), because(a.reason), because(a.answer), t("ago", span(a.seen_seconds_ago))])),
         roleHistory(w),
         w.designations.length ? el("h2", {}, t("designations")) : null,
         w.designations.length ? table(t("designations"), [t("whom"), t("source"), t("fulfilledBy")], w.designations.map((d) => [d.workload || d.agent_group || d.host_pattern || d.agent, d.source, d.fulfilled_by])) : null);
