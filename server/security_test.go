@@ -30,17 +30,22 @@ func TestThreatModel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, attacks, _ := strings.Cut(string(doc), "| attack |")
-	attacks, _, _ = strings.Cut(attacks, "\n\n")
+	tables := strings.Split(string(doc), "| attack |")[1:]
+	if len(tables) != 3 {
+		t.Errorf("got %d tables of attacks, want those on pseudo-server, on pseudo-agent by servers, and by who has a Pod", len(tables))
+	}
 	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
-	for _, row := range strings.Split(attacks, "\n")[2:] {
-		tests := named.FindAllStringSubmatch(row, -1)
-		if len(tests) == 0 {
-			t.Errorf("no test is named: %s", row)
-		}
-		for _, m := range tests {
-			if !declared[m[1]] {
-				t.Errorf("there is no %s: %s", m[1], row)
+	for _, attacks := range tables {
+		attacks, _, _ = strings.Cut(attacks, "\n\n")
+		for _, row := range strings.Split(attacks, "\n")[2:] {
+			tests := named.FindAllStringSubmatch(row, -1)
+			if len(tests) == 0 {
+				t.Errorf("no test is named: %s", row)
+			}
+			for _, m := range tests {
+				if !declared[m[1]] {
+					t.Errorf("there is no %s: %s", m[1], row)
+				}
 			}
 		}
 	}
