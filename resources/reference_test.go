@@ -56,10 +56,12 @@ func (r referenceProjection) project(data []byte) (out []byte, reported bool, er
 		put(res, "spec", outSpec)
 		put(res, "status", r.nodeStatus(status))
 	case podProjection:
-		put(res, "status", podStatus(status))
+		outSpec := doc{}
 		if containers := envOf(spec["containers"]); r.opts.PodEnv && len(containers) > 0 {
-			res["spec"] = doc{"containers": containers}
+			outSpec["containers"] = containers
 		}
+		put(res, "spec", outSpec)
+		put(res, "status", podStatus(status))
 	case serviceProjection:
 		if _, ok := o["spec"].(doc); ok {
 			res["spec"] = r.service(spec)
