@@ -3,17 +3,17 @@ package inventory
 import "slices"
 
 func (inv *Inventory) labelRec(namespace, key string) *labelRec {
-	full := namespace + "/" + key
+	full := nameKey{namespace, key}
 	l := inv.labels[full]
 	if l == nil {
-		l = &labelRec{key: full, groups: map[*group]struct{}{}, services: map[*service]struct{}{}}
+		l = &labelRec{key: full}
 		inv.labels[full] = l
 	}
 	return l
 }
 
 func (inv *Inventory) dropLabelRec(l *labelRec) {
-	if len(l.groups) == 0 && len(l.services) == 0 {
+	if l.groups.size() == 0 && l.services.size() == 0 {
 		delete(inv.labels, l.key)
 	}
 }
@@ -100,14 +100,16 @@ func (inv *Inventory) lower(g *group) {
 
 func (inv *Inventory) addLabels(g *group) {
 	g.labels = make([]*labelRec, 0, len(g.template.selectable)+1)
-	for _, key := range g.template.selectable {
-		g.labels = append(g.labels, inv.labelRec(g.ns.name, key))
+	for i, key := range g.template.selectable {
+		l := inv.labelRec(g.ns.name, key)
+		g.template.selectable[i] = l.key.name // one text for all groups that have the label
+		g.labels = append(g.labels, l)
 	}
 	if l := inv.labelRec(g.ns.name, groupNames(g)); !slices.Contains(g.labels, l) {
 		g.labels = append(g.labels, l)
 	}
 	for _, l := range g.labels {
-		l.groups[g] = struct{}{}
+		l.groups.add(g)
 	}
 	inv.queueSelecting(g)
 }
@@ -115,7 +117,7 @@ func (inv *Inventory) addLabels(g *group) {
 func (inv *Inventory) removeLabels(g *group) {
 	inv.queueSelecting(g)
 	for _, l := range g.labels {
-		delete(l.groups, g)
+		l.groups.remove(g)
 		inv.dropLabelRec(l)
 	}
 	g.labels = nil
@@ -124,7 +126,7 @@ func (inv *Inventory) removeLabels(g *group) {
 // queueSelecting queues the Services that might select the group.
 func (inv *Inventory) queueSelecting(g *group) {
 	for _, l := range g.labels {
-		for s := range l.services {
+		for s := range l.services.all() {
 			inv.queueService(s)
 		}
 	}

@@ -69,7 +69,7 @@ type Inventory struct {
 	reasons    [64]int
 	versions   []*versionInfo
 	namespaces map[string]*namespaceRec
-	labels     map[string]*labelRec
+	labels     map[nameKey]*labelRec
 	owners     map[string]*ownerRec
 	configMaps map[nameKey][]*configMap
 	links      map[nameKey]map[*group]struct{} // groups that refer to a ConfigMap
@@ -131,7 +131,7 @@ func New(options Options) *Inventory {
 		entries:    map[string]map[string]entity{},
 		odd:        map[uidKey]int{},
 		namespaces: map[string]*namespaceRec{},
-		labels:     map[string]*labelRec{},
+		labels:     map[nameKey]*labelRec{},
 		owners:     map[string]*ownerRec{},
 		configMaps: map[nameKey][]*configMap{},
 		links:      map[nameKey]map[*group]struct{}{},

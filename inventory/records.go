@@ -54,9 +54,9 @@ type other struct {
 
 // labelRec is one "key_value" of one namespace: the groups that carry it and the Services that select it.
 type labelRec struct {
-	key      string
-	groups   map[*group]struct{}
-	services map[*service]struct{}
+	key      nameKey
+	groups   set[*group]
+	services set[*service]
 }
 
 // group is what the server calls a pod group: something that Pods and Services are bound to.

@@ -222,7 +222,7 @@ func (inv *Inventory) insertService(s *service) {
 		s.gaussRec = inv.labelRec(s.ns.name, "statefulset:"+s.ns.name+":"+s.openGauss)
 	}
 	for _, l := range s.watched() {
-		l.services[s] = struct{}{}
+		l.services.add(s)
 	}
 	inv.queueService(s)
 }
@@ -240,7 +240,7 @@ func (inv *Inventory) removeService(s *service) {
 	inv.unbind(s)
 	delete(inv.refused, s)
 	for _, l := range s.watched() {
-		delete(l.services, s)
+		l.services.remove(s)
 		inv.dropLabelRec(l)
 	}
 	delete(s.ns.services, s)
@@ -353,14 +353,14 @@ func (inv *Inventory) groupsOf(s *service) ([]*group, mask) {
 func mostGroups(s *service) int {
 	n := 0
 	for _, l := range s.rancherRe {
-		n += len(l.groups)
+		n += l.groups.size()
 	}
 	if s.gaussRec != nil {
-		n += len(s.gaussRec.groups)
+		n += s.gaussRec.groups.size()
 	}
 	least := -1
 	for _, l := range s.selected {
-		if c := len(l.groups); c > 0 && (least < 0 || c < least) {
+		if c := l.groups.size(); c > 0 && (least < 0 || c < least) {
 			least = c
 		} else if c == 0 && !s.gauss {
 			return 0
@@ -375,30 +375,30 @@ func mostGroups(s *service) int {
 func selectGroups(s *service) []*group {
 	var groups []*group
 	for _, l := range s.rancherRe {
-		for g := range l.groups {
+		for g := range l.groups.all() {
 			groups = append(groups, g)
 		}
 	}
 	var present []*labelRec
 	for _, l := range s.selected {
 		switch {
-		case len(l.groups) > 0:
+		case l.groups.size() > 0:
 			present = append(present, l)
 		case !s.gauss:
 			return nil
 		}
 	}
 	if s.gaussRec != nil {
-		for g := range s.gaussRec.groups {
+		for g := range s.gaussRec.groups.all() {
 			groups = append(groups, g)
 		}
 	}
 	if len(present) > 0 {
-		least := slices.MinFunc(present, func(a, b *labelRec) int { return len(a.groups) - len(b.groups) })
+		least := slices.MinFunc(present, func(a, b *labelRec) int { return a.groups.size() - b.groups.size() })
 	candidates:
-		for g := range least.groups {
+		for g := range least.groups.all() {
 			for _, l := range present {
-				if _, ok := l.groups[g]; !ok {
+				if !l.groups.has(g) {
 					continue candidates
 				}
 			}

@@ -6,7 +6,7 @@ import "unsafe"
 const (
 	entrySlot     = 150 // an entry's place in Inventory.entries, and what the object's users keep beside it
 	namespaceSize = 1100
-	labelSize     = 400
+	labelSize     = 260
 	ownerSize     = 500
 	hostSize      = 250
 	slotSize      = 150 // a key of one of the other maps

@@ -24,6 +24,13 @@ var sized = map[string]func(i int) string{
 		return fmt.Sprintf(`{"metadata":{"uid":"d%d","name":"d%d","namespace":"ns"},"spec":{"template":{"metadata":{"labels":{%s}},"spec":{"containers":[{"ports":[%s]}]}}}}`,
 			i, i, labels.String()[1:], ports.String()[1:])
 	},
+	"*v1.StatefulSet": func(i int) string { // two of them have the same labels
+		var labels strings.Builder
+		for k := range 50 {
+			fmt.Fprintf(&labels, `,"l%d-%d":"v"`, i/2, k)
+		}
+		return fmt.Sprintf(`{"metadata":{"uid":"t%d","name":"t%d","namespace":"ns"},"spec":{"template":{"metadata":{"labels":{%s}}}}}`, i, i, labels.String()[1:])
+	},
 	"*v1.ReplicaSet": func(i int) string {
 		return fmt.Sprintf(`{"metadata":{"uid":"r%d","name":"r%d-x","namespace":"ns","ownerReferences":[{"kind":"Deployment","uid":"o%d"}]},"spec":{"replicas":1,"template":{"metadata":{"labels":{"a%d":"v"}}}}}`,
 			i, i, i, i)
