@@ -23,7 +23,16 @@ type FullError struct {
 	What, Advice string
 	// others tells that the cluster would have room if others gave some back, rather than itself.
 	others bool
+	// little tells that the cluster would not have much.
+	little bool
 }
+
+// Passing tells that it is worth while to wait a little and ask again: the cluster does not want much, and others, who may have theirs
+// for the time of a request only, have it all.
+func (f *FullError) Passing() bool { return f.others && f.little }
+
+// littleShare is the part of the whole budget that is little for one cluster.
+const littleShare = 32
 
 func (f *FullError) Error() string { return f.What + "; " + f.Advice }
 
@@ -220,16 +229,17 @@ func (b *Budget) collect(round uint64) {
 // fits tells whether a cluster's room may become larger. b.mu is held.
 func (b *Budget) fits(cluster string, next room) error {
 	bound, n := b.bound[cluster], next.kept-b.clusters[cluster].kept
+	little := next.held <= b.limit/littleShare
 	switch {
 	case next.kept > share(b.most(cluster)):
 		return b.tooLarge(cluster)
 	case !bound && b.keptUnbound+n > b.unbound && b.unbound < b.limit:
 		return &FullError{
 			What:   fmt.Sprintf("the clusters that are not bound to senders fill their memory of %d bytes", b.unbound),
-			Advice: "bind the cluster in access.clusters, or " + advice, others: true,
+			Advice: "bind the cluster in access.clusters, or " + advice, others: true, little: little,
 		}
 	case b.kept+n > b.limit:
-		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice, others: true}
+		return &FullError{What: fmt.Sprintf("the clusters fill their memory of %d bytes", b.limit), Advice: advice, others: true, little: little}
 	}
 	return nil
 }

@@ -660,11 +660,7 @@ func (w *world) epilogue(holder *client) {
 
 // TestSimulation plays random histories. If PSEUDO_TEST_ROUNDS is 1 it tells all of it.
 func TestSimulation(t *testing.T) {
-	n := 2000
-	if testing.Short() {
-		n = 200
-	}
-	n = testseed.Rounds(t, n)
+	n := testseed.Rounds(t, 2000)
 	first := testseed.New(t)
 	var next, bad atomic.Uint64
 	var wg sync.WaitGroup

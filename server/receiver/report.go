@@ -206,7 +206,10 @@ func (r *Receiver) decide(ctx context.Context, p *Peer, req *request) (outcome s
 }
 
 func (r *Receiver) validate(ctx context.Context, tx *store.Tx, req *request) ([]store.Incoming, error) {
-	v := validator{limits: r.opts.Limits, lenient: r.lenient[req.clusterID], known: tx.Known, cost: tx.Cost, reserve: tx.Reserve, large: r.entries, slots: req.work}
+	v := validator{
+		limits: r.opts.Limits, lenient: r.lenient[req.clusterID], known: tx.Known, large: r.entries, slots: req.work,
+		cost: tx.Cost, reserve: tx.Reserve, await: func(n int64) error { return tx.Await(ctx, n) },
+	}
 	return v.entries(ctx, req.entries)
 }
 

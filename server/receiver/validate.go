@@ -38,9 +38,10 @@ type validator struct {
 	lenient bool
 	// known finds entries that were accepted before; their payloads are not looked into again.
 	known func(store.Sum) *store.Entry
-	// cost is what a new entry will take in memory, reserve takes room for that; nil: nobody counts.
-	cost    func(*store.Entry) int64
-	reserve func(int64) error
+	// cost is what a new entry will take in memory, reserve takes room for that, and await does so after a while if it must; nil:
+	// nobody counts.
+	cost           func(*store.Entry) int64
+	reserve, await func(int64) error
 	// large is where entries wait that are more than keepBuffer decompressed; nil: they do not.
 	large chan struct{}
 	// slots has a place for each goroutine that checks entries; nil: there is no bound.
@@ -158,7 +159,7 @@ func (v *validator) takeIn(d *decoder, f found) error {
 			// Some are reserved at once; near the end of the room one by one.
 			if v.reserve(roomStep) == nil {
 				d.room += roomStep
-			} else if err := v.reserve(n); err != nil {
+			} else if err := v.await(n); err != nil {
 				return orFull(err)
 			} else {
 				d.room += n

@@ -394,7 +394,7 @@ func (s *Store) state(ctx context.Context, id string) (State, error) {
 // load reads what changed after the view old. The room for it is taken first: what the cluster's state says, in expected,
 // and more if that turns out to be too little.
 func (s *Store) load(ctx context.Context, id string, c *cluster, old *View, expected State) error {
-	if err := c.room.Set(max(c.room.Held(), s.needed(id, expected))); err != nil {
+	if err := patiently(ctx, func() error { return c.room.Set(max(c.room.Held(), s.needed(id, expected))) }); err != nil {
 		s.leave(id, c, expected, s.needed(id, expected), err)
 		return err
 	}
@@ -644,7 +644,7 @@ func (tx *Tx) Save(ctx context.Context, version uint64, t Touch, incoming []Inco
 	tx.store.forgetHistory(next, &st, c, append(slices.Clip(tx.view.ended), c.Ended...))
 	next.Entries = merge(tx.view.Entries, ended, news)
 	st.Memory = tx.store.roomOf(tx.store.viewCost(next))
-	if err := tx.reserveFor(&st); err != nil {
+	if err := tx.reserveFor(ctx, &st); err != nil {
 		return err
 	}
 	c.State = st

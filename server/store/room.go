@@ -3,8 +3,12 @@ package store
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
 )
 
 // What the index takes in bytes, with the overhead of Go's maps and allocator.
@@ -19,8 +23,37 @@ const (
 // roomStep is how much more room than needed is taken at once while a cluster is read, in bytes.
 const roomStep = 1 << 20
 
+// A cluster that wants little waits so long for others to give memory back, and asks so often: what they have taken for a request they
+// may not need for longer.
+const (
+	roomPatience = 3 * time.Second
+	roomPeriod   = 50 * time.Millisecond
+)
+
+// patiently calls take until there is room, it makes no sense to wait, or the context ends, and returns its last error.
+func patiently(ctx context.Context, take func() error) error {
+	end := time.Now().Add(roomPatience)
+	for {
+		err := take()
+		var full *budget.FullError
+		if !errors.As(err, &full) || !full.Passing() || !time.Now().Before(end) {
+			return err
+		}
+		select {
+		case <-time.After(roomPeriod):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // Cost is how many bytes an entry takes while the index is in memory.
 func (tx *Tx) Cost(e *Entry) int64 { return tx.store.cost(e) }
+
+// Await is Reserve, but a cluster that wants little waits up to 3 s for others first.
+func (tx *Tx) Await(ctx context.Context, n int64) error {
+	return patiently(ctx, func() error { return tx.Reserve(n) })
+}
 
 // Reserve takes n bytes of the budget for entries that are about to be taken in, or returns an error that wraps
 // budget.ErrFull. Close gives back what was not saved. It may be called by several goroutines at once.
@@ -38,11 +71,11 @@ func (tx *Tx) Reserve(n int64) error {
 }
 
 // reserveFor takes the room that st needs beyond what the cluster has and what was reserved.
-func (tx *Tx) reserveFor(st *State) error {
+func (tx *Tx) reserveFor(ctx context.Context, st *State) error {
 	if tx.store.opts.Budget == nil {
 		return nil
 	}
-	return tx.Reserve(st.Memory - tx.c.room.Held() - tx.reserved)
+	return tx.Await(ctx, st.Memory-tx.c.room.Held()-tx.reserved)
 }
 
 // settle makes the room of the cluster that of what was committed. What was reserved has become part of the index.

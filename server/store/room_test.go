@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
 	"github.com/pseudo-agent/pseudo-agent/server/budget"
@@ -143,4 +145,60 @@ func TestPlanOrder(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestLittleRoomIsAwaited: a cluster that wants little waits while others have all the memory, in case that they give some back; one
+// that wants much is refused at once.
+func TestLittleRoomIsAwaited(t *testing.T) {
+	const limit = 1 << 20
+	for name, tt := range map[string]struct {
+		objects int
+		longer  int // bytes of each name
+		givenUp time.Duration
+		full    bool
+		least   time.Duration
+		longest time.Duration
+	}{
+		"given back":       {objects: 20, givenUp: time.Second, least: time.Second, longest: 2 * time.Second},
+		"kept":             {objects: 20, givenUp: time.Hour, full: true, least: 3 * time.Second, longest: 4 * time.Second},
+		"too much to wait": {objects: 200, longer: 200, givenUp: time.Second, full: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := store.New(store.NewMemory(), store.Options{Keep: 1, Budget: budget.New(limit, nil)})
+				for i, n := range []int64{limit / 2, limit/16*7 - 1<<10} { // the first keeps an eighth more
+					tx, err := s.Begin(t.Context(), fmt.Sprint("large", i))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := tx.Reserve(n); err != nil {
+						t.Fatal(err)
+					}
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						time.Sleep(tt.givenUp)
+						tx.Close()
+					}()
+					defer func() { <-done }()
+				}
+				begun := time.Now()
+				tx, err := s.Begin(t.Context(), "little")
+				if err == nil {
+					c := content{}
+					for k := range tt.objects {
+						c[fmt.Sprintf("*v1.Pod ns %d%s", k, strings.Repeat("x", tt.longer))] = fmt.Sprint(k)
+					}
+					err = tx.Save(t.Context(), 1, store.Touch{}, incoming(tx, c))
+					tx.Close()
+				}
+				if errors.Is(err, budget.ErrFull) != tt.full || !tt.full && err != nil {
+					t.Errorf("got %v, want that there is no room: %t", err, tt.full)
+				}
+				if d := time.Since(begun); d < tt.least || d > tt.longest {
+					t.Errorf("it took %v, want %v to %v", d, tt.least, tt.longest)
+				}
+			})
+		})
+	}
 }

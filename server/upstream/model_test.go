@@ -175,12 +175,8 @@ func (m *model) watcher() *modelAgent {
 // TestModelThroughFront plays random histories of agents, servers and fronts. At no moment two agents watch; once all is quiet
 // one of the best does, and goes on.
 func TestModelThroughFront(t *testing.T) {
-	rounds := 30
-	if testing.Short() {
-		rounds = 5
-	}
 	first := testseed.New(t)
-	for i := range testseed.Rounds(t, rounds) {
+	for i := range testseed.Rounds(t, 30) {
 		seed := first + uint64(i)
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			m := &model{rig: newRig(t, 2, upstream.Options{}, elector.Options{}), rng: rand.New(rand.NewPCG(seed, 5))}

@@ -44,6 +44,7 @@ type cluster struct {
 	checkOf point                // of which it is
 	gone    bool                 // it is no longer stored
 	lacking bool                 // the log says that there is no room
+	waits   time.Duration        // how long it is waited after that, until it is tried again
 
 	lack atomic.Pointer[lack] // nil: there was room
 }
@@ -52,12 +53,23 @@ type cluster struct {
 type lack struct {
 	objects int // of the version
 	at      time.Time
+	wait    time.Duration // from then on
 	err     error
 }
 
-// lackRetry is how long it is not tried again to make an inventory that there was no room for, of that version or of another
-// that is not smaller.
-const lackRetry = time.Minute
+// To make an inventory that there is no room for costs as much as one that there is room for, and takes the memory of others
+// meanwhile. It is tried again after lackRetry, then after twice as long, up to lackRetryMost, or as soon as the cluster has an eighth
+// fewer objects.
+const (
+	lackRetry     = time.Minute
+	lackRetryMost = 10 * time.Minute
+	lackShrunk    = 8
+)
+
+// lasts tells whether it is not worth while to try again with a version of so many objects.
+func (l *lack) lasts(objects int, now time.Time) bool {
+	return objects > l.objects-l.objects/lackShrunk && now.Sub(l.at) < l.wait
+}
 
 // uidBytes is what a uid takes in cluster.uids, without its bytes.
 const uidBytes = 80
@@ -166,7 +178,7 @@ func (v *Viewer) toLatest(work context.Context, c *cluster, view *store.View, be
 	if c.gone {
 		return store.ErrNotFound
 	}
-	if l := c.lack.Load(); l != nil && view.State.Latest.Objects >= l.objects && time.Since(l.at) < lackRetry {
+	if l := c.lack.Load(); l != nil && l.lasts(view.State.Latest.Objects, time.Now()) {
 		return l.err
 	}
 	begun := time.Now()
@@ -198,12 +210,14 @@ func (v *Viewer) tellLack(c *cluster, st store.State, err error) {
 	c.lacking = errors.Is(err, budget.ErrFull)
 	switch {
 	case c.lacking:
-		c.lack.Store(&lack{objects: st.Latest.Objects, at: time.Now(), err: err})
+		c.waits = min(max(lackRetry, 2*c.waits), lackRetryMost)
+		c.lack.Store(&lack{objects: st.Latest.Objects, at: time.Now(), wait: c.waits, err: err})
 		if !before {
 			v.log.Error("there is no room for the inventory of a cluster: its reports are stored, its inventory cannot be looked at", "cluster", c.id, "reason", err)
 		}
 	case err == nil:
 		c.lack.Store(nil)
+		c.waits = 0
 		if before {
 			v.log.Info("there is room for the inventory of a cluster again", "cluster", c.id)
 		}

@@ -2,11 +2,15 @@ package viewer
 
 import (
 	"cmp"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/testseed"
+	"github.com/pseudo-agent/pseudo-agent/server/budget"
+	"github.com/pseudo-agent/pseudo-agent/server/store"
 )
 
 // TestLeastUsed: what gives way is what was looked at longest ago, of what there is.
@@ -70,4 +74,38 @@ func BenchmarkLeastUsed(b *testing.B) {
 			slices.SortFunc(list, func(x, y *cluster) int { return cmp.Compare(x.used.Load(), y.used.Load()) })
 		}
 	})
+}
+
+// TestLackLasts: an inventory that found no room is not made again and again in vain.
+func TestLackLasts(t *testing.T) {
+	now := time.Now()
+	l := &lack{objects: 80, at: now, wait: 2 * time.Minute}
+	for _, tt := range []struct {
+		objects int
+		later   time.Duration
+		want    bool
+	}{
+		{80, time.Second, true},
+		{200, 119 * time.Second, true},
+		{71, time.Minute, true}, // who reports one more and one less by turns must not have it made each time
+		{70, time.Second, false},
+		{80, 2 * time.Minute, false},
+	} {
+		if got := l.lasts(tt.objects, now.Add(tt.later)); got != tt.want {
+			t.Errorf("%d objects after %v: got %t, want %t", tt.objects, tt.later, got, tt.want)
+		}
+	}
+	v := &Viewer{log: slog.New(slog.DiscardHandler)}
+	c := &cluster{id: "d-test"}
+	for i, want := range []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute, 10 * time.Minute} {
+		v.tellLack(c, store.State{}, budget.ErrFull)
+		if got := c.lack.Load().wait; got != want {
+			t.Errorf("after failure %d: got %v, want %v", i+1, got, want)
+		}
+	}
+	v.tellLack(c, store.State{}, nil)
+	v.tellLack(c, store.State{}, budget.ErrFull)
+	if got := c.lack.Load().wait; got != time.Minute {
+		t.Errorf("after there was room: got %v, want a minute again", got)
+	}
 }
