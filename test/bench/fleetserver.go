@@ -84,7 +84,7 @@ func (s *fleetServer) restart(ctx context.Context, by syscall.Signal) (time.Dura
 
 // quiet waits until the process has done what there was to do.
 func (s *fleetServer) quiet(ctx context.Context) error {
-	for range 120 {
+	for range 600 {
 		before, err := cpuTime(s.PID())
 		if err != nil {
 			return err
@@ -102,7 +102,7 @@ func (s *fleetServer) quiet(ctx context.Context) error {
 			return nil
 		}
 	}
-	return errors.New("it is busy still four minutes after the last report")
+	return errors.New("it is busy still twenty minutes after the last report")
 }
 
 // fleetClient is a connection from a network of its own: the server counts peers by their networks.
