@@ -15,7 +15,7 @@ import (
 func TestLeak(t *testing.T) {
 	cycles := 1000
 	if testing.Short() {
-		cycles = 200
+		cycles = 50
 	}
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.opts.Selected = selected(t, "", resources.Request{Name: "clonesets"})

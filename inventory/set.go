@@ -31,7 +31,8 @@ func (s *set[T]) remove(v T) {
 		return
 	}
 	if delete(s.many, v); len(s.many) == 1 {
-		for s.one = range s.many {
+		for last := range s.many {
+			s.one = last
 		}
 		s.many = nil
 	}

@@ -29,11 +29,7 @@ import (
 //   - once the faults are over, the server holds exactly the current content within two heartbeat intervals, and within
 //     full_resync_interval if the server hid a loss.
 func TestRandomHistories(t *testing.T) {
-	histories := 1500
-	if testing.Short() {
-		histories /= 10
-	}
-	histories = testseed.Rounds(t, histories)
+	histories := testseed.Rounds(t, 1500)
 	first := testseed.New(t)
 	for i := range uint64(histories) {
 		seed := first + i

@@ -155,15 +155,11 @@ func TestRandomObjectsInBothForms(t *testing.T) {
 	if err := corev1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	rounds := 600
-	if testing.Short() {
-		rounds = 60
-	}
 	source := rand.NewSource(int64(testseed.New(t)))
 	random := rand.New(source)
 	fill := fuzzer.FuzzerFor(genericfuzzer.Funcs, source, serializer.NewCodecFactory(scheme))
-	reported := 0
-	for round := range testseed.Rounds(t, rounds) {
+	reported, rounds := 0, testseed.Rounds(t, 600)
+	for round := range rounds {
 		for _, kind := range protobufKinds {
 			obj := newTyped(t, kind)
 			fill.NilChance(random.Float64()).NumElements(0, 1+random.Intn(4)).Fill(obj)

@@ -251,12 +251,8 @@ func TestRandomHistories(t *testing.T) {
 	for i, name := range networks {
 		n.configs[name] = n.bridge(name, 2+i, "")
 	}
-	rounds := 10
-	if testing.Short() {
-		rounds = 2
-	}
 	seed := testseed.New(t)
-	for round := range testseed.Rounds(t, rounds) {
+	for round := range testseed.Rounds(t, 10) {
 		rnd := rand.New(rand.NewPCG(seed+uint64(round), 0))
 		pods := map[int]*reconcile.Pod{}
 		made := 0

@@ -25,12 +25,16 @@ func New(tb testing.TB) uint64 {
 	return seed
 }
 
-// Rounds returns PSEUDO_TEST_ROUNDS, or n if it is not set: how many histories are played, the i-th (from 0) with the
-// seed of New plus i.
+// Rounds returns PSEUDO_TEST_ROUNDS, or n if it is not set, with -short a tenth of n but at least 3: how many histories are
+// played, the i-th (from 0) with the seed of New plus i. The race detector, for which -short is given, makes each take ten
+// times as long.
 func Rounds(tb testing.TB, n int) int {
 	tb.Helper()
 	s := os.Getenv("PSEUDO_TEST_ROUNDS")
 	if s == "" {
+		if testing.Short() {
+			return min(n, max(3, n/10))
+		}
 		return n
 	}
 	n, err := strconv.Atoi(s)
