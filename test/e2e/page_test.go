@@ -39,6 +39,8 @@ type browser struct {
 	t   testing.TB
 	ctx context.Context
 
+	fonts string // of this machine, by how wide some words are
+
 	mu     sync.Mutex
 	errors []string
 }
@@ -113,27 +115,14 @@ func (b *browser) until(what, expression string) {
 	}
 }
 
-// screenshot writes docs/img/NAME.png if $E2E_SCREENSHOTS is set.
+// screenshot compares what is seen with docs/img/NAME.png, or makes it anew if $E2E_SCREENSHOTS says so.
 func (b *browser) screenshot(name string, width, height int64, scheme string) {
 	b.t.Helper()
 	var picture []byte
 	b.do("screenshot "+name,
 		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
 		chromedp.EmulateViewport(width, height), chromedp.Sleep(200*time.Millisecond), chromedp.CaptureScreenshot(&picture))
-	if os.Getenv("E2E_SCREENSHOTS") == "" {
-		return
-	}
-	root, err := harness.Root()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	dir := filepath.Join(root, "docs", "img")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		b.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644); err != nil {
-		b.t.Fatal(err)
-	}
+	b.compare(filepath.Join(pictures(b.t), name+".png"), picture)
 }
 
 // quiet fails the test if the console has errors.
@@ -650,6 +639,25 @@ func TestLargePage(t *testing.T) {
 		overview, first, whole, frame, heap, resident>>20, own>>20, rows)
 	if rows == 0 || rows > 200 {
 		t.Errorf("got %d rows as elements, want only those on the screen", rows)
+	}
+	var kept string
+	b.do("scroll by a row, back and forth", chromedp.Evaluate(`(async () => {
+		const tree = document.querySelector("[role=tree]"), list = () => [...document.querySelectorAll("[role=treeitem]")];
+		const painted = () => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)));
+		tree.scrollTop = 28 * 5000;
+		await painted();
+		const before = new Map(list().map((e) => [e.id, e]));
+		for (const by of [28, -56]) {
+			tree.scrollTop += by;
+			await painted();
+			const now = list(), same = now.filter((e) => before.get(e.id) === e).length;
+			if (same < now.length - 3) return "of " + now.length + " rows " + same + " are those of before";
+			if (now.some((e, i) => i && Number(e.getAttribute("aria-posinset")) !== Number(now[i - 1].getAttribute("aria-posinset")) + 1)) return "the rows do not stand in their order";
+		}
+		return "";
+	})()`, &kept, awaited))
+	if kept != "" {
+		t.Errorf("after a scroll by one row %s", kept)
 	}
 	b.do("map", chromedp.Evaluate(`performance.mark("map"); location.hash="#/c/d-large/map/team-00"`, nil))
 	b.until("the map, its Pods grouped", `document.querySelectorAll(".picture .box").length > 20`)

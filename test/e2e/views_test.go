@@ -46,42 +46,49 @@ var looks = []look{
 type views struct {
 	*browser
 
-	folder string // of the pictures
-	same   bool   // the fonts are those of the pictures
-	axe    string // axe-core; empty: it is not there
+	axe string // axe-core; empty: it is not there
 }
 
-// newViews returns a views whose pictures are compared only if this machine has the fonts that they were made with.
-func newViews(t *testing.T) *views {
+// pictures is the folder of the pictures of the documentation.
+func pictures(t testing.TB) string {
 	t.Helper()
 	root, err := harness.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &views{browser: openBrowser(t), folder: filepath.Join(root, "docs", "img", "views"), axe: axeCore(t)}
-	var fonts string
-	v.do("fonts", chromedp.Navigate("about:blank"), chromedp.Evaluate(`["system-ui", "ui-monospace"].flatMap((f) => ["The way of the data 0123", "容器集群"].map((s) => {
-		const c = document.createElement("canvas").getContext("2d");
-		c.font = "100px " + f;
-		return Math.round(c.measureText(s).width);
-	})).join(" ")`, &fonts))
-	file := filepath.Join(v.folder, "fonts.txt")
-	if remakes(file) {
-		if err := os.MkdirAll(v.folder, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(fonts+"\n"), 0o644); err != nil {
-			t.Fatal(err)
+	return filepath.Join(root, "docs", "img")
+}
+
+func newViews(t *testing.T) *views {
+	t.Helper()
+	return &views{browser: openBrowser(t), axe: axeCore(t)}
+}
+
+// hasFonts tells whether this machine has the fonts that the pictures of the documentation were made with.
+func (b *browser) hasFonts() bool {
+	b.t.Helper()
+	file := filepath.Join(pictures(b.t), "views", "fonts.txt")
+	if b.fonts == "" {
+		b.do("fonts", chromedp.Evaluate(`["system-ui", "ui-monospace"].flatMap((f) => ["The way of the data 0123", "容器集群"].map((s) => {
+			const c = document.createElement("canvas").getContext("2d");
+			c.font = "100px " + f;
+			return Math.round(c.measureText(s).width);
+		})).join(" ")`, &b.fonts))
+		if remakes(file) {
+			if err := os.WriteFile(file, []byte(b.fonts+"\n"), 0o644); err != nil {
+				b.t.Fatal(err)
+			}
 		}
 	}
 	want, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	if v.same = strings.TrimSpace(string(want)) == fonts; !v.same {
-		t.Logf("pictures are not compared: the widths of this machine's fonts are %s, those of docs/img/views %s", fonts, want)
+	if strings.TrimSpace(string(want)) == b.fonts {
+		return true
 	}
-	return v
+	b.t.Logf("pictures are not compared: the widths of this machine's fonts are %s, those of docs/img/views %s", b.fonts, want)
+	return false
 }
 
 // remakes tells whether a file is to be made anew: with E2E_SCREENSHOTS=missing only if it is not there.
@@ -125,7 +132,7 @@ func (v *views) view(name, url, ready string) {
 			if l.language == language {
 				var picture []byte
 				v.do("picture of "+what, chromedp.CaptureScreenshot(&picture))
-				v.compare(name+strings.TrimPrefix("-"+language, "-en"), picture)
+				v.compare(filepath.Join(pictures(v.t), "views", name+strings.TrimPrefix("-"+language, "-en")+".png"), picture)
 			}
 		}
 		var text string
@@ -137,30 +144,31 @@ func (v *views) view(name, url, ready string) {
 }
 
 // compare compares a picture with the one that is kept, by how light it is in the cells of a grid: numbers and times differ.
-func (v *views) compare(name string, picture []byte) {
-	v.t.Helper()
-	file := filepath.Join(v.folder, name+".png")
+func (b *browser) compare(file string, picture []byte) {
+	b.t.Helper()
+	same := b.hasFonts()
 	if remakes(file) {
 		if err := os.WriteFile(file, picture, 0o644); err != nil {
-			v.t.Fatal(err)
+			b.t.Fatal(err)
 		}
 	}
 	kept, err := os.ReadFile(file)
 	if err != nil {
-		v.t.Errorf("%v: make it with E2E_SCREENSHOTS=1", err)
+		b.t.Errorf("%v: make it with E2E_SCREENSHOTS=1", err)
 		return
 	}
-	if !v.same {
+	if !same {
 		return
 	}
 	share, err := difference(kept, picture)
 	if err != nil {
-		v.t.Errorf("%s: %v", name, err)
+		b.t.Errorf("%s: %v", file, err)
 		return
 	}
 	const most = 0.1
+	b.t.Logf("%s: %.1f %% differ", filepath.Base(file), 100*share)
 	if share > most {
-		v.t.Errorf("%s: %.0f %% of the picture differ from docs/img/views/%s.png, want %.0f %% at most; if that is meant, make it anew with E2E_SCREENSHOTS=1", name, 100*share, name, 100*most)
+		b.t.Errorf("%.0f %% of what is seen differ from %s, want %.0f %% at most; if that is meant, make it anew with E2E_SCREENSHOTS=1", 100*share, file, 100*most)
 	}
 }
 

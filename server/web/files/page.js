@@ -27,8 +27,13 @@ function show(...children) {
   if (now) now.focus({ preventScroll: true });
 }
 const enc = encodeURIComponent;
-const number = (n) => Number(n).toLocaleString("en");
-const local = (time) => new Date(time).toLocaleString(t("locale"));
+// Formats are made once: toLocaleString makes one for each number.
+const plainNumber = new Intl.NumberFormat("en"), dateAndTime = new Intl.DateTimeFormat(t("locale"), { year: "numeric", month: "numeric", day: "numeric", hour: "numeric", minute: "numeric", second: "numeric" });
+const number = (n) => plainNumber.format(n);
+const local = (time) => {
+  const at = new Date(time);
+  return isNaN(at) ? "–" : dateAndTime.format(at);
+};
 
 class Refused extends Error {
   constructor(status, message, advice) {
@@ -261,7 +266,7 @@ async function showTree(id, signal) {
       layout();
       move(Math.max(0, rows.findIndex((r) => r.key === "n " + spaces[0])));
       note.textContent = t("troubleOpened");
-    } else draw();
+    } else layout();
   };
   const refOf = (w) => w.type + "/" + w.namespace + "/" + w.name;
 
@@ -297,25 +302,60 @@ async function showTree(id, signal) {
     draw();
   };
   const range = () => [Math.max(0, Math.floor(tree.scrollTop / rowHeight) - 8), Math.min(rows.length, Math.ceil((tree.scrollTop + tree.clientHeight) / rowHeight) + 8)];
+  // Rows are used again: to make their elements takes most of the time of a scroll. They stand in the order of what they show.
+  const pool = [];
   let drawn = [0, 0];
+  const makeRow = () => {
+    const part = (attrs) => el("span", attrs, "");
+    const row = { twist: part({ class: "twist" }), name: part({ class: "name" }), trouble: part(), state: part(), side: part({ class: "side" }), far: part({ class: "side far" }), open: el("span", { class: "open", title: t("openRow") }, "↗") };
+    row.twist.setAttribute("aria-hidden", "true");
+    row.open.setAttribute("aria-hidden", "true");
+    row.e = el("div", { role: "treeitem" }, Object.values(row));
+    return row;
+  };
+  const put = (e, text, mood) => {
+    if (mood !== undefined) e.className = "state " + mood;
+    if (e.hidden !== !text) e.hidden = !text;
+    if (e.firstChild.data !== text) e.firstChild.data = text;
+  };
+  const fill = (row, r, i) => {
+    const is = i === selected, { e } = row;
+    if (row.r === r && row.i === i && row.is === is) return;
+    Object.assign(row, { r, i, is });
+    e.className = "row l" + r.level;
+    e.id = "row-" + i;
+    e.style.top = i * rowHeight + "px";
+    for (const [k, v] of [["level", r.level], ["selected", is], ["setsize", rows.length], ["posinset", i + 1]]) e.setAttribute("aria-" + k, v);
+    if (r.leaf) e.removeAttribute("aria-expanded"); else e.setAttribute("aria-expanded", r.open);
+    row.twist.firstChild.data = r.leaf ? "" : r.open ? "▾" : "▸";
+    put(row.name, r.name);
+    row.name.title = r.name;
+    if (r.lost) put(row.trouble, t("nLost", number(r.lost)), "bad"); else put(row.trouble, r.short ? "!" : "", r.short ? "warn" : "");
+    put(row.state, r.state ? word(r.state) : "", tone(r.state));
+    put(row.side, r.side);
+    put(row.far, r.far || "");
+    row.far.title = r.far || "";
+    row.open.hidden = r.level === 3;
+  };
   const draw = () => {
-    const [from, to] = drawn = range();
-    const shown = [];
-    for (let i = from; i < to; i++) {
-      const r = rows[i];
-      const e = el("div", {
-        class: "row l" + r.level, role: "treeitem", id: "row-" + i, "aria-level": r.level, "aria-selected": i === selected, "aria-expanded": r.leaf ? null : r.open,
-        "aria-setsize": rows.length, "aria-posinset": i + 1,
-        onclick: () => { selected = i; tree.focus(); act(r); },
-      }, el("span", { class: "twist", "aria-hidden": "true" }, r.leaf ? "" : r.open ? "▾" : "▸"), el("span", { class: "name", title: r.name }, r.name),
-      r.lost ? el("span", { class: "state bad" }, t("nLost", number(r.lost))) : r.short ? el("span", { class: "state warn" }, "!") : null, r.state ? el("span", { class: "state " + tone(r.state) }, word(r.state)) : null, el("span", { class: "side" }, r.side), r.far ? el("span", { class: "side far", title: r.far }, r.far) : null,
-      r.level < 3 ? el("span", { class: "open", title: t("openRow"), "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); leave(r, i); } }, "↗") : null);
-      e.style.top = i * rowHeight + "px";
-      shown.push(e);
-    }
-    space.replaceChildren(...shown);
+    const [from, to] = range(), by = from - drawn[0];
+    drawn = [from, to];
+    // Those that go on being shown keep their elements.
+    if (by > 0 && by < pool.length) { const gone = pool.splice(0, by); pool.push(...gone); space.append(...gone.map((row) => row.e)); }
+    if (by < 0 && -by < pool.length) { const gone = pool.splice(by); pool.unshift(...gone); space.prepend(...gone.map((row) => row.e)); }
+    while (pool.length > to - from) pool.pop().e.remove();
+    while (pool.length < to - from) { const row = makeRow(); pool.push(row); space.append(row.e); }
+    pool.forEach((row, k) => fill(row, rows[from + k], from + k));
     tree.setAttribute("aria-activedescendant", rows.length ? "row-" + selected : "");
   };
+  space.addEventListener("click", (e) => {
+    const row = pool.find((one) => one.e.contains(e.target));
+    if (!row) return;
+    if (e.target === row.open) return leave(row.r, row.i);
+    selected = row.i;
+    tree.focus();
+    act(row.r);
+  });
   const leave = (r, i) => { selected = i; location.hash = r.href; };
   const act = async (r) => {
     if (r.level === 3 || r.leaf) return leave(r, selected);
