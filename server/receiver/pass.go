@@ -33,6 +33,8 @@ const (
 type Passed struct {
 	Cluster string
 	Version uint64
+	// Stored is the version that our storage has; 0: that is not known. It passed here, or at another replica upon the same storage.
+	Stored uint64
 	// Data is the report to forward; nil: as it came.
 	Data []byte
 	// Fixed names what was left out or repaired, at most maxFixed of FixedEntries.
@@ -115,7 +117,7 @@ func (r *Receiver) Pass(ctx context.Context, data mem.BufferSlice, mode string) 
 			return Passed{}, r.refuse(ctx, p, invalidMessage(err))
 		}
 	}
-	if err := r.keep(ctx, p, req); err != nil {
+	if passed.Stored, err = r.keep(ctx, p, req); err != nil {
 		return r.unless(ctx, p, passed, mode, err)
 	}
 	return passed, nil
@@ -140,14 +142,13 @@ func (r *Receiver) unless(ctx context.Context, p *Peer, passed Passed, mode stri
 	return passed, nil
 }
 
-// keep stores a report.
-func (r *Receiver) keep(ctx context.Context, p *Peer, req *request) error {
+// keep stores a report. It returns the version that is stored then.
+func (r *Receiver) keep(ctx context.Context, p *Peer, req *request) (version uint64, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, keepPatience, fmt.Errorf("%w: no answer within %s", store.ErrUnavailable, keepPatience))
 	defer cancel()
-	var err error
 	for range maxConflicts {
 		var outcome string
-		if outcome, _, err = r.decide(ctx, p, req); errors.Is(err, store.ErrConflict) {
+		if outcome, version, err = r.decide(ctx, p, req); errors.Is(err, store.ErrConflict) {
 			continue
 		}
 		if err == nil {
@@ -155,14 +156,14 @@ func (r *Receiver) keep(ctx context.Context, p *Peer, req *request) error {
 				r.noteStorage(nil)
 			}
 			r.metrics.handshake.WithLabelValues(outcome).Inc()
-			return nil
+			return version, nil
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return 0, context.Cause(ctx)
 		}
-		return orFull(err)
+		return 0, orFull(err)
 	}
-	return err
+	return 0, err
 }
 
 // fieldEntries is KubernetesAPISyncRequest.entries.

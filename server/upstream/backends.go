@@ -95,10 +95,11 @@ func (f *freshTLS) Clone() credentials.TransportCredentials {
 // us and the server may allow 100 streams (the least that HTTP/2 recommends), and Push streams stay open.
 const streamsPerConnection = 90
 
-// Bounds of a server that takes connections but answers nothing.
+// Bounds of a server that takes connections but answers nothing. It rests for much longer than the time between two calls of an agent that
+// tries one server after the other: otherwise each of its calls would find this one well again.
 const (
 	maxUnanswered = 3                // calls in a row that ended by their deadline without any answer
-	restAfter     = 30 * time.Second // how long it gets no calls then, if there is another server
+	restAfter     = 10 * time.Minute // how long it gets no calls then, if there is another server
 )
 
 // backend is one deepflow-server.
@@ -117,20 +118,26 @@ type backend struct {
 type pooled struct {
 	conn *grpc.ClientConn
 	open int
+	// retired: no call is sent over it any more.
+	retired bool
 }
 
-func newBackend(address string, creds credentials.TransportCredentials, maxMessage int, now func() time.Time) (*backend, error) {
-	b := &backend{address: address, now: now}
+func newBackend(address string, creds credentials.TransportCredentials, opts *Options) (*backend, error) {
+	b := &backend{address: address, now: opts.Now}
+	var dial []grpc.DialOption
+	if opts.Dial != nil {
+		dial = append(dial, grpc.WithContextDialer(opts.Dial))
+	}
 	b.dial = func() (*grpc.ClientConn, error) {
-		return grpc.NewClient("dns:///"+address,
+		return grpc.NewClient("dns:///"+address, append(slices.Clip(dial),
 			grpc.WithTransportCredentials(creds), grpc.WithStatsHandler(encodingHandler{}), grpc.WithUserAgent("pseudo-server"),
 			grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(connectionWindow),
 			grpc.WithReadBufferSize(16<<10), grpc.WithWriteBufferSize(16<<10), grpc.WithMaxHeaderListSize(maxHeader),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff: backoff.Config{BaseDelay: 500 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * time.Second}, MinConnectTimeout: 5 * time.Second,
 			}),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-		)
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(opts.MaxMessageSize), grpc.MaxCallSendMsgSize(opts.MaxMessageSize)),
+		)...)
 	}
 	first, err := b.dial()
 	if err != nil {
@@ -146,7 +153,7 @@ func (b *backend) take() (*pooled, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, p := range b.conns {
-		if p.open < streamsPerConnection {
+		if p.open < streamsPerConnection && !p.retired {
 			p.open++
 			return p, nil
 		}
@@ -202,12 +209,40 @@ func (b *backend) note(err error, answered bool) {
 		b.unanswered, b.lastError, b.resting = 0, "", time.Time{}
 	case code == codes.DeadlineExceeded:
 		if b.unanswered++; b.unanswered >= maxUnanswered {
-			b.resting, b.unanswered = b.now().Add(restAfter), 0
+			b.resting, b.unanswered = b.now().Add(restAfter), maxUnanswered-1 // one more is enough next time
 			b.lastError = "calls end by their deadline without an answer"
+			b.renew()
 		}
 	case code == codes.Unavailable:
 		b.lastError = status.Convert(err).Message()
 	}
+}
+
+// renew begins new connections and leaves the present ones to the calls that are under way: a firewall or a load balancer on the way may have
+// forgotten them, so that nothing arrives any more and nobody says so. b is locked.
+func (b *backend) renew() {
+	fresh, err := b.dial()
+	if err != nil {
+		return // the present ones go on
+	}
+	fresh.Connect()
+	before := b.conns
+	b.conns = []*pooled{{conn: fresh}}
+	for _, p := range before {
+		if p.open == 0 {
+			_ = p.conn.Close() // it carries no call
+			continue
+		}
+		p.retired = true
+		b.conns = append(b.conns, p)
+	}
+}
+
+// rests returns until when it rests; a time in the past, or none: it does not.
+func (b *backend) rests() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.resting
 }
 
 func (b *backend) problem() string {
@@ -238,8 +273,12 @@ type choice struct {
 	sticky map[string]*backend
 }
 
+// unhealthy is the health of a server that is tried after all others.
+const unhealthy = 2
+
 // order returns the servers in the order in which a call of a cluster tries them: the one that it is on while that is
-// healthy, then the healthy ones in an order that each replica finds alike, then the others.
+// healthy, then the healthy ones in an order that each replica finds alike, then the others, of which the one that has answered nothing
+// for the longest time comes first: it may be well again.
 func (c *choice) order(key string) []*backend {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,11 +289,12 @@ func (c *choice) order(key string) []*backend {
 	}
 	list := slices.Clone(c.backends)
 	stays := c.sticky[key]
-	health := make(map[*backend]int, len(list))
+	health, rests := make(map[*backend]int, len(list)), make(map[*backend]time.Time, len(list))
 	for _, b := range list {
+		rests[b] = b.rests()
 		switch {
 		case !b.healthy():
-			health[b] = 2
+			health[b] = unhealthy
 		case b != stays:
 			health[b] = 1
 		}
@@ -262,6 +302,9 @@ func (c *choice) order(key string) []*backend {
 	slices.SortStableFunc(list, func(a, b *backend) int {
 		if health[a] != health[b] {
 			return health[a] - health[b]
+		}
+		if until := rests[a].Compare(rests[b]); until != 0 && health[a] == unhealthy {
+			return until
 		}
 		if rank(a) < rank(b) {
 			return -1

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -55,7 +56,7 @@ type Reports interface {
 	Pass(ctx context.Context, data mem.BufferSlice, mode string) (receiver.Passed, error)
 }
 
-// Options of a Front. All but Advertise, TLS, Registerer and Now are required.
+// Options of a Front. All but Advertise, TLS, Registerer, Now and Dial are required.
 type Options struct {
 	// Addresses of the deepflow-servers, host:port.
 	Addresses []string
@@ -73,6 +74,8 @@ type Options struct {
 	Logger      *slog.Logger
 	Registerer  prometheus.Registerer
 	Now         func() time.Time // nil: time.Now
+	// Dial connects to an address of a deepflow-server; nil: by TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // Sizes of gRPC's buffers, in bytes. With a fixed window a message is held only by who reads it.
@@ -115,7 +118,7 @@ func New(opts Options) (*Front, error) {
 	f.choice = choice{sticky: map[string]*backend{}, limit: opts.MaxClusters}
 	f.seen = seen{clusters: map[string]*cluster{}, limit: opts.MaxClusters}
 	for _, a := range opts.Addresses {
-		b, err := newBackend(a, creds, opts.MaxMessageSize, opts.Now)
+		b, err := newBackend(a, creds, &f.opts)
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
@@ -319,9 +322,29 @@ func (c *call) pass() error {
 		}()
 	}
 	answered, err := c.answer(ctx, server)
-	c.backend.note(err, answered)
+	c.backend.note(c.blame(err), answered)
 	c.stream.SetTrailer(server.Trailer())
 	return err
+}
+
+// patience is how long a server may leave a call without an answer before it counts against the server that the agent gives up. Where the
+// call has a deadline, the agent may give up that much earlier.
+const (
+	patience = 10 * time.Second
+	early    = time.Second
+)
+
+// blame returns an error for what it says about the server. An agent whose deadline has come gives the call up, which arrives here before
+// the deadline does: all the same the server has not answered in time.
+func (c *call) blame(err error) error {
+	if !c.unary || status.Code(err) != codes.Canceled {
+		return err
+	}
+	end, limited := c.stream.Context().Deadline()
+	if limited && time.Until(end) > early || !limited && c.f.now().Sub(c.began) < patience {
+		return err
+	}
+	return status.FromContextError(context.DeadlineExceeded).Err()
 }
 
 func (f *frame) drop() {
@@ -409,7 +432,7 @@ func (c *call) answer(ctx context.Context, server grpc.ClientStream) (answered b
 // fromServer tells whether an error is the server's answer, and not that of the connection to it.
 func fromServer(server grpc.ClientStream, err error) bool {
 	code := status.Code(err)
-	return len(server.Trailer()) > 0 || code != codes.Unavailable && code != codes.DeadlineExceeded
+	return len(server.Trailer()) > 0 || code != codes.Unavailable && code != codes.DeadlineExceeded && code != codes.Canceled
 }
 
 // turn waits for a bulk transfer's turn. What it returns gives it back; time does so, too.
@@ -556,7 +579,7 @@ func (f *Front) report(c *call) error {
 	c.response = func(m *frame) {
 		var resp agent.KubernetesAPISyncResponse
 		if proto.Unmarshal(m.data.Materialize(), &resp) == nil {
-			f.seen.version(f, passed.Cluster, passed.Version, resp.GetVersion())
+			f.seen.version(f, passed, resp.GetVersion())
 		}
 	}
 	err = c.pass()

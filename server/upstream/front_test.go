@@ -80,6 +80,9 @@ type deepflow struct {
 	ids        map[string]uint32 // by host: the ids that agents are given
 	status     agent.Status
 	broken     atomic.Bool
+	// silent leaves calls without an answer; left counts them.
+	silent atomic.Bool
+	left   atomic.Int64
 	// stubborn tells everybody to watch, as servers do that do not know watch-disabled.
 	stubborn atomic.Bool
 	// pushes makes a Push stream send another message for each value; nil: it ends after the first.
@@ -129,6 +132,11 @@ func (d *deepflow) handle(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	if d.broken.Load() {
 		return status.Error(codes.Unavailable, "broken")
+	}
+	if d.silent.Load() {
+		d.left.Add(1)
+		<-stream.Context().Done()
+		return stream.Context().Err()
 	}
 	var b []byte
 	switch method {

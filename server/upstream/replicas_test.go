@@ -139,6 +139,35 @@ func TestReplicaLost(t *testing.T) {
 	}
 }
 
+// TestReplicaIsNoBypass: what passed at another replica does not look as if an agent had reported past us.
+func TestReplicaIsNoBypass(t *testing.T) {
+	fronts := replicas(t, pgtest.Start(t, "fsync = off"), 2, 1, elector.Options{})
+	report := func(front int, version uint64, entries bool) uint64 {
+		t.Helper()
+		req := harmful(t, version)
+		if !entries {
+			req.Entries = nil
+		}
+		v, err := fronts[front].report(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	report(0, 6, true)
+	report(1, 7, true)
+	if got := report(0, 6, false); got != 7 {
+		t.Fatalf("got version %d, want 7", got)
+	}
+	for _, c := range fronts[0].front.Status().Clusters {
+		for _, b := range c.Bypassed {
+			if b.Why == "version" {
+				t.Error(b.What)
+			}
+		}
+	}
+}
+
 // TestReplicasHistories plays random histories over two fronts on one PostgreSQL: agents lose answers and change over, fronts end
 // and come back, the server forgets and fails, the database is away for a moment, time passes.
 //

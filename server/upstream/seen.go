@@ -198,18 +198,19 @@ func (s *seen) answered(f *Front, id string, a answer, expected bool) {
 	}
 }
 
-// version compares the version that a server answers with those that passed.
-func (s *seen) version(f *Front, id string, sent, answered uint64) {
+// version compares the version that a server answers with those that passed: here, or at another replica, which shares our storage.
+func (s *seen) version(f *Front, p receiver.Passed, answered uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.of(id)
+	c := s.of(p.Cluster)
+	sent := p.Version
 	if sent != 0 && answered == sent && !slices.Contains(c.versions, sent) {
 		c.versions = append(c.versions, sent)
 		if len(c.versions) > keptVersions {
 			c.versions = slices.Delete(c.versions, 0, 1)
 		}
 	}
-	if len(c.versions) > 0 && answered != 0 && answered != sent && !slices.Contains(c.versions, answered) {
+	if len(c.versions) > 0 && answered != 0 && answered != sent && answered != p.Stored && !slices.Contains(c.versions, answered) {
 		c.bypass(f, whyVersion, "the server holds a version of the cluster that never passed here", "see who else reports the cluster, and let that agent have this server's address")
 	}
 }

@@ -10,13 +10,14 @@ import (
 // limits are what must never be exceeded, by what it is: by one process at once, or in one minute. Where nothing gives the number it
 // is at least twice the most that was seen in hundreds of histories.
 var limits = map[string]int{
-	"requests of an agent to the apiserver at once":     60,           // a list and a watch of each resource, lease, discovery
-	"requests of an agent to the apiserver in a minute": 20*60 + 2*40, // what client-go's rate limit allows two lives
-	"reports of an agent in a minute":                   60,
-	"log lines in a minute":                             1500, // of all processes
-	"connections of a node to another at once":          64,
-	"snapshots in a database":                           snapshotsKept,
-	"rows in a database that no snapshot has":           0,
+	"requests of an agent to the apiserver at once":        60,           // a list and a watch of each resource, lease, discovery
+	"requests of an agent to the apiserver in a minute":    20*60 + 2*40, // what client-go's rate limit allows two lives
+	"reports of an agent in a minute":                      60,
+	"reports of a server to a deepflow-server in a minute": 120,
+	"log lines in a minute":                                1500, // of all processes
+	"connections of a node to another at once":             64,
+	"snapshots in a database":                              snapshotsKept,
+	"rows in a database that no snapshot has":              0,
 }
 
 // bounds counts what must stay bounded, whatever fails.

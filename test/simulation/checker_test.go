@@ -2,11 +2,14 @@ package simulation
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/pseudo-agent/pseudo-agent/protocol/agent"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
@@ -28,7 +31,8 @@ type checker struct {
 	versions []*version   // by number
 	reached  map[cell]int // how far the truth had come in what the versions so far have
 	broken   []string
-	met      map[string]int // situations
+	met      map[string]int             // situations
+	texts    map[[sha256.Size]byte]bool // all that agents have sent
 }
 
 // version is a content that was sent.
@@ -41,7 +45,10 @@ type version struct {
 }
 
 func newChecker(w *truth, ordered bool) *checker {
-	return &checker{truth: w, ordered: ordered, entries: reader{lines: map[string]line{}}, begun: time.Now(), met: map[string]int{}, reached: map[cell]int{}}
+	return &checker{
+		truth: w, ordered: ordered, entries: reader{lines: map[string]line{}}, begun: time.Now(), met: map[string]int{}, reached: map[cell]int{},
+		texts: map[[sha256.Size]byte]bool{},
+	}
 }
 
 // fail notes that a rule is broken.
@@ -97,6 +104,7 @@ func (c *checker) sent(from string, r *agent.KubernetesAPISyncRequest) {
 	default:
 		c.meet("sent: a full report")
 	}
+	c.said(r)
 	if len(r.GetEntries()) == 0 {
 		return
 	}
@@ -131,6 +139,41 @@ func (c *checker) sent(from string, r *agent.KubernetesAPISyncRequest) {
 		clear(c.reached)
 	}
 	c.inOrder(c.versions[i:])
+}
+
+// said notes a report that an agent sends.
+func (c *checker) said(r *agent.KubernetesAPISyncRequest) {
+	text := textOf(r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.texts[text] = true
+}
+
+// forwarded looks at a report that goes on to a deepflow-server: an agent has sent it, to the byte. Nothing has to be mended in those of
+// this cluster.
+func (c *checker) forwarded(from string, r *agent.KubernetesAPISyncRequest) {
+	what := "a heartbeat or probe"
+	switch {
+	case r.GetErrorMsg() != "":
+		what = "an error"
+	case len(r.GetEntries()) > 0:
+		what = "a full report"
+	}
+	text := textOf(r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.met["passed on: "+what]++
+	if !c.texts[text] {
+		c.failed("%s passes on version %d with %d entries and the error %q, which no agent has sent", from, r.GetVersion(), len(r.GetEntries()), r.GetErrorMsg())
+	}
+}
+
+func textOf(r *agent.KubernetesAPISyncRequest) [sha256.Size]byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	if err != nil {
+		panic(err) // it was read from bytes
+	}
+	return sha256.Sum256(b)
 }
 
 // inOrder looks whether each version is what the cluster was, cell by cell, and none goes back behind what was reached. mu is held.

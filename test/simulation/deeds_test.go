@@ -3,6 +3,7 @@ package simulation
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/pseudo-agent/pseudo-agent/internal/testing/apisim"
@@ -15,6 +16,7 @@ const (
 	faults subject = iota
 	objects
 	elections
+	behind // in front of a deepflow-server
 )
 
 // deed is a kind of event.
@@ -74,7 +76,9 @@ var failures = []struct {
 func pick[T any](list []T, n int) T { return list[n%len(list)] }
 
 // deeds are what can happen.
-var deeds = []deed{
+var deeds = slices.Concat(systemDeeds, behindDeeds)
+
+var systemDeeds = []deed{
 	{"an object is written:", 24, objects, func(n [3]int) string {
 		return fmt.Sprintf("%s x%d, content %d", pick(kinds, n[0]).id, n[1]%8, n[2])
 	}, func(s *system, n [3]int) { s.write(n[0], n[1], n[2]) }, false},
@@ -160,11 +164,13 @@ var deeds = []deed{
 	}, false},
 	{"a database is away", 3, elections, dbFor, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
+		s.lies["version"] = true
 		db.set(func() { db.away = true })
 		s.later(length(n[1]), func() { db.set(func() { db.away = false }) })
 	}, false},
 	{"a database is full", 3, elections, dbFor, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
+		s.lies["version"] = true
 		db.set(func() { db.full = true })
 		s.later(length(n[1]), func() { db.set(func() { db.full = false }) })
 	}, false},
@@ -172,6 +178,7 @@ var deeds = []deed{
 		return fmt.Sprintf("%d, of database %d", 1+n[1]%3, n[0])
 	}, func(s *system, n [3]int) {
 		db := pick(s.databases, n[0])
+		s.lies["version"] = true
 		db.set(func() { db.unconfirmed = 1 + n[1]%3 })
 	}, false},
 	{"requests of one agent fail:", 4, faults, func(n [3]int) string {

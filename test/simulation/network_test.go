@@ -84,6 +84,18 @@ func (n *network) cut(match func(link) bool) {
 	}
 }
 
+// swallow has the connections that match carry nothing any more, without an end.
+func (n *network) swallow(match func(link) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		if match(c.link) {
+			c.in.set(func() { c.in.swallowed = true })
+			c.out.set(func() { c.out.swallowed = true })
+		}
+	}
+}
+
 // kill takes a node away as a power cut does: its own end of each connection is gone at once, and nobody reaches it.
 func (n *network) kill(node string) {
 	n.mu.Lock()
@@ -203,14 +215,16 @@ type stream struct {
 	link    link
 	network *network
 
-	mu       sync.Mutex
-	queue    []segment
-	size     int
-	ended    bool  // the writer has closed; the reader sees it after the last byte
-	left     bool  // the reader has closed; the writer sees it unless the link is a hole
-	broken   error // both sides see it at once
-	deadline struct{ read, write time.Time }
-	changed  chan struct{} // closed and replaced with every change
+	mu     sync.Mutex
+	queue  []segment
+	size   int
+	ended  bool  // the writer has closed; the reader sees it after the last byte
+	left   bool  // the reader has closed; the writer sees it unless the link is a hole
+	broken error // both sides see it at once
+	// swallowed: nothing arrives any more, not even an end.
+	swallowed bool
+	deadline  struct{ read, write time.Time }
+	changed   chan struct{} // closed and replaced with every change
 }
 
 type segment struct {
@@ -262,7 +276,7 @@ func (s *stream) read(b []byte) (int, error) {
 		case s.left:
 			s.mu.Unlock()
 			return 0, net.ErrClosed
-		case c.hole:
+		case c.hole, s.swallowed:
 		case len(s.queue) > 0 && !now.Before(s.queue[0].at):
 			n := copy(b, s.queue[0].data)
 			if s.queue[0].data = s.queue[0].data[n:]; len(s.queue[0].data) == 0 {
@@ -299,7 +313,7 @@ func (s *stream) write(b []byte) (int, error) {
 		case s.ended:
 			s.mu.Unlock()
 			return 0, net.ErrClosed
-		case s.left && !c.hole:
+		case s.left && !c.hole && !s.swallowed:
 			s.mu.Unlock()
 			return 0, errReset
 		case s.size < window:

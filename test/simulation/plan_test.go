@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -21,6 +22,7 @@ type plan struct {
 	pageSize       int64
 	shared         bool // all servers are replicas upon one database
 	lease          int  // of leases
+	deepflows      int  // behind the servers; 0: the servers are those that agents report to
 	events         []event
 }
 
@@ -42,8 +44,8 @@ func (p plan) String() string {
 	if p.shared {
 		how = "upon one database"
 	}
-	fmt.Fprintf(&b, "seed %d: %d agents, %d servers %s, %d stand-ins, claims: %v, policy normal: %v, wrong clocks: %v, lease: %v\n",
-		p.seed, p.agents, p.servers, how, p.standIns, p.claims, p.normal, p.clocks, leases[p.lease])
+	fmt.Fprintf(&b, "seed %d: %d agents, %d servers %s, %d stand-ins, claims: %v, policy normal: %v, wrong clocks: %v, lease: %v, deepflow-servers: %d\n",
+		p.seed, p.agents, p.servers, how, p.standIns, p.claims, p.normal, p.clocks, leases[p.lease], p.deepflows)
 	for _, e := range p.events {
 		fmt.Fprintln(&b, e)
 	}
@@ -73,17 +75,46 @@ func newPlan(seed uint64) plan {
 	end := time.Duration(2+rng.IntN(12)) * time.Minute
 	pace := float64(time.Duration(1+rng.IntN(15)) * time.Second)
 	weights, all := weigh(rng, about, seed > oldSeeds)
+	p.events = eventsOf(rng, end, pace, weights, all)
+	if seed > oldSeeds {
+		p.standBehind(rand.New(rand.NewPCG(seed, 3)), end)
+	}
+	return p
+}
+
+// eventsOf draws deeds by their weights.
+func eventsOf(rng *rand.Rand, end time.Duration, pace float64, weights []int, all int) (events []event) {
 	for at := time.Duration(0); ; {
 		at += time.Duration(rng.ExpFloat64() * pace).Round(time.Millisecond)
 		if at >= end {
-			return p
+			return events
 		}
 		pick := rng.IntN(all)
 		i := slices.IndexFunc(weights, func(w int) bool {
 			pick -= w
 			return pick < 0
 		})
-		p.events = append(p.events, event{at, i, [3]int{rng.IntN(1 << 16), rng.IntN(1 << 16), rng.IntN(1 << 16)}})
+		events = append(events, event{at, i, [3]int{rng.IntN(1 << 16), rng.IntN(1 << 16), rng.IntN(1 << 16)}})
+	}
+}
+
+// standBehind puts deepflow-servers behind the servers of a third of the plans, with about half of the faults that these can have.
+func (p *plan) standBehind(rng *rand.Rand, end time.Duration) {
+	if rng.IntN(3) > 0 {
+		return
+	}
+	p.deepflows = 1 + rng.IntN(2)
+	weights, all := make([]int, len(deeds)), 0
+	for i, d := range deeds {
+		if d.about == behind && rng.IntN(2) == 0 {
+			weights[i] = d.weight
+			all += d.weight
+		}
+	}
+	if all > 0 {
+		pace := float64(time.Duration(5+rng.IntN(40)) * time.Second)
+		p.events = append(p.events, eventsOf(rng, end, pace, weights, all)...)
+		slices.SortStableFunc(p.events, func(a, b event) int { return cmp.Compare(a.at, b.at) })
 	}
 }
 
@@ -93,7 +124,7 @@ func weigh(rng *rand.Rand, about subject, recent bool) (weights []int, all int) 
 	weights = make([]int, len(deeds))
 	for i, d := range deeds {
 		switch {
-		case d.recent && !recent:
+		case d.recent && !recent, d.about == behind:
 		case about == elections && d.about == objects:
 			weights[i] = 1
 		case about == elections && d.about == elections:

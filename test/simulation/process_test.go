@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 	"k8s.io/client-go/rest"
 
 	"github.com/pseudo-agent/pseudo-agent/agent"
@@ -22,6 +23,7 @@ import (
 	"github.com/pseudo-agent/pseudo-agent/server/receiver"
 	"github.com/pseudo-agent/pseudo-agent/server/reported"
 	"github.com/pseudo-agent/pseudo-agent/server/store"
+	"github.com/pseudo-agent/pseudo-agent/server/upstream"
 )
 
 const (
@@ -190,10 +192,12 @@ func (a *agentProcess) present() *agent.Daemon {
 // serverProcess is a pseudo-server: what receives, keeps and elects.
 type serverProcess struct {
 	process
-	db *database
+	db     *database
+	behind []string // addresses of deepflow-servers to which it passes calls on; none: it is the server itself
 
 	mu      sync.Mutex
 	elector *elector.Elector // of the present life; nil: there is none
+	stands  *upstream.Front  // of the present life; nil: there is none
 }
 
 // electing returns what elects in the present life, nil if nothing does.
@@ -230,7 +234,21 @@ func (s *serverProcess) live(ctx context.Context, killed func() bool) error {
 	defer s.elects(nil)
 	recv := receiver.New(receiver.Options{Store: kept, Elector: elect, Version: "sim", Logger: s.log, Registerer: registry})
 	listener := s.net.listen(s.node)
-	server := recv.NewGRPCServer(nil)
+	var server *grpc.Server
+	if len(s.behind) == 0 {
+		server = recv.NewGRPCServer(nil)
+	} else {
+		front, err := s.front(upstream.Options{
+			ReportMode: receiver.PassMend, MaxMessageSize: 100 << 20, MaxClusters: 10, Elector: elect, Reports: recv, Version: "sim", Logger: s.log,
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = front.Close() }()
+		s.stand(front)
+		defer s.stand(nil)
+		server = front.NewGRPCServer(nil)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Serve(recv.LimitConnections(listener)) })
 	g.Go(func() error { return recv.Run(ctx) })

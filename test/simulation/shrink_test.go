@@ -36,6 +36,8 @@ func shrink(t *testing.T, p plan, breaks func(plan) bool) plan {
 		func(q *plan) { q.agents = 1 },
 		func(q *plan) { q.servers = 1 },
 		func(q *plan) { q.standIns = 0 },
+		func(q *plan) { q.deepflows = min(q.deepflows, 1) },
+		func(q *plan) { q.deepflows = 0 },
 	} {
 		q := p
 		smaller(&q)

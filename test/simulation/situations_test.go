@@ -32,7 +32,7 @@ func (s *system) situations() {
 		if st := d.Status(); st.Address != "" { // one that works, or has worked
 			s.check.meet("reporter: " + st.State)
 		}
-		way := s.failing(a.node)
+		way := s.failing(link{a.node, apiserver}, "the apiserver is away")
 		for _, r := range d.Resources() {
 			fails := append(s.rules.of(ofResource(r, "list", a.node), ofResource(r, "watch", a.node)), way...)
 			if len(fails) == 0 {
@@ -43,6 +43,8 @@ func (s *system) situations() {
 			}
 		}
 	}
+	s.behindNow()
+	s.bypassed()
 	s.net.mu.Lock()
 	open := map[link]int{}
 	for c := range s.net.conns {
@@ -54,17 +56,17 @@ func (s *system) situations() {
 	}
 }
 
-// failing is what fails between a node and the apiserver.
-func (s *system) failing(node string) []string {
+// failing is what fails on a link; away is that the other end is.
+func (s *system) failing(l link, away string) []string {
 	var names []string
-	c, _ := s.net.condition(link{node, apiserver})
+	c, _ := s.net.condition(l)
 	for _, w := range ways {
 		if w.is(c) {
 			names = append(names, w.name)
 		}
 	}
-	if s.net.isDead(apiserver) {
-		names = append(names, "the apiserver is away")
+	if s.net.isDead(l.server) {
+		names = append(names, away)
 	}
 	return names
 }

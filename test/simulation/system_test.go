@@ -40,6 +40,9 @@ type system struct {
 	standIns  []*standIn
 	watchers  *watchers
 	databases []*database
+	deepflows []*deepflow
+	hidden    bool            // a deepflow-server may have lost something and told nobody
+	lies      map[string]bool // why it may look as if agents bypassed the servers
 	log       *recorder
 	bounds    *bounds
 
@@ -196,7 +199,7 @@ func play(t *testing.T, p plan) outcome {
 func newSystem(t *testing.T, p plan) *system {
 	t.Helper()
 	w := newTruth(t)
-	s := &system{t: t, plan: p, net: newNetwork(), truth: w, check: newChecker(w, !p.clocks), begun: time.Now(), seeds: p.seed}
+	s := &system{t: t, plan: p, net: newNetwork(), truth: w, check: newChecker(w, !p.clocks), begun: time.Now(), seeds: p.seed, lies: map[string]bool{}}
 	s.rules.list = map[int]rule{}
 	s.bounds = newBounds(s.check)
 	s.log = &recorder{begun: s.begun}
@@ -211,6 +214,12 @@ func newSystem(t *testing.T, p plan) *system {
 		if server == apiserver {
 			return nil
 		}
+		if s.isServer(client) {
+			return reports(clusterID, func(r *protocol.KubernetesAPISyncRequest) {
+				s.bounds.often("reports of a server to a deepflow-server", client)
+				s.check.forwarded(client, r)
+			})
+		}
 		first := true
 		return reports(clusterID, func(r *protocol.KubernetesAPISyncRequest) {
 			s.mayReport(client)
@@ -222,7 +231,12 @@ func newSystem(t *testing.T, p plan) *system {
 			first = false
 		})
 	}
-	var addresses, nodes []string
+	s.lies["version"] = p.servers > 1 && !p.shared // what passes at one server passes the other one by
+	var addresses, nodes, behind []string
+	for i := range p.deepflows {
+		d := newDeepflow(i, s.net, log)
+		s.deepflows, behind = append(s.deepflows, d), append(behind, address(d.node))
+	}
 	for i := range p.servers {
 		if i == 0 || !p.shared {
 			db := newDatabase(p.shared && p.servers > 1)
@@ -235,8 +249,9 @@ func newSystem(t *testing.T, p plan) *system {
 			s.databases = append(s.databases, db)
 		}
 		server := newServer(i, s.net, log, s.databases[len(s.databases)-1])
+		server.behind = behind
 		s.servers = append(s.servers, server)
-		addresses, nodes = append(addresses, server.node+":"+port), append(nodes, server.node)
+		addresses, nodes = append(addresses, address(server.node)), append(nodes, server.node)
 	}
 	var mu sync.Mutex
 	seed := func() uint64 {
@@ -269,7 +284,7 @@ func (s *system) config(addresses []string) config.Agent {
 	cfg.HighAvailability.LeaseNamespace = "deepflow"
 	lease := leases[s.plan.lease]
 	cfg.HighAvailability.LeaseDuration, cfg.HighAvailability.RenewDeadline, cfg.HighAvailability.RetryPeriod = lease[0], lease[1], lease[2]
-	cfg.Report.FullResyncInterval = 20 * time.Minute
+	cfg.Report.FullResyncInterval = fullResync
 	s.choice.Lock()
 	defer s.choice.Unlock()
 	cfg.Inputs.Resources.Kubernetes.APIResources, cfg.Selection = selection(s.choice.configMaps), s.choice.namespaces
@@ -343,6 +358,9 @@ func (s *system) mayReport(node string) {
 
 func (s *system) processes() []*process {
 	var all []*process
+	for _, p := range s.deepflows {
+		all = append(all, &p.process)
+	}
 	for _, p := range s.servers {
 		all = append(all, &p.process)
 	}
@@ -448,6 +466,7 @@ func (s *system) failOver(db *database, n int, d time.Duration) {
 		synctest.Wait()
 	}
 	s.watchers.forgotten()
+	s.lies["version"] = true
 	if err := db.failOver(n); err != nil {
 		s.check.fail("%v", err)
 	}
@@ -465,6 +484,9 @@ func (s *system) limit() time.Duration {
 	return promised
 }
 
+// fullResync is how often a cluster is reported in full.
+const fullResync = 20 * time.Minute
+
 // sweeps is the time that servers take to see what has expired.
 const sweeps = 3 * time.Minute
 
@@ -480,13 +502,18 @@ func (s *system) settle() {
 	for _, db := range s.databases {
 		db.set(func() { db.away, db.full, db.unconfirmed = false, false, 0 })
 	}
+	for _, d := range s.deepflows {
+		d.set(func() { d.reports, d.syncs = nil, nil })
+	}
 	if s.plan.normal {
 		for _, p := range s.standIns {
 			p.stop(true)
 		}
 	}
-	s.await("after the last fault", s.limit(), func() string { return s.right("") })
+	s.awaitRight("after the last fault", "")
+	s.hidden = false
 	s.loseServer()
+	s.loseDeepflow()
 	s.loseWrites()
 }
 
@@ -498,7 +525,7 @@ func (s *system) loseWrites() {
 	}
 	s.failOver(server.db, 1+int(s.plan.seed%5), 0)
 	server.start()
-	s.await("after the loss of writes", s.limit(), func() string { return s.right("") })
+	s.awaitRight("after the loss of writes", "")
 }
 
 // loseServer takes the server away to which the agent reports, if there is another.
@@ -516,8 +543,9 @@ func (s *system) loseServer() {
 		if s.inUse() == lost {
 			return "the agent still reports to the server that is gone"
 		}
-		return s.right("")
+		return ""
 	})
+	s.awaitRight("after the loss of the server", "")
 	lost.start()
 }
 
@@ -533,9 +561,9 @@ func (s *system) inUse() *serverProcess {
 	return nil
 }
 
-func (s *system) serverAt(address string) *serverProcess {
+func (s *system) serverAt(at string) *serverProcess {
 	for _, p := range s.servers {
-		if address == p.node+":"+port {
+		if at == address(p.node) {
 			return p
 		}
 	}
@@ -558,6 +586,22 @@ func (s *system) await(when string, limit time.Duration, complaint func() string
 			s.check.fail("%s, %v: %s", when, waited, why)
 			return
 		}
+	}
+}
+
+// awaitRight waits until all is as it should be. Behind a server that passes reports on, the deepflow-server has to be right in that time;
+// the server's own copy, which is behind if its storage failed, may wait for the next report in full.
+func (s *system) awaitRight(when, wantError string) {
+	limit := s.limit()
+	if len(s.deepflows) > 0 {
+		if s.hidden {
+			limit += fullResync
+		}
+		s.await(when+", deepflow-server", limit, func() string { return s.passed(wantError) })
+		limit += fullResync
+	}
+	if len(s.check.complaints()) == 0 {
+		s.await(when, limit, func() string { return s.right(wantError) })
 	}
 }
 
@@ -611,11 +655,11 @@ func (s *system) tellErrors() {
 	s.rules.next++
 	s.rules.mu.Unlock()
 	s.net.cut(func(l link) bool { return l.server == apiserver })
-	s.await("an error is told", s.limit(), func() string { return s.right("pods") })
+	s.awaitRight("an error is told", "pods")
 	s.rules.mu.Lock()
 	delete(s.rules.list, i)
 	s.rules.mu.Unlock()
-	s.await("an error is cleared", s.limit(), func() string { return s.right("") })
+	s.awaitRight("an error is cleared", "")
 }
 
 // end stops everything.
