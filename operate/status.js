@@ -72,5 +72,9 @@ function prepare() {
   }
 }
 
+// On a phone the stage that holds things up may be outside.
+const held = document.querySelector(".way [fill]")?.closest(".stage"), way = held?.closest(".scroll");
+if (way) way.scrollLeft = held.getBoundingClientRect().left - way.getBoundingClientRect().left - 30;
+
 prepare();
 if (!document.querySelector("details[open]")) setInterval(renew, every);

@@ -467,6 +467,14 @@ func TestPictures(t *testing.T) {
 	b.until("the difference", `document.querySelector("ol.time pre.diff .plus")?.textContent.includes("while-it-is-looked-at")`)
 
 	open("the map", "/map/shop", `document.querySelectorAll(".picture .box").length > 5 && document.querySelector(".picture .box.dropped") !== null`)
+	b.until("no reason stands under a box", `!(() => {
+		const at = [...document.querySelectorAll(".picture .ground")].map((e) => e.getBoundingClientRect());
+		return [...document.querySelectorAll(".picture .reason")].some((e) => {
+			const r = e.getBoundingClientRect();
+			return at.some((box) => r.right > box.left + 2 && r.left < box.right - 2 && r.bottom > box.top + 2 && r.top < box.bottom - 2);
+		});
+	})()`)
+	b.until("no name is wider than its box", `[...document.querySelectorAll(".picture .box")].every((e) => e.querySelector(".name").getBoundingClientRect().right <= e.querySelector(".ground").getBoundingClientRect().right)`)
 	b.screenshot("map-light", 1700, 900, "light")
 	b.screenshot("map-dark", 1700, 900, "dark")
 	b.do("follow a box", chromedp.Evaluate(`location.hash = document.querySelector(".picture .box.dropped").getAttribute("href")`, nil))

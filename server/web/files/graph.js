@@ -57,7 +57,22 @@ function picture(graph, link, sentence, label) {
   const { columns, column, y, near } = arrange(graph);
   const x = (i) => 10 + column[i] * columnStep, top = (i) => topMargin + y[i] * rowStep;
   const height = topMargin + (Math.max(0, ...y) + 1) * rowStep, width = 20 + Math.max(0, columns.length - 1) * columnStep + boxWidth;
-  const fit = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = getComputedStyle(document.body).font.replace(/[\d.]+px/, "12px");
+  // fit shortens a text to so many pixels.
+  const fit = (text, most) => {
+    if (pen.measureText(text).width <= most) return text;
+    let n = Math.min(text.length, 40);
+    while (n > 1 && pen.measureText(text.slice(0, n) + "…").width > most) n--;
+    return text.slice(0, n) + "…";
+  };
+  // halves breaks a reason that is wider than the way between two columns at the capital letter next to its middle.
+  const halves = (reason) => {
+    if (reason.length < 12) return ["✕ " + reason];
+    const starts = [...reason.matchAll(/[A-Z]/g)].map((m) => m.index).filter((i) => i > 0);
+    const at = starts.reduce((best, i) => (Math.abs(i - reason.length / 2) < Math.abs(best - reason.length / 2) ? i : best), reason.length);
+    return ["✕ " + reason.slice(0, at), reason.slice(at)];
+  };
   const hatch = (id) => draw("pattern", { id, width: 8, height: 8, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, draw("rect", { width: 3, height: 8, class: id }));
   const svg = draw("svg", { width, height, viewBox: "0 0 " + width + " " + height, role: "group", "aria-label": label },
     draw("defs", {}, hatch("hatch-dropped"), hatch("hatch-partly")),
@@ -70,7 +85,8 @@ function picture(graph, link, sentence, label) {
     const path = draw("path", { d: bend, class: l.reason ? "broken" : "whole" });
     if (!l.reason) return draw("g", { class: "line" }, path);
     const mx = (x1 + x2) / 2, my = (y1 + y2) / 2;
-    return draw("g", { class: "line" }, path, draw("title", {}, l.reason + ": " + sentence(l.reason)), draw("text", { x: mx, y: my - 5, class: "reason", "text-anchor": "middle" }, "✕ " + l.reason));
+    return draw("g", { class: "line" }, path, draw("title", {}, l.reason + ": " + sentence(l.reason)), 
+      halves(l.reason).map((text, i) => draw("text", { x: mx, y: my + (i ? 12 : -5), class: "reason", "text-anchor": "middle" }, text)));
   });
   svg.append(...lineElements);
   let current = Math.max(0, graph.boxes.findIndex((b) => b.focus));
@@ -84,7 +100,7 @@ function picture(graph, link, sentence, label) {
     draw("rect", { width: boxWidth, height: boxHeight, rx: 5, class: "ground" }),
     b.state === "dropped" || b.state === "partly" ? draw("rect", { width: b.state === "dropped" ? boxWidth : 10, height: boxHeight, rx: 5, fill: "url(#hatch-" + b.state + ")" }) : null,
     draw("text", { x: 14, y: 14, class: "kind" }, stateSigns[b.state] + b.kind),
-    draw("text", { x: 14, y: 29, class: "name" }, fit(b.name, 21)));
+    draw("text", { x: 14, y: 29, class: "name" }, fit(b.name, boxWidth - 16)));
     return e;
   });
   svg.append(...boxes);
