@@ -276,12 +276,14 @@ func (x *exploredStore) Settle() error {
 	x.readAll()
 	// It can be written on.
 	for _, w := range x.writers {
-		x.now = x.now.Add(time.Second)
-		x.begin(w)
-		if x.err == nil {
-			x.save(w, 0, stored)
+		if x.err != nil {
+			break // whoever reads now would wait for a Tx that nobody ends
 		}
-		x.readAll()
+		x.now = x.now.Add(time.Second)
+		if x.begin(w); x.err == nil {
+			x.save(w, 0, stored)
+			x.readAll()
+		}
 	}
 	return x.err
 }
