@@ -65,6 +65,10 @@ func TestAgentViews(t *testing.T) {
 	wait("the server answers again", well)
 	p.server.Kill()
 	look("agent-server-away", inTrouble)
+	v.until("on a phone, too, the stage that holds things up is in sight", `innerWidth < 400 && (() => {
+		const e = document.querySelector(".way [fill]").getBoundingClientRect();
+		return e.left >= 0 && e.right <= innerWidth;
+	})()`)
 	p.must(p.server.Start(p.ctx))
 	wait("the server is back", well)
 	rival := func() {

@@ -165,7 +165,7 @@ func (b *browser) compare(file string, picture []byte) {
 		b.t.Errorf("%s: %v", file, err)
 		return
 	}
-	const most = 0.05
+	const most = 0.1
 	b.t.Logf("%s: %.1f %% differ", filepath.Base(file), 100*share)
 	if share > most {
 		b.t.Errorf("%.0f %% of what is seen differ from %s, want %.0f %% at most; if that is meant, make it anew with E2E_SCREENSHOTS=1", 100*share, file, 100*most)
