@@ -36,7 +36,8 @@ func TestInvariantRoom(t *testing.T) {
 		}
 		open()
 		full := 0
-		for i := range testseed.Rounds(t, 300) {
+		rounds := testseed.Rounds(t, 300)
+		for i := range rounds {
 			id := ids[rng.IntN(len(ids))]
 			switch rng.IntN(20) {
 			case 0:
@@ -74,7 +75,7 @@ func TestInvariantRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if full == 0 {
+		if full == 0 && rounds >= 100 {
 			t.Error("the budget was never full")
 		}
 		for _, id := range ids {
