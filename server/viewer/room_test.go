@@ -65,6 +65,17 @@ func TestNoRoom(t *testing.T) {
 	if more > 20<<20 {
 		t.Errorf("inventories that there is no room for take %d MiB", more>>20)
 	}
+	// Those that found no room are not made again at each look: each would take some 20 MiB to find that out.
+	allocated := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	}
+	since := allocated()
+	time.Sleep(time.Second)
+	if n := allocated() - since; n > 20<<20 {
+		t.Errorf("in a second without reports %d MiB were allocated, want that no inventory is made", n>>20)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
